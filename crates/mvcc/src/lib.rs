@@ -1,1 +1,18 @@
-//! mvcc
+//! etcd's keyspace in memory: revisions, transactions, ranges, leases, compaction, history.
+//!
+//! Pure: [`Keyspace::apply`] takes a command and the time and returns the answer, the changes for watches and the
+//! batch to persist. Everything in it is persistent (copy on write), so a [`Snapshot`] and a fork are O(1) clones.
+//!
+//! ```text
+//! Command ──► Keyspace::apply ──► Applied { answer, changes (watches), batch (disk) }
+//!                  │
+//!                  └─ snapshot() ──► range, history, hash_kv, leases    readers, any thread
+//! ```
+
+mod types;
+
+pub use types::{
+    Alarm, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, DeleteRangeResponse, Event,
+    EventKind, KeyValue, MvccError, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, Response,
+    ResponseOp, SortOrder, SortTarget, TxnRequest, TxnResponse, prefix_end,
+};
