@@ -131,7 +131,7 @@ impl FieldError {
 
     /// The value is none of the known ones (listed in the given order).
     pub fn not_supported(path: &FieldPath, value: &Value, supported: &[&str]) -> Self {
-        let quoted: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let quoted: Vec<String> = supported.iter().map(|s| crate::go::quote(s)).collect();
         let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
         Self::new(FieldErrorKind::NotSupported, path, go_value(value), detail)
     }
@@ -174,7 +174,7 @@ impl fmt::Display for FieldError {
 /// Go quotes text and prints trees as JSON.
 fn go_value(value: &Value) -> String {
     match value {
-        Value::String(s) => format!("{:?}", s.as_str()),
+        Value::String(s) => crate::go::quote(s),
         Value::Null => "null".to_owned(),
         other => other.to_string(),
     }

@@ -1,7 +1,13 @@
 //! The API machinery: objects as JSON trees and every algorithm over them that does not depend on which kinds exist.
 
+pub mod duration;
 mod field;
+pub mod fields;
+mod go;
+pub mod labels;
 pub mod meta;
+pub mod names;
+pub mod quantity;
 mod resource;
 mod status;
 mod value;
