@@ -1,0 +1,273 @@
+//! Predefined roles and the permissions they hold, as patterns over `service.resource.verb`.
+//!
+//! Only what this emulator asks for is told apart; Google's lists name thousands of permissions more.
+
+/// A role: what it allows, less what it leaves out.
+struct Role {
+    name: &'static str,
+    allows: &'static [&'static str],
+    except: &'static [&'static str],
+}
+
+/// Changing who may do what inside a cluster belongs to owners and Kubernetes Engine admins.
+const RBAC_WRITES: &[&str] = &[
+    "container.roles.create",
+    "container.roles.update",
+    "container.roles.delete",
+    "container.roles.bind",
+    "container.roles.escalate",
+    "container.roleBindings.create",
+    "container.roleBindings.update",
+    "container.roleBindings.delete",
+    "container.clusterRoles.create",
+    "container.clusterRoles.update",
+    "container.clusterRoles.delete",
+    "container.clusterRoles.bind",
+    "container.clusterRoles.escalate",
+    "container.clusterRoleBindings.create",
+    "container.clusterRoleBindings.update",
+    "container.clusterRoleBindings.delete",
+    "container.*.impersonate",
+    "*.*.setIamPolicy",
+    "iam.serviceAccounts.getAccessToken",
+];
+
+const DEVELOPER_EXCEPT: &[&str] = &[
+    "container.roles.create",
+    "container.roles.update",
+    "container.roles.delete",
+    "container.roles.bind",
+    "container.roles.escalate",
+    "container.roleBindings.create",
+    "container.roleBindings.update",
+    "container.roleBindings.delete",
+    "container.clusterRoles.create",
+    "container.clusterRoles.update",
+    "container.clusterRoles.delete",
+    "container.clusterRoles.bind",
+    "container.clusterRoles.escalate",
+    "container.clusterRoleBindings.create",
+    "container.clusterRoleBindings.update",
+    "container.clusterRoleBindings.delete",
+    "container.*.impersonate",
+    "container.clusters.create",
+    "container.clusters.update",
+    "container.clusters.delete",
+    "container.clusters.getCredentials",
+    "container.clusters.setIamPolicy",
+    "container.operations.cancel",
+    "container.certificateSigningRequests.approve",
+    "container.mutatingWebhookConfigurations.*",
+    "container.validatingWebhookConfigurations.*",
+];
+
+const READS: &[&str] = &[
+    "container.*.get",
+    "container.*.list",
+    "container.*.getStatus",
+    "container.*.getScale",
+    "container.pods.getLogs",
+    "container.clusters.connect",
+    "container.tokenReviews.create",
+    "container.subjectAccessReviews.create",
+    "container.localSubjectAccessReviews.create",
+    "container.selfSubjectAccessReviews.create",
+    "container.selfSubjectRulesReviews.create",
+    "resourcemanager.projects.get",
+    "resourcemanager.projects.list",
+];
+
+const ALL_READS: &[&str] = &[
+    "*.*.get",
+    "*.*.list",
+    "container.*.getStatus",
+    "container.*.getScale",
+    "container.pods.getLogs",
+    "container.clusters.connect",
+    "container.tokenReviews.create",
+    "container.subjectAccessReviews.create",
+    "container.localSubjectAccessReviews.create",
+    "container.selfSubjectAccessReviews.create",
+    "container.selfSubjectRulesReviews.create",
+    "resourcemanager.projects.getIamPolicy",
+];
+
+const ROLES: &[Role] = &[
+    Role { name: "roles/owner", allows: &["*.*.*"], except: &[] },
+    Role { name: "roles/editor", allows: &["*.*.*"], except: RBAC_WRITES },
+    Role { name: "roles/viewer", allows: ALL_READS, except: &["container.secrets.get", "container.secrets.list"] },
+    Role {
+        name: "roles/browser",
+        allows: &[
+            "resourcemanager.projects.get",
+            "resourcemanager.projects.list",
+            "resourcemanager.projects.getIamPolicy",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/container.admin",
+        allows: &["container.*.*", "resourcemanager.projects.get", "resourcemanager.projects.list"],
+        except: &["container.clusters.setIamPolicy"],
+    },
+    Role {
+        name: "roles/container.developer",
+        allows: &["container.*.*", "resourcemanager.projects.get", "resourcemanager.projects.list"],
+        except: DEVELOPER_EXCEPT,
+    },
+    Role {
+        name: "roles/container.viewer",
+        allows: READS,
+        except: &["container.secrets.get", "container.secrets.list"],
+    },
+    Role {
+        name: "roles/container.clusterViewer",
+        allows: &[
+            "container.clusters.get",
+            "container.clusters.list",
+            "container.clusters.connect",
+            "resourcemanager.projects.get",
+            "resourcemanager.projects.list",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/container.clusterAdmin",
+        allows: &[
+            "container.clusters.*",
+            "container.operations.*",
+            "compute.*.get",
+            "compute.*.list",
+            "resourcemanager.projects.get",
+            "resourcemanager.projects.list",
+        ],
+        except: &["container.clusters.setIamPolicy"],
+    },
+    Role {
+        name: "roles/container.serviceAgent",
+        allows: &[
+            "compute.*.*",
+            "container.*.*",
+            "iam.serviceAccounts.actAs",
+            "iam.serviceAccounts.get",
+            "iam.serviceAccounts.getAccessToken",
+            "logging.logEntries.create",
+            "resourcemanager.projects.get",
+            "serviceusage.services.use",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/container.defaultNodeServiceAccount",
+        allows: &[
+            "logging.logEntries.create",
+            "monitoring.timeSeries.create",
+            "monitoring.timeSeries.list",
+            "monitoring.metricDescriptors.create",
+            "monitoring.metricDescriptors.list",
+            "autoscaling.sites.writeMetrics",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/iam.serviceAccountAdmin",
+        allows: &["iam.serviceAccounts.*", "resourcemanager.projects.get"],
+        except: &["iam.serviceAccounts.actAs", "iam.serviceAccounts.getAccessToken"],
+    },
+    Role {
+        name: "roles/iam.serviceAccountKeyAdmin",
+        allows: &["iam.serviceAccountKeys.*", "iam.serviceAccounts.get", "iam.serviceAccounts.list"],
+        except: &[],
+    },
+    Role {
+        name: "roles/iam.serviceAccountUser",
+        allows: &["iam.serviceAccounts.actAs", "iam.serviceAccounts.get", "iam.serviceAccounts.list"],
+        except: &[],
+    },
+    Role {
+        name: "roles/iam.securityAdmin",
+        allows: &[
+            "*.*.getIamPolicy",
+            "*.*.setIamPolicy",
+            "resourcemanager.projects.get",
+            "iam.serviceAccounts.get",
+            "iam.serviceAccounts.list",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/resourcemanager.projectIamAdmin",
+        allows: &[
+            "resourcemanager.projects.get",
+            "resourcemanager.projects.getIamPolicy",
+            "resourcemanager.projects.setIamPolicy",
+        ],
+        except: &[],
+    },
+    Role { name: "roles/serviceusage.serviceUsageAdmin", allows: &["serviceusage.*.*"], except: &[] },
+    Role {
+        name: "roles/serviceusage.serviceUsageConsumer",
+        allows: &["serviceusage.services.get", "serviceusage.services.list", "serviceusage.services.use"],
+        except: &[],
+    },
+    Role {
+        name: "roles/compute.viewer",
+        allows: &["compute.*.get", "compute.*.list", "resourcemanager.projects.get"],
+        except: &[],
+    },
+    Role { name: "roles/compute.admin", allows: &["compute.*.*", "resourcemanager.projects.get"], except: &[] },
+];
+
+/// Is it a predefined role that this emulator knows?
+pub fn is_known_role(role: &str) -> bool {
+    ROLES.iter().any(|r| r.name == role)
+}
+
+/// Does the role hold the permission (`container.pods.list`)? Unknown roles hold nothing.
+pub fn role_allows(role: &str, permission: &str) -> bool {
+    ROLES.iter().find(|r| r.name == role).is_some_and(|role| {
+        role.allows.iter().any(|p| matches(p, permission)) && !role.except.iter().any(|p| matches(p, permission))
+    })
+}
+
+fn matches(pattern: &str, permission: &str) -> bool {
+    let (mut pattern, mut permission) = (pattern.split('.'), permission.split('.'));
+    loop {
+        match (pattern.next(), permission.next()) {
+            (None, None) => return true,
+            (Some(p), Some(q)) if p == "*" || p == q => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_hold_what_the_documentation_says() {
+        let cases = [
+            ("roles/owner", "container.clusterRoleBindings.create", true),
+            ("roles/editor", "container.clusters.create", true),
+            ("roles/editor", "container.clusterRoleBindings.create", false),
+            ("roles/viewer", "container.pods.list", true),
+            ("roles/viewer", "container.secrets.list", false),
+            ("roles/viewer", "container.pods.create", false),
+            ("roles/container.admin", "container.clusterRoles.bind", true),
+            ("roles/container.developer", "container.secrets.get", true),
+            ("roles/container.developer", "container.pods.exec", true),
+            ("roles/container.developer", "container.clusters.delete", false),
+            ("roles/container.viewer", "container.thirdPartyObjects.list", true),
+            ("roles/container.viewer", "container.secrets.get", false),
+            ("roles/container.clusterViewer", "container.clusters.get", true),
+            ("roles/container.clusterViewer", "container.pods.list", false),
+            ("roles/container.clusterAdmin", "container.clusters.delete", true),
+            ("roles/container.clusterAdmin", "container.pods.list", false),
+            ("roles/unheard.of", "container.clusters.get", false),
+        ];
+        for (role, permission, expected) in cases {
+            assert_eq!(role_allows(role, permission), expected, "{role} {permission}");
+        }
+    }
+}

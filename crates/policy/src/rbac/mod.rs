@@ -1,0 +1,250 @@
+//! Role-based access control: a snapshot of all roles and bindings, indexed by subject.
+//!
+//! ```text
+//! apply(kind, key, object) ─► roles, bindings, index: subject ─► bindings      clone is O(1)
+//! authorize(attributes)    ─► bindings of the user and of each group ─► role ─► rules
+//! ```
+
+mod escalation;
+mod review;
+mod rules;
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use machinery::{CompactString, ObjectKey, Value};
+
+pub use escalation::{EscalationRequest, check_escalation};
+pub use rules::Rule;
+pub(crate) use rules::go_list;
+
+use crate::user::SERVICE_ACCOUNT_PREFIX;
+use crate::{Attributes, Decision, UserInfo};
+
+/// The four kinds an [`Rbac`] is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RbacKind {
+    Role,
+    ClusterRole,
+    RoleBinding,
+    ClusterRoleBinding,
+}
+
+impl RbacKind {
+    /// The kind served under `rbac.authorization.k8s.io/<resource>`.
+    pub fn of_resource(resource: &str) -> Option<Self> {
+        match resource {
+            "roles" => Some(Self::Role),
+            "clusterroles" => Some(Self::ClusterRole),
+            "rolebindings" => Some(Self::RoleBinding),
+            "clusterrolebindings" => Some(Self::ClusterRoleBinding),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum SubjectKind {
+    User,
+    Group,
+    ServiceAccount,
+}
+
+#[derive(Debug)]
+struct Subject {
+    kind: SubjectKind,
+    /// The user or group name to compare with; of a service account its whole user name.
+    matches: CompactString,
+    /// As reasons name it: `name`, or `name/namespace` of a service account.
+    shown: String,
+}
+
+#[derive(Debug)]
+struct Binding {
+    key: ObjectKey,
+    role_kind: CompactString,
+    role: CompactString,
+    subjects: Vec<Subject>,
+}
+
+/// Groups and users have different keys; the namespace is that of the binding, empty for cluster bindings.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct SubjectKey {
+    namespace: CompactString,
+    group: bool,
+    name: CompactString,
+}
+
+/// All RBAC objects of a cluster. Cloning is cheap; a clone does not see later changes.
+#[derive(Clone, Debug, Default)]
+pub struct Rbac {
+    roles: OrdMap<ObjectKey, Arc<Vec<Rule>>>,
+    bindings: OrdMap<ObjectKey, Arc<Binding>>,
+    by_subject: OrdMap<SubjectKey, OrdMap<CompactString, Arc<Binding>>>,
+}
+
+impl Rbac {
+    /// Nobody may do anything.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes over one object as it is now; `None` when it is gone.
+    pub fn apply(&mut self, kind: RbacKind, key: &ObjectKey, object: Option<&Value>) {
+        match kind {
+            RbacKind::Role | RbacKind::ClusterRole => match object {
+                Some(object) => {
+                    self.roles.insert(key.clone(), Arc::new(Rule::list(&object["rules"])));
+                }
+                None => {
+                    self.roles.remove(key);
+                }
+            },
+            RbacKind::RoleBinding | RbacKind::ClusterRoleBinding => self.apply_binding(key, object),
+        }
+    }
+
+    fn apply_binding(&mut self, key: &ObjectKey, object: Option<&Value>) {
+        if let Some(old) = self.bindings.remove(key) {
+            for subject in subject_keys(&old) {
+                if let Some(bound) = self.by_subject.get_mut(&subject) {
+                    bound.remove(&key.name);
+                    if bound.is_empty() {
+                        self.by_subject.remove(&subject);
+                    }
+                }
+            }
+        }
+        let Some(object) = object else { return };
+        let binding = Arc::new(Binding::from_value(key, object));
+        for subject in subject_keys(&binding) {
+            self.by_subject.entry(subject).or_default().insert(key.name.clone(), binding.clone());
+        }
+        self.bindings.insert(key.clone(), binding);
+    }
+
+    /// May the request pass by RBAC alone? Cluster bindings are asked before those of the namespace.
+    pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+        let mut missing = Vec::new();
+        let namespaces = ["", attributes.namespace];
+        let scopes = if attributes.namespace.is_empty() { &namespaces[..1] } else { &namespaces[..] };
+        for namespace in scopes {
+            for binding in self.bindings_of(attributes.user, namespace) {
+                match self.rules_of(binding) {
+                    Ok(rules) if rules.iter().any(|rule| rule.allows(attributes)) => {
+                        return Decision::allow(format!("RBAC: allowed by {}", binding.describe(attributes.user)));
+                    }
+                    Ok(_) => {}
+                    Err(text) if missing.contains(&text) => {}
+                    Err(text) => missing.push(text),
+                }
+            }
+        }
+        match missing.len() {
+            0 => Decision::deny(""),
+            1 => Decision::deny(format!("RBAC: {}", missing[0])),
+            _ => Decision::deny(format!("RBAC: [{}]", missing.join(", "))),
+        }
+    }
+
+    /// The bindings that name the user or one of its groups, each once per subject that matches.
+    fn bindings_of<'a>(&'a self, user: &'a UserInfo, namespace: &str) -> impl Iterator<Item = &'a Arc<Binding>> {
+        let key = |group, name: &str| SubjectKey { namespace: namespace.into(), group, name: name.into() };
+        std::iter::once(key(false, &user.name))
+            .chain(user.groups.iter().map(move |group| key(true, group)))
+            .filter_map(|key| self.by_subject.get(&key))
+            .flat_map(OrdMap::values)
+    }
+
+    fn rules_of(&self, binding: &Binding) -> Result<&Arc<Vec<Rule>>, String> {
+        self.role_rules(&binding.role_kind, &binding.role, &binding.key.namespace)
+    }
+
+    /// The rules of a role that a binding in `namespace` refers to.
+    ///
+    /// # Errors
+    /// The text of the not-found error when there is no such role.
+    pub(crate) fn role_rules(&self, kind: &str, name: &str, namespace: &str) -> Result<&Arc<Vec<Rule>>, String> {
+        let (namespace, resource) = match kind {
+            "ClusterRole" => ("", "clusterrole"),
+            "Role" => (namespace, "role"),
+            other => return Err(format!("unsupported role reference kind: {other:?}")),
+        };
+        self.roles
+            .get(&ObjectKey::new(namespace, name))
+            .ok_or_else(|| format!("{resource}.rbac.authorization.k8s.io {name:?} not found"))
+    }
+}
+
+impl Binding {
+    fn from_value(key: &ObjectKey, object: &Value) -> Self {
+        let subjects =
+            object["subjects"].items().iter().filter_map(|s| Subject::from_value(s, &key.namespace)).collect();
+        Self {
+            key: key.clone(),
+            role_kind: object.str_at(&["roleRef", "kind"]).into(),
+            role: object.str_at(&["roleRef", "name"]).into(),
+            subjects,
+        }
+    }
+
+    fn describe(&self, user: &UserInfo) -> String {
+        let (what, name) = if self.key.namespace.is_empty() {
+            ("ClusterRoleBinding", self.key.name.to_string())
+        } else {
+            ("RoleBinding", format!("{}/{}", self.key.name, self.key.namespace))
+        };
+        let subject = self.subjects.iter().find(|s| s.applies_to(user)).map(Subject::describe).unwrap_or_default();
+        format!("{what} {name:?} of {} {:?} to {subject}", self.role_kind, self.role)
+    }
+}
+
+impl Subject {
+    fn from_value(value: &Value, binding_namespace: &str) -> Option<Self> {
+        let name = value.str_at(&["name"]);
+        let kind = match value.str_at(&["kind"]) {
+            "User" => SubjectKind::User,
+            "Group" => SubjectKind::Group,
+            "ServiceAccount" => SubjectKind::ServiceAccount,
+            _ => return None,
+        };
+        if kind != SubjectKind::ServiceAccount {
+            return Some(Self { kind, matches: name.into(), shown: name.to_owned() });
+        }
+        let own = value.str_at(&["namespace"]);
+        let namespace = if own.is_empty() { binding_namespace } else { own };
+        (!namespace.is_empty()).then(|| Self {
+            kind,
+            matches: format!("{SERVICE_ACCOUNT_PREFIX}{namespace}:{name}").into(),
+            shown: format!("{name}/{namespace}"),
+        })
+    }
+
+    fn applies_to(&self, user: &UserInfo) -> bool {
+        match self.kind {
+            SubjectKind::Group => user.in_group(&self.matches),
+            SubjectKind::User | SubjectKind::ServiceAccount => self.matches == user.name,
+        }
+    }
+
+    fn describe(&self) -> String {
+        let kind = match self.kind {
+            SubjectKind::User => "User",
+            SubjectKind::Group => "Group",
+            SubjectKind::ServiceAccount => "ServiceAccount",
+        };
+        format!("{kind} {:?}", self.shown)
+    }
+}
+
+fn subject_keys(binding: &Binding) -> Vec<SubjectKey> {
+    let key = |s: &Subject| SubjectKey {
+        namespace: binding.key.namespace.clone(),
+        group: s.kind == SubjectKind::Group,
+        name: s.matches.clone(),
+    };
+    binding.subjects.iter().map(key).collect()
+}
+
+#[cfg(test)]
+mod tests;
