@@ -1,1 +1,36 @@
-//! registry
+//! The table of resources and what can be done with their objects, as pure functions.
+//!
+//! ```text
+//! facts ─► Registry::builtin ─► rows (Resource) ◄─ with_crd ◄─ CustomResourceDefinition
+//!            │ discovery, openapi        │ create · update · delete · convert · selectable_fields · table
+//!            ▼                           ▼
+//!          answers                     objects ─► cache (a persistent value per resource) ─► lists and watches
+//! ```
+//! Nothing here knows HTTP, storage, clocks or randomness: a [`Context`] brings time, uid and suffix, and what else a
+//! verb must know is asked for as a [`Need`] first.
+
+pub mod allocation;
+pub mod cache;
+mod context;
+mod convert;
+pub mod custom;
+pub mod discovery;
+mod features;
+mod json_path;
+mod kinds;
+mod names;
+mod row;
+mod selectable;
+mod strategy;
+mod table;
+mod validation;
+mod verbs;
+
+pub use context::{Context, DeleteOptions, Deletion, Need, Propagation, Subresource};
+pub use convert::{convert, to_storage};
+pub use features::{Features, RuntimeConfig};
+pub use row::{Column, CustomRow, Resource, ScalePaths, SchemaRef, SubresourceRow};
+pub use selectable::{check_selector, field, selectable_fields};
+pub use strategy::Strategy;
+pub use table::{GroupVersion, Options, Registry};
+pub use verbs::{create, delete, fill_name, needs, remove_on_update, update};
