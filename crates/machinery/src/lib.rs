@@ -7,8 +7,10 @@ mod go;
 pub mod labels;
 pub mod meta;
 pub mod names;
+pub mod protobuf;
 pub mod quantity;
 mod resource;
+pub mod schema;
 mod status;
 mod value;
 

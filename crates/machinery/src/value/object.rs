@@ -93,7 +93,7 @@ impl Object {
     }
 
     /// Sorts members as they came; the last of equal names wins.
-    pub(super) fn from_unsorted(mut members: Vec<(CompactString, Value)>) -> Self {
+    pub(crate) fn from_unsorted(mut members: Vec<(CompactString, Value)>) -> Self {
         if !members.is_sorted_by(|a, b| a.0 < b.0) {
             members.reverse();
             members.sort_by(|a, b| a.0.cmp(&b.0));
