@@ -8,11 +8,14 @@
 mod certificates;
 mod default_tolerations;
 mod ingress_class;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
 mod priority;
+pub mod quota;
 mod reader;
+mod resources;
 mod runtime_class;
 mod service_account;
 mod storage;
@@ -113,6 +116,7 @@ pub struct Plugin {
 /// All plugins, in the order in which they run (upstream `AllOrderedPlugins`).
 pub static PLUGINS: &[Plugin] = &[
     Plugin { name: "NamespaceLifecycle", mutate: Some(namespace_lifecycle::admit), validate: None },
+    Plugin { name: "LimitRanger", mutate: Some(limit_ranger::mutate), validate: Some(limit_ranger::validate) },
     Plugin { name: "ServiceAccount", mutate: Some(service_account::mutate), validate: Some(service_account::validate) },
     Plugin { name: "NodeRestriction", mutate: Some(node_restriction::admit), validate: None },
     Plugin { name: "TaintNodesByCondition", mutate: Some(node_taint::mutate), validate: None },
@@ -125,6 +129,7 @@ pub static PLUGINS: &[Plugin] = &[
     Plugin { name: "CertificateApproval", mutate: None, validate: Some(certificates::approval) },
     Plugin { name: "CertificateSigning", mutate: None, validate: Some(certificates::signing) },
     Plugin { name: "DefaultIngressClass", mutate: Some(ingress_class::mutate), validate: None },
+    // ResourceQuota is last, and apart: see `quota::charges`.
 ];
 
 /// Runs the mutating half of every plugin on `object` (null on delete and connect).

@@ -65,6 +65,10 @@ impl<'a> Case<'a> {
         self.with(None, |request| plugin(request, &mut object, reader)).map(|()| object)
     }
 
+    pub(crate) fn with_request<T>(&self, run: impl FnOnce(&AdmissionRequest<'_>) -> T) -> T {
+        self.with(Some(&self.object), run)
+    }
+
     pub(crate) fn validate_by(&self, plugin: Validate, reader: &MapReader) -> Result<(), Status> {
         self.with(Some(&self.object), |request| plugin(request, reader))
     }
