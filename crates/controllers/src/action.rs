@@ -92,6 +92,8 @@ pub enum Action {
     Event(Event),
     /// Have the cluster's signer answer a CertificateSigningRequest (the port `Signer`), then PUT its `status`.
     Sign { request: Value },
+    /// Ask the API, not the world, for an object. While it exists with that uid, all that follows is skipped.
+    EnsureAbsent { resource: GroupVersionResource, object: ObjectKey, uid: CompactString },
     /// Look at the key again after a while, whatever happens.
     Requeue { after: Duration },
 }
@@ -177,6 +179,7 @@ impl std::fmt::Display for Action {
                 write!(f, "event {kind} {} {}", event.reason, event.message)
             }
             Self::Sign { request } => write!(f, "sign {}", meta::name(request)),
+            Self::EnsureAbsent { resource, object, .. } => write!(f, "ensure-absent {} {object}", named(resource, "")),
             Self::Requeue { after } => write!(f, "requeue {after:?}"),
         }
     }

@@ -17,8 +17,15 @@ pub mod selector;
 pub mod template;
 pub mod world;
 
+mod certificates;
 mod deployment;
+mod endpoints;
+mod garbage;
+mod namespace;
+mod nodes;
+mod publisher;
 mod replicaset;
+mod roles;
 
 use base::Timestamp;
 use machinery::{GroupVersionResource, Status, meta};
@@ -54,11 +61,29 @@ pub struct Controller {
     pub watches: &'static [Watch],
     /// What it wants done about a key. Must be idempotent: it is called again after every change and failure.
     pub reconcile: fn(&Context<'_>, &Key) -> Vec<Action>,
+    /// How long changes of a key may gather before it is looked at, in milliseconds.
+    pub settle_ms: u64,
 }
 
 /// Every controller.
-pub static ALL: &[&Controller] =
-    &[&deployment::CONTROLLER, &replicaset::REPLICA_SET, &replicaset::REPLICATION_CONTROLLER];
+pub static ALL: &[&Controller] = &[
+    &deployment::CONTROLLER,
+    &replicaset::REPLICA_SET,
+    &replicaset::REPLICATION_CONTROLLER,
+    &namespace::CONTROLLER,
+    &publisher::SERVICE_ACCOUNT,
+    &publisher::ROOT_CA,
+    &garbage::CONTROLLER,
+    &endpoints::ENDPOINT_SLICE,
+    &endpoints::ENDPOINTS,
+    &nodes::LIFECYCLE,
+    &nodes::TAINT_EVICTION,
+    &nodes::IPAM,
+    &nodes::POD_GC,
+    &roles::CONTROLLER,
+    &certificates::APPROVING,
+    &certificates::SIGNING,
+];
 
 /// The changed object's own key.
 pub(crate) fn own_key(_: &World, change: &Change) -> Vec<Key> {

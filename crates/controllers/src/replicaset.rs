@@ -15,6 +15,7 @@ pub(crate) static REPLICA_SET: Controller = Controller {
     name: "replicaset-controller",
     watches: &[Watch::own(&REPLICA_SETS), Watch::map(&PODS, |w, c| owners(w, c, &REPLICA_SETS, "ReplicaSet"))],
     reconcile: |cx, key| reconcile(cx, key, &REPLICA_SETS, "apps/v1", "ReplicaSet"),
+    settle_ms: 5,
 };
 
 pub(crate) static REPLICATION_CONTROLLER: Controller = Controller {
@@ -24,6 +25,7 @@ pub(crate) static REPLICATION_CONTROLLER: Controller = Controller {
         Watch::map(&PODS, |w, c| owners(w, c, &REPLICATION_CONTROLLERS, "ReplicationController")),
     ],
     reconcile: |cx, key| reconcile(cx, key, &REPLICATION_CONTROLLERS, "v1", "ReplicationController"),
+    settle_ms: 5,
 };
 
 /// The most pods made or deleted in one pass, as upstream's.

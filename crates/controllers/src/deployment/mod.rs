@@ -17,6 +17,7 @@ pub(crate) static CONTROLLER: Controller = Controller {
     name: "deployment-controller",
     watches: &[Watch::own(&DEPLOYMENTS), Watch::map(&REPLICA_SETS, deployments_of)],
     reconcile,
+    settle_ms: 5,
 };
 
 const HASH_LABEL: &str = "pod-template-hash";

@@ -143,8 +143,9 @@ impl<'a> Rollout<'a> {
         }
         let noted = meta::annotation(&new.object, REVISION).unwrap_or_default();
         if meta::annotation(self.deployment, REVISION) != Some(noted) {
-            let patch = json!({"metadata": {"uid": meta::uid(self.deployment), "annotations": {REVISION: noted}}});
-            self.actions.push(Action::patch(&DEPLOYMENTS, self.deployment, "", patch));
+            let mut object = Value::clone(self.deployment);
+            object.at_mut(&["metadata", "annotations"]).set(REVISION, noted);
+            self.actions.push(Action::update(&DEPLOYMENTS, object));
             return false;
         }
         if self.wish.deadline.is_some() && crate::conditions::find(&self.conditions, "Progressing").is_none() {
