@@ -1,12 +1,24 @@
 //! An etcd member: drives consensus and keyspace over a log, serves etcd's v3 API, and the `Store` door on either a
 //! member in this process or any etcd over gRPC.
 
+mod convert;
+mod engine;
 mod error;
+mod hub;
+mod journal;
 mod local;
+mod member;
+mod metrics;
+mod proto;
 mod remote;
+mod shared;
 mod store;
 
 pub use error::{EtcdError, StoreError};
 pub use local::{LocalStore, LocalWatch};
+pub use member::{Member, MemberConfig};
 pub use remote::{RemoteStore, RemoteWatch};
 pub use store::{LeaseGranted, LeaseTimeToLive, Store, StoreStatus, Watch, WatchBatch, WatchRequest};
+
+/// The etcd version whose behaviour this is.
+pub const VERSION: &str = "3.6.16";

@@ -1,65 +1,290 @@
 //! `Store` on a member in this process.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use mvcc::{
-    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, TxnRequest,
-    TxnResponse,
+    Alarm, AlarmKind, Command, DeleteRangeRequest, DeleteRangeResponse, LEASE_TTL_MAX, MvccError, PutRequest,
+    PutResponse, RangeRequest, RangeResponse, RequestOp, Response, TxnRequest, TxnResponse, check_delete_range,
+    check_put, check_range, check_txn,
 };
+use tokio::sync::oneshot;
 
 use crate::StoreError;
+use crate::hub::{Cursor, Ready, Taken};
+use crate::shared::{Message, PENDING_MAX, Shared};
 use crate::store::{LeaseGranted, LeaseTimeToLive, StoreStatus, WatchBatch, WatchRequest};
+
+/// Proposals are given up after 5 s and two election time-outs (etcd: 7 s at its defaults).
+const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(7);
+/// What a write costs beside its bytes, for the quota (etcd counts 256 for keys and revisions).
+const ROW_OVERHEAD_BYTES: i64 = 256;
 
 /// A handle on a member in this process.
 #[derive(Clone)]
-pub struct LocalStore {}
+pub struct LocalStore {
+    pub(crate) shared: Arc<Shared>,
+}
 
-#[expect(clippy::unused_async, reason = "the calls wait for the state thread, which is not there yet")]
 impl LocalStore {
-    pub(crate) async fn range(&self, _request: RangeRequest) -> Result<RangeResponse, StoreError> {
-        Err(StoreError::Stopped)
+    /// Waits until local state is as new as what anybody was told. The only voter's always is; with other members this
+    /// is where the read index goes.
+    async fn linearize(&self, serializable: bool) -> Result<(), StoreError> {
+        if !serializable && self.shared.published().leader == 0 {
+            return Err(StoreError::NoLeader);
+        }
+        if self.shared.is_stopped() { Err(StoreError::Stopped) } else { Ok(()) }
     }
-    pub(crate) async fn put(&self, _request: PutRequest) -> Result<PutResponse, StoreError> {
-        Err(StoreError::Stopped)
+
+    /// Reads keys.
+    pub(crate) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
+        check_range(&request)?;
+        self.linearize(request.serializable).await?;
+        self.shared.metrics.ranges.add(1);
+        Ok(self.shared.published().snapshot.range(&request)?)
     }
-    pub(crate) async fn delete_range(&self, _r: DeleteRangeRequest) -> Result<DeleteRangeResponse, StoreError> {
-        Err(StoreError::Stopped)
+
+    pub(crate) async fn put(&self, request: PutRequest) -> Result<PutResponse, StoreError> {
+        check_put(&request)?;
+        self.check_quota(request.key.len() + request.value.len(), 1)?;
+        self.shared.metrics.puts.add(1);
+        match self.propose(Command::Put(request)).await? {
+            Response::Put(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
     }
-    pub(crate) async fn txn(&self, _request: TxnRequest) -> Result<TxnResponse, StoreError> {
-        Err(StoreError::Stopped)
+
+    pub(crate) async fn delete_range(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, StoreError> {
+        check_delete_range(&request)?;
+        self.shared.metrics.deletes.add(1);
+        match self.propose(Command::DeleteRange(request)).await? {
+            Response::DeleteRange(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
     }
-    pub(crate) async fn compact(&self, _revision: i64, _physical: bool) -> Result<i64, StoreError> {
-        Err(StoreError::Stopped)
+
+    pub(crate) async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, StoreError> {
+        check_txn(&request, self.shared.limits.txn_ops_max)?;
+        self.shared.metrics.txns.add(1);
+        if request.is_read_only() {
+            self.linearize(request.is_serializable()).await?;
+            return Ok(self.shared.published().snapshot.read_txn(&request)?);
+        }
+        let (bytes, rows) = cost(&request);
+        if rows > 0 {
+            self.check_quota(bytes, rows)?;
+        }
+        match self.propose(Command::Txn(request)).await? {
+            Response::Txn(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
     }
-    pub(crate) async fn lease_grant(&self, _ttl: i64, _id: i64) -> Result<LeaseGranted, StoreError> {
-        Err(StoreError::Stopped)
+
+    pub(crate) async fn compact(&self, revision: i64, physical: bool) -> Result<i64, StoreError> {
+        done(self.propose_with(Command::Compact(revision), physical).await?)
     }
-    pub(crate) async fn lease_revoke(&self, _id: i64) -> Result<i64, StoreError> {
-        Err(StoreError::Stopped)
+
+    pub(crate) async fn lease_grant(&self, ttl: i64, id: i64) -> Result<LeaseGranted, StoreError> {
+        if ttl > LEASE_TTL_MAX {
+            return Err(MvccError::LeaseTtlTooLarge.into());
+        }
+        self.check_quota(0, 1)?;
+        let ttl = ttl.max(self.shared.limits.lease_ttl_min);
+        let id = if id == 0 { self.fresh_lease_id() } else { id };
+        let revision = done(self.propose(Command::LeaseGrant { id, ttl }).await?)?;
+        Ok(LeaseGranted { id, ttl, revision })
     }
-    pub(crate) async fn lease_keep_alive(&self, _id: i64) -> Result<i64, StoreError> {
-        Err(StoreError::Stopped)
+
+    pub(crate) async fn lease_revoke(&self, id: i64) -> Result<i64, StoreError> {
+        done(self.propose(Command::LeaseRevoke { id }).await?)
     }
-    pub(crate) async fn lease_time_to_live(&self, _id: i64, _keys: bool) -> Result<LeaseTimeToLive, StoreError> {
-        Err(StoreError::Stopped)
+
+    pub(crate) async fn lease_keep_alive(&self, id: i64) -> Result<i64, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Message::Renew { id, reply })?;
+        answer.await.map_err(|_| StoreError::Stopped)
     }
+
+    pub(crate) async fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<LeaseTimeToLive, StoreError> {
+        let published = self.shared.published();
+        let revision = published.snapshot.revision();
+        let now = self.shared.clock.now();
+        Ok(match published.snapshot.lease(id, now, keys) {
+            Some(state) => {
+                LeaseTimeToLive { revision, ttl: state.remaining, granted_ttl: state.granted_ttl, keys: state.keys }
+            }
+            None => LeaseTimeToLive { revision, ttl: -1, ..LeaseTimeToLive::default() },
+        })
+    }
+
     pub(crate) async fn leases(&self) -> Result<Vec<i64>, StoreError> {
-        Err(StoreError::Stopped)
+        Ok(self.shared.published().snapshot.lease_ids())
     }
-    pub(crate) fn watch(&self, _request: WatchRequest) -> Result<LocalWatch, StoreError> {
-        Err(StoreError::Stopped)
+
+    /// Raises or clears an alarm; returns the alarms that changed.
+    pub(crate) async fn alarm(&self, alarm: Alarm, raise: bool) -> Result<Vec<Alarm>, StoreError> {
+        let command = if raise { Command::AlarmRaise(alarm) } else { Command::AlarmClear(alarm) };
+        match self.propose(command).await? {
+            Response::Alarms(alarms) => Ok(alarms),
+            other => Err(unexpected(&other)),
+        }
     }
+
+    pub(crate) async fn defragment(&self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Message::Defragment { reply })?;
+        answer.await.map_err(|_| StoreError::Stopped)
+    }
+
+    pub(crate) fn watch(&self, request: WatchRequest) -> Result<LocalWatch, StoreError> {
+        if self.shared.is_stopped() {
+            return Err(StoreError::Stopped);
+        }
+        let ready = Arc::new(Ready::default());
+        let range = (request.key, request.range_end);
+        let (cursor, _) = Cursor::new(&self.shared, &ready, 0, range, request.start_revision, request.prev_kv);
+        let asked = self.shared.progress_asked.load(Ordering::Acquire);
+        let interval = request.progress_notify.then_some(self.shared.watch_progress_interval);
+        Ok(LocalWatch { shared: self.shared.clone(), ready, cursor, busy: false, over: false, asked, interval })
+    }
+
     pub(crate) fn progress(&self) -> Result<(), StoreError> {
-        Err(StoreError::Stopped)
+        self.shared.progress_asked.fetch_add(1, Ordering::AcqRel);
+        crate::hub::lock(&self.shared.hub).wake_all();
+        Ok(())
     }
+
     pub(crate) fn status(&self) -> StoreStatus {
-        StoreStatus::default()
+        let published = self.shared.published();
+        StoreStatus {
+            version: crate::VERSION.to_owned(),
+            db_size: published.snapshot.size_bytes(),
+            db_size_in_use: published.snapshot.size_in_use_bytes(),
+            leader: published.leader,
+            revision: published.snapshot.revision(),
+            raft_term: published.term,
+            raft_index: published.raft_index,
+            raft_applied_index: published.applied_index,
+        }
+    }
+
+    async fn propose(&self, command: Command) -> Result<Response, StoreError> {
+        self.propose_with(command, false).await
+    }
+
+    async fn propose_with(&self, command: Command, physical: bool) -> Result<Response, StoreError> {
+        if self.shared.pending.fetch_add(1, Ordering::Relaxed) >= PENDING_MAX {
+            self.shared.pending.fetch_sub(1, Ordering::Relaxed);
+            return Err(StoreError::TooManyRequests);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Message::Propose { command, physical, reply })?;
+        match tokio::time::timeout(PROPOSAL_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(StoreError::Stopped),
+            Err(_) => Err(StoreError::Timeout),
+        }
+    }
+
+    /// etcd's quota rule: a write that would pass it raises the alarm, which then refuses all writes that grow.
+    fn check_quota(&self, bytes: usize, rows: i64) -> Result<(), StoreError> {
+        let published = self.shared.published();
+        let cost = i64::try_from(bytes).unwrap_or(i64::MAX).saturating_add(rows * ROW_OVERHEAD_BYTES);
+        if published.snapshot.size_bytes().saturating_add(cost) <= self.shared.limits.quota_bytes {
+            return Ok(());
+        }
+        if !published.snapshot.has_alarm(AlarmKind::NoSpace) {
+            let alarm = Alarm { member: self.shared.member_id, kind: AlarmKind::NoSpace };
+            let (reply, _) = oneshot::channel();
+            self.shared.pending.fetch_add(1, Ordering::Relaxed);
+            self.shared.send(Message::Propose { command: Command::AlarmRaise(alarm), physical: false, reply })?;
+        }
+        Err(MvccError::NoSpace.into())
+    }
+
+    fn fresh_lease_id(&self) -> i64 {
+        let bytes: [u8; 8] = self.shared.entropy.bytes();
+        (i64::from_le_bytes(bytes) & i64::MAX).max(1)
     }
 }
 
+fn done(response: Response) -> Result<i64, StoreError> {
+    match response {
+        Response::Done { revision } => Ok(revision),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The state thread answered another command than was asked: our own mistake, told as an unknown outcome.
+fn unexpected(response: &Response) -> StoreError {
+    tracing::error!(target: "etcd", ?response, "an answer of the wrong kind");
+    StoreError::Timeout
+}
+
+/// Bytes and rows a transaction could write.
+fn cost(request: &TxnRequest) -> (usize, i64) {
+    let mut total = (0, 0);
+    for ops in [&request.success, &request.failure] {
+        for op in ops {
+            let (bytes, rows) = match op {
+                RequestOp::Put(put) => (put.key.len() + put.value.len(), 1),
+                RequestOp::Txn(txn) => cost(txn),
+                RequestOp::Range(_) | RequestOp::DeleteRange(_) | RequestOp::Empty => (0, 0),
+            };
+            total = (total.0 + bytes, total.1 + rows);
+        }
+    }
+    total
+}
+
 /// A watch on a member in this process.
-pub struct LocalWatch {}
+pub struct LocalWatch {
+    shared: Arc<Shared>,
+    ready: Arc<Ready>,
+    cursor: Cursor,
+    /// The cursor may have more.
+    busy: bool,
+    over: bool,
+    /// Requests for progress already answered.
+    asked: u64,
+    interval: Option<Duration>,
+}
 
 impl LocalWatch {
     pub(crate) async fn next(&mut self) -> Option<Result<WatchBatch, StoreError>> {
-        None
+        loop {
+            if self.over || self.shared.is_stopped() {
+                return None;
+            }
+            if self.busy {
+                match self.cursor.take() {
+                    Taken::Batch(batch) => return Some(Ok(batch)),
+                    Taken::Idle => self.busy = false,
+                    Taken::Compacted(revision) => {
+                        self.over = true;
+                        return Some(Err(StoreError::Compacted { revision }));
+                    }
+                }
+            }
+            let asked = self.shared.progress_asked.load(Ordering::Acquire);
+            if asked != self.asked
+                && let Some(revision) = self.cursor.synced()
+            {
+                self.asked = asked;
+                return Some(Ok(WatchBatch { revision, events: Vec::new() }));
+            }
+            match self.interval {
+                None => drop(self.ready.next().await),
+                Some(interval) => {
+                    if tokio::time::timeout(interval, self.ready.next()).await.is_err()
+                        && let Some(revision) = self.cursor.synced()
+                    {
+                        return Some(Ok(WatchBatch { revision, events: Vec::new() }));
+                    }
+                }
+            }
+            self.busy = true;
+        }
     }
 }

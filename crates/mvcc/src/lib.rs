@@ -9,8 +9,23 @@
 //!                  └─ snapshot() ──► range, history, hash_kv, leases    readers, any thread
 //! ```
 
+mod check;
+mod compact;
+mod hash;
+mod keyspace;
+mod lease;
+mod range;
+mod row;
+mod snapshot;
+mod txn;
 mod types;
 
+pub use check::{check_delete_range, check_put, check_range, check_txn};
+pub use hash::HashKv;
+pub use keyspace::{Applied, Batch, Keyspace, Marks};
+pub use lease::{LEASE_TTL_MAX, LeaseState};
+pub use row::{BadRow, Change, Changes, Row, RowRevision, row_key};
+pub use snapshot::{History, Snapshot, in_range};
 pub use types::{
     Alarm, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, DeleteRangeResponse, Event,
     EventKind, KeyValue, MvccError, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, Response,

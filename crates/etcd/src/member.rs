@@ -1,0 +1,149 @@
+//! A member: configuration, start, stop.
+
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use base::{Clock, Entropy};
+use mvcc::Keyspace;
+use raft::{Membership, Raft, Restored};
+
+use crate::engine::Engine;
+use crate::hub::lock;
+use crate::journal::Journal;
+use crate::shared::{Identity, Limits, Message, Published, Shared};
+use crate::{EtcdError, LocalStore, Store, StoreStatus};
+
+/// How a member is set up. Make one with [`MemberConfig::new`] and change what differs.
+#[derive(Clone)]
+pub struct MemberConfig {
+    /// The member's name.
+    pub name: String,
+    /// The cluster's id; 0 derives one from the name and peer URLs.
+    pub cluster_id: u64,
+    /// The member's id; 0 derives one.
+    pub member_id: u64,
+    /// URLs that clients should use.
+    pub client_urls: Vec<String>,
+    /// URLs that other members should use.
+    pub peer_urls: Vec<String>,
+    /// Dates leases, measures time-outs.
+    pub clock: Clock,
+    /// Lease ids, salts.
+    pub entropy: Entropy,
+    /// The database may grow to this size, in bytes; 0 for etcd's default of 2 GiB.
+    pub quota_bytes: i64,
+    /// Largest request, in bytes.
+    pub request_bytes_max: usize,
+    /// Most operations in a transaction.
+    pub txn_ops_max: usize,
+    /// Entries after which a checkpoint is due.
+    pub snapshot_count: u64,
+    /// Time without a leader before an election; also gives the smallest lease TTL.
+    pub election_timeout: Duration,
+    /// About how often a watch that asked for it hears that nothing happened.
+    pub watch_progress_interval: Duration,
+}
+
+impl MemberConfig {
+    /// etcd's defaults; the state dies with the process unless storage is given.
+    pub fn new(name: impl Into<String>, clock: Clock, entropy: Entropy) -> Self {
+        Self {
+            name: name.into(),
+            cluster_id: 0,
+            member_id: 0,
+            client_urls: Vec::new(),
+            peer_urls: Vec::new(),
+            clock,
+            entropy,
+            quota_bytes: 0,
+            request_bytes_max: 1_572_864,
+            txn_ops_max: 128,
+            snapshot_count: 10_000,
+            election_timeout: Duration::from_millis(1000),
+            watch_progress_interval: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A running member.
+pub struct Member {
+    pub(crate) shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Member {
+    /// Starts a member. When it returns, the member leads and answers.
+    ///
+    /// # Errors
+    /// When stored state cannot be read or the thread cannot be started.
+    pub fn start(config: MemberConfig) -> Result<Self, EtcdError> {
+        let member_id = if config.member_id == 0 { 1 } else { config.member_id };
+        let membership = Membership { voters: [member_id].into(), ..Membership::default() };
+        let restored = Restored { members: membership, ..Restored::default() };
+        let raft = Raft::new(raft::Config::new(member_id, 1), restored);
+        let keyspace = Keyspace::new();
+        let (inbox, receiver) = mpsc::channel();
+        let shared = Arc::new(shared(config, member_id, &keyspace, inbox));
+        let mut engine = Engine::new(shared.clone(), receiver, raft, keyspace, Journal::Volatile);
+        engine.begin()?;
+        let thread = std::thread::Builder::new().name("etcd-state".to_owned()).spawn(move || engine.run());
+        let thread = thread.map_err(EtcdError::Thread)?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// A handle for callers in this process.
+    pub fn store(&self) -> Store {
+        Store::Local(self.local())
+    }
+
+    pub(crate) fn local(&self) -> LocalStore {
+        LocalStore { shared: self.shared.clone() }
+    }
+
+    /// Sizes and consensus state.
+    pub fn status(&self) -> StoreStatus {
+        self.local().status()
+    }
+
+    /// Looks at the clock again: call it after the clock was moved.
+    pub fn wake(&self) {
+        let _ = self.shared.send(Message::Wake);
+    }
+
+    /// Answers what is pending, closes the log, ends the state thread. Blocks until that is done.
+    pub fn stop(&self) {
+        let _ = self.shared.send(Message::Stop);
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn shared(config: MemberConfig, member_id: u64, keyspace: &Keyspace, inbox: mpsc::Sender<Message>) -> Shared {
+    let election_seconds = config.election_timeout.as_secs_f64();
+    let limits = Limits {
+        quota_bytes: if config.quota_bytes == 0 { 2 << 30 } else { config.quota_bytes },
+        request_bytes_max: config.request_bytes_max,
+        txn_ops_max: config.txn_ops_max,
+        lease_ttl_min: (election_seconds * 1.5).ceil() as i64,
+    };
+    let published = Published { snapshot: keyspace.snapshot(), term: 0, leader: 0, raft_index: 0, applied_index: 0 };
+    let identity = Identity {
+        cluster_id: if config.cluster_id == 0 { 1 } else { config.cluster_id },
+        member_id,
+        name: config.name,
+        client_urls: config.client_urls,
+        peer_urls: config.peer_urls,
+        clock: config.clock,
+        entropy: config.entropy,
+        watch_progress_interval: config.watch_progress_interval,
+    };
+    Shared::new(identity, limits, published, inbox)
+}

@@ -1,0 +1,130 @@
+//! What the handles of a member share: the published state, the inbox of the state thread, limits and counters.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+use arc_swap::ArcSwap;
+use base::{Clock, Entropy};
+use mvcc::{Command, Response, Snapshot};
+use tokio::sync::oneshot;
+
+use crate::StoreError;
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+
+/// Proposals that may wait at once (etcd: the gap between commit and apply).
+pub(crate) const PENDING_MAX: usize = 5000;
+
+/// The state as readers see it, swapped by the state thread before it answers a write.
+pub(crate) struct Published {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) term: u64,
+    pub(crate) leader: u64,
+    pub(crate) raft_index: u64,
+    pub(crate) applied_index: u64,
+}
+
+/// Answer to a proposal, with the store as it was then.
+pub(crate) type Answer = Result<Response, StoreError>;
+
+/// What the state thread is asked.
+pub(crate) enum Message {
+    /// Replicate and apply a command.
+    Propose {
+        command: Command,
+        /// For compactions: answer only when the rows are gone.
+        physical: bool,
+        reply: oneshot::Sender<Answer>,
+    },
+    /// Renew a lease; 0 when there is none.
+    Renew { id: i64, reply: oneshot::Sender<i64> },
+    /// Give back unused space.
+    Defragment { reply: oneshot::Sender<()> },
+    /// A checkpoint up to this index is durable, or failed.
+    Checkpointed(Result<u64, crate::EtcdError>),
+    /// Look at the clock again.
+    Wake,
+    /// Finish what is pending and end.
+    Stop,
+}
+
+/// Limits of a member.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) quota_bytes: i64,
+    pub(crate) request_bytes_max: usize,
+    pub(crate) txn_ops_max: usize,
+    pub(crate) lease_ttl_min: i64,
+}
+
+/// What the handles of a member share.
+pub(crate) struct Shared {
+    pub(crate) cluster_id: u64,
+    pub(crate) member_id: u64,
+    pub(crate) name: String,
+    pub(crate) client_urls: Mutex<Vec<String>>,
+    pub(crate) peer_urls: Vec<String>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) hub: Mutex<Hub>,
+    pub(crate) metrics: Metrics,
+    pub(crate) pending: AtomicUsize,
+    pub(crate) stopped: AtomicBool,
+    pub(crate) watch_progress_interval: std::time::Duration,
+    /// Counts requests for progress on local watches.
+    pub(crate) progress_asked: AtomicU64,
+    state: ArcSwap<Published>,
+    inbox: mpsc::Sender<Message>,
+}
+
+impl Shared {
+    pub(crate) fn new(identity: Identity, limits: Limits, published: Published, inbox: mpsc::Sender<Message>) -> Self {
+        Self {
+            cluster_id: identity.cluster_id,
+            member_id: identity.member_id,
+            name: identity.name,
+            client_urls: Mutex::new(identity.client_urls),
+            peer_urls: identity.peer_urls,
+            limits,
+            clock: identity.clock,
+            entropy: identity.entropy,
+            hub: Mutex::new(Hub::new(published.snapshot.revision())),
+            metrics: Metrics::default(),
+            pending: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+            watch_progress_interval: identity.watch_progress_interval,
+            progress_asked: AtomicU64::new(0),
+            state: ArcSwap::from_pointee(published),
+            inbox,
+        }
+    }
+
+    pub(crate) fn published(&self) -> Arc<Published> {
+        self.state.load_full()
+    }
+
+    pub(crate) fn publish(&self, published: Published) {
+        self.state.store(Arc::new(published));
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn send(&self, message: Message) -> Result<(), StoreError> {
+        self.inbox.send(message).map_err(|_| StoreError::Stopped)
+    }
+}
+
+/// Who a member is.
+pub(crate) struct Identity {
+    pub(crate) cluster_id: u64,
+    pub(crate) member_id: u64,
+    pub(crate) name: String,
+    pub(crate) client_urls: Vec<String>,
+    pub(crate) peer_urls: Vec<String>,
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) watch_progress_interval: std::time::Duration,
+}

@@ -1,0 +1,51 @@
+//! `HashKV`: a checksum over the stored rows that is equal on every member, and equal to etcd's own.
+
+use crate::MvccError;
+use crate::row::{Row, RowRevision};
+use crate::snapshot::Snapshot;
+
+/// Answer to `HashKV`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashKv {
+    /// CRC-32C.
+    pub hash: u32,
+    /// Revision of the last compaction, -1 for none.
+    pub compact_revision: i64,
+    /// The revision it was computed for.
+    pub hash_revision: i64,
+    /// The store's revision.
+    pub revision: i64,
+}
+
+impl Snapshot {
+    /// Whether compaction to `target` keeps a row.
+    pub(crate) fn kept(&self, row: &Row, target: i64) -> bool {
+        if row.kv.mod_revision > target {
+            return true;
+        }
+        let versions = self.index.get(&row.kv.key);
+        let keeper = versions.and_then(|versions| versions.at(target)).map(|keeper| keeper.revision());
+        keeper == Some(row.revision()) && !(row.tombstone && row.kv.mod_revision < target)
+    }
+
+    /// The checksum of everything up to `revision` (0 for now) that compaction keeps.
+    ///
+    /// # Errors
+    /// Future or compacted revision.
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, MvccError> {
+        self.check_revision(revision)?;
+        let asked = if revision <= 0 { self.revision } else { revision };
+        let end = RowRevision { main: asked, sub: i64::MAX };
+        let mut hash = crc32c::crc32c(b"key");
+        for (_, row) in self.rows.range(..=end) {
+            // A tombstone exactly at the compaction counts for watches only, not for the checksum.
+            let last_tombstone = row.tombstone && row.kv.mod_revision == self.compacted;
+            if last_tombstone || !self.kept(row, self.compacted) {
+                continue;
+            }
+            hash = crc32c::crc32c_append(hash, &row.disk_key());
+            hash = crc32c::crc32c_append(hash, &row.disk_value());
+        }
+        Ok(HashKv { hash, compact_revision: self.compacted, hash_revision: asked, revision: self.revision })
+    }
+}
