@@ -1,0 +1,132 @@
+//! The keys of one cluster's authorities, and what is signed with them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base::{Clock, Entropy, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+use crate::profile::{Authority, Profile};
+use crate::{SignerError, pem};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+/// Thirty years of 365 days, as GKE's cluster CA.
+const CA_LIFETIME: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+struct CertificateAuthority {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// The four authorities of a cluster, with their private keys.
+pub(crate) struct Authorities {
+    by_purpose: BTreeMap<Authority, CertificateAuthority>,
+}
+
+/// How an authority is kept; the caller seals it.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    certificate_pem: String,
+    key_pem: Zeroizing<String>,
+}
+
+impl Authorities {
+    /// New keys: P-256, self-signed for thirty years from an hour ago, each named by a UUID of its own.
+    pub(crate) fn create(clock: &Clock, entropy: &Entropy) -> Result<Self, SignerError> {
+        let mut by_purpose = BTreeMap::new();
+        for authority in Authority::ALL {
+            by_purpose.insert(authority, CertificateAuthority::create(clock.now(), entropy)?);
+        }
+        Ok(Self { by_purpose })
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, SignerError> {
+        let kept: BTreeMap<Authority, Kept> = serde_json::from_slice(bytes).map_err(|_| SignerError::DamagedState)?;
+        let mut by_purpose = BTreeMap::new();
+        for (authority, kept) in kept {
+            let certificate = pem::certificates(&kept.certificate_pem)?.remove(0);
+            let key = KeyPair::from_pem(&kept.key_pem).map_err(|_| SignerError::DamagedState)?;
+            let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_| SignerError::DamagedState)?;
+            by_purpose.insert(authority, CertificateAuthority { certificate, issuer });
+        }
+        if by_purpose.len() != Authority::ALL.len() {
+            return Err(SignerError::DamagedState);
+        }
+        Ok(Self { by_purpose })
+    }
+
+    /// Certificates and keys, to be sealed and written.
+    pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let kept: BTreeMap<Authority, Kept> = self
+            .by_purpose
+            .iter()
+            .map(|(authority, ca)| {
+                let key_pem = Zeroizing::new(ca.issuer.key().serialize_pem());
+                (*authority, Kept { certificate_pem: pem::certificate(&ca.certificate), key_pem })
+            })
+            .collect();
+        Zeroizing::new(serde_json::to_vec(&kept).expect("text always serializes"))
+    }
+
+    /// The authority's own certificate.
+    pub(crate) fn certificate(&self, authority: Authority) -> &CertificateDer<'static> {
+        &self.by_purpose[&authority].certificate
+    }
+
+    /// Signs a request for a purpose. Only the request's public key is used; its self-signature is checked.
+    pub(crate) fn issue(
+        &self,
+        csr: &[u8],
+        profile: &Profile,
+        not_before: Timestamp,
+        lifetime: Duration,
+        entropy: &Entropy,
+    ) -> Result<CertificateDer<'static>, SignerError> {
+        let mut request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
+            .map_err(|e| SignerError::BadRequest(e.to_string()))?;
+        let mut params = profile.params()?;
+        params.not_before = date(not_before)?;
+        params.not_after = date(not_before + lifetime)?;
+        params.serial_number = Some(serial_number(entropy));
+        request.params = params;
+        let signed = request.signed_by(&self.by_purpose[&profile.authority()].issuer);
+        Ok(signed.map_err(|e| SignerError::BadRequest(e.to_string()))?.der().clone())
+    }
+}
+
+impl CertificateAuthority {
+    fn create(now: Timestamp, entropy: &Entropy) -> Result<Self, SignerError> {
+        let failed = |e: rcgen::Error| SignerError::KeyGeneration(e.to_string());
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let mut params = CertificateParams::default();
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::CommonName, entropy.uuid().to_string());
+        params.distinguished_name = subject;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = date(now - HOUR)?;
+        params.not_after = date(now - HOUR + CA_LIFETIME)?;
+        params.serial_number = Some(serial_number(entropy));
+        let certificate = params.self_signed(&key).map_err(failed)?.der().clone();
+        Ok(Self { certificate, issuer: Issuer::new(params, key) })
+    }
+}
+
+/// 126 random bits: positive and never short, RFC 5280 §4.1.2.2.
+fn serial_number(entropy: &Entropy) -> SerialNumber {
+    let mut bytes = entropy.bytes::<16>();
+    bytes[0] = (bytes[0] & 0x3f) | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
+fn date(at: Timestamp) -> Result<OffsetDateTime, SignerError> {
+    OffsetDateTime::from_unix_timestamp(at.unix_seconds()).map_err(|_| SignerError::BadRequest("time".to_owned()))
+}

@@ -1,0 +1,225 @@
+//! The door to a signer: in this process, or in another one at the end of an inherited socket.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tracing::debug;
+
+use crate::profile::{Authority, Profile};
+use crate::signer::{Call, Requester, SignerCore};
+use crate::{SignerError, pem};
+
+/// Larger than any request or certificate.
+const FRAME_BYTES_MAX: u32 = 256 * 1024;
+/// Calls that one connection has under way.
+const CALLS_MAX: usize = 256;
+
+/// Where certificates and tokens come from.
+#[derive(Clone)]
+pub enum Signer {
+    /// In this process, as this requester.
+    InProcess(Arc<SignerCore>, Requester),
+    /// In another process.
+    Socket(SignerClient),
+}
+
+impl Signer {
+    /// A certificate for the key of a signing request in DER form.
+    ///
+    /// # Errors
+    /// When the request is not valid, the requester may not have it, or the signer is gone.
+    pub async fn issue(
+        &self,
+        csr: &[u8],
+        profile: &Profile,
+        lifetime: Option<Duration>,
+    ) -> Result<CertificateDer<'static>, SignerError> {
+        match self {
+            Self::InProcess(core, requester) => core.issue(*requester, csr, profile, lifetime),
+            Self::Socket(client) => {
+                let csr = pem::request(csr);
+                let lifetime_seconds = lifetime.map(|l| l.as_secs());
+                let answer = client.call(Call::Issue { csr, profile: profile.clone(), lifetime_seconds }).await?;
+                Ok(pem::certificates(&text(answer)?)?.remove(0))
+            }
+        }
+    }
+
+    /// An authority's certificate as PEM.
+    ///
+    /// # Errors
+    /// When the signer is gone.
+    pub async fn certificate(&self, authority: Authority) -> Result<String, SignerError> {
+        match self {
+            Self::InProcess(core, _) => Ok(core.certificate(authority)),
+            Self::Socket(client) => text(client.call(Call::Certificate { authority }).await?),
+        }
+    }
+
+    /// A service-account token with these claims, RS256. Waits while the key is being made.
+    ///
+    /// # Errors
+    /// When the requester may not, or the signer is gone.
+    pub async fn sign_jwt(&self, claims: Value) -> Result<String, SignerError> {
+        match self {
+            Self::InProcess(core, requester) => text(core.answer(*requester, Call::SignJwt { claims }).await?),
+            Self::Socket(client) => text(client.call(Call::SignJwt { claims }).await?),
+        }
+    }
+
+    /// The JWK set that verifies those tokens. Waits while the key is being made.
+    ///
+    /// # Errors
+    /// When the signer is gone.
+    pub async fn jwks(&self) -> Result<Value, SignerError> {
+        match self {
+            Self::InProcess(core, _) => core.jwks().await,
+            Self::Socket(client) => client.call(Call::Jwks).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::InProcess(..) => "Signer::InProcess",
+            Self::Socket(_) => "Signer::Socket",
+        })
+    }
+}
+
+fn text(answer: Value) -> Result<String, SignerError> {
+    match answer {
+        Value::String(text) => Ok(text),
+        _ => Err(SignerError::Unavailable("an answer of the wrong form".to_owned())),
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct RequestFrame {
+    id: u64,
+    call: Call,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AnswerFrame {
+    id: u64,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    result: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// One connection to a signer in another process; calls may overlap.
+#[derive(Clone)]
+pub struct SignerClient(Arc<Connection>);
+
+struct Connection {
+    writer: AsyncMutex<OwnedWriteHalf>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next_id: u64,
+    closed: bool,
+    by_id: HashMap<u64, oneshot::Sender<AnswerFrame>>,
+}
+
+impl SignerClient {
+    /// Takes the stream; a task reads the answers until the signer closes it.
+    pub fn new(stream: UnixStream) -> Self {
+        let (mut reader, writer) = stream.into_split();
+        let connection =
+            Arc::new(Connection { writer: AsyncMutex::new(writer), waiting: Mutex::new(Waiting::default()) });
+        let shared = Arc::clone(&connection);
+        tokio::spawn(async move {
+            while let Ok(Some(answer)) = read_frame::<AnswerFrame>(&mut reader).await {
+                let waiter = shared.waiting.lock().ok().and_then(|mut w| w.by_id.remove(&answer.id));
+                if let Some(waiter) = waiter {
+                    let _ = waiter.send(answer);
+                }
+            }
+            if let Ok(mut waiting) = shared.waiting.lock() {
+                waiting.closed = true;
+                waiting.by_id.clear();
+            }
+        });
+        Self(connection)
+    }
+
+    async fn call(&self, call: Call) -> Result<Value, SignerError> {
+        let gone = || SignerError::Unavailable("its process is gone".to_owned());
+        let (sender, receiver) = oneshot::channel();
+        let id = {
+            let mut waiting = self.0.waiting.lock().map_err(|_| gone())?;
+            if waiting.closed {
+                return Err(gone());
+            }
+            if waiting.by_id.len() >= CALLS_MAX {
+                return Err(SignerError::Unavailable("too many calls under way".to_owned()));
+            }
+            waiting.next_id += 1;
+            let id = waiting.next_id;
+            waiting.by_id.insert(id, sender);
+            id
+        };
+        write_frame(&mut *self.0.writer.lock().await, &RequestFrame { id, call }).await.map_err(|_| gone())?;
+        let answer = receiver.await.map_err(|_| gone())?;
+        answer.error.map_or(Ok(answer.result), |error| Err(SignerError::Unavailable(error)))
+    }
+}
+
+/// Answers the calls of one requester until it closes the stream.
+pub async fn serve_signer(core: Arc<SignerCore>, requester: Requester, stream: UnixStream) {
+    let (mut reader, writer) = stream.into_split();
+    let writer = Arc::new(AsyncMutex::new(writer));
+    loop {
+        match read_frame::<RequestFrame>(&mut reader).await {
+            Ok(Some(RequestFrame { id, call })) => {
+                let (core, writer) = (Arc::clone(&core), Arc::clone(&writer));
+                tokio::spawn(async move {
+                    let answer = match core.answer(requester, call).await {
+                        Ok(result) => AnswerFrame { id, result, error: None },
+                        Err(error) => AnswerFrame { id, result: Value::Null, error: Some(error.to_string()) },
+                    };
+                    let _ = write_frame(&mut *writer.lock().await, &answer).await;
+                });
+            }
+            Ok(None) => return,
+            Err(error) => {
+                debug!(target: "signer", %error, "closed a stream that does not speak the signer's language");
+                return;
+            }
+        }
+    }
+}
+
+async fn write_frame(writer: &mut OwnedWriteHalf, frame: &impl Serialize) -> io::Result<()> {
+    let body = serde_json::to_vec(frame)?;
+    let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut bytes = length.to_be_bytes().to_vec();
+    bytes.extend(body);
+    writer.write_all(&bytes).await
+}
+
+async fn read_frame<T: for<'a> Deserialize<'a>>(reader: &mut OwnedReadHalf) -> io::Result<Option<T>> {
+    let length = match reader.read_u32().await {
+        Ok(length) if length <= FRAME_BYTES_MAX => length,
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame that is too long")),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let mut body = vec![0; length as usize];
+    reader.read_exact(&mut body).await?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}

@@ -1,0 +1,159 @@
+//! What a certificate is for. A profile decides issuer, subject, names, key usage and lifetime; the request brings the
+//! public key alone, so a clever request cannot widen what it gets (RFC 5280 §4.2.1).
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
+use serde::{Deserialize, Serialize};
+
+use crate::SignerError;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Leaves of the control plane; renewed at each start of an instance.
+const LEAF_LIFETIME: Duration = Duration::from_secs(365 * DAY.as_secs());
+
+/// The certificate authorities of one cluster. None shares a key with another, nor with another cluster's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Authority {
+    /// The cluster root CA: the API server's serving certificate, kubelets, Kubernetes clients.
+    Cluster,
+    /// Who may speak to the store's client port.
+    EtcdApi,
+    /// The store's members among themselves.
+    EtcdPeer,
+    /// The API server towards extension API servers (front proxy).
+    Aggregation,
+}
+
+impl Authority {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Cluster, Self::EtcdApi, Self::EtcdPeer, Self::Aggregation];
+
+    /// The name in files and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::EtcdApi => "etcd-api",
+            Self::EtcdPeer => "etcd-peer",
+            Self::Aggregation => "aggregation",
+        }
+    }
+}
+
+/// A purpose, with the names that go with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "profile", rename_all = "kebab-case")]
+pub enum Profile {
+    /// The API server towards its clients.
+    ApiServerServing { dns: Vec<String>, ips: Vec<IpAddr> },
+    /// A store member towards its clients.
+    EtcdServing { dns: Vec<String>, ips: Vec<IpAddr> },
+    /// A client of the store; the name is etcd's user when authentication is on.
+    EtcdClient { name: String },
+    /// A store member towards the others, both ways.
+    EtcdPeer { name: String, ips: Vec<IpAddr> },
+    /// A Kubernetes user: common name and organizations (groups).
+    KubeClient { user: String, groups: Vec<String> },
+    /// A kubelet's own server.
+    KubeletServing { node: String, dns: Vec<String>, ips: Vec<IpAddr> },
+    /// The API server towards extension API servers.
+    FrontProxyClient { name: String },
+}
+
+impl Profile {
+    /// The name in logs and refusals.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ApiServerServing { .. } => "api-server-serving",
+            Self::EtcdServing { .. } => "etcd-serving",
+            Self::EtcdClient { .. } => "etcd-client",
+            Self::EtcdPeer { .. } => "etcd-peer",
+            Self::KubeClient { .. } => "kube-client",
+            Self::KubeletServing { .. } => "kubelet-serving",
+            Self::FrontProxyClient { .. } => "front-proxy-client",
+        }
+    }
+
+    /// Which authority signs it.
+    pub const fn authority(&self) -> Authority {
+        match self {
+            Self::ApiServerServing { .. } | Self::KubeClient { .. } | Self::KubeletServing { .. } => Authority::Cluster,
+            Self::EtcdServing { .. } | Self::EtcdClient { .. } => Authority::EtcdApi,
+            Self::EtcdPeer { .. } => Authority::EtcdPeer,
+            Self::FrontProxyClient { .. } => Authority::Aggregation,
+        }
+    }
+
+    /// How long such a certificate lives when nothing shorter is asked for.
+    pub const fn lifetime(&self) -> Duration {
+        LEAF_LIFETIME
+    }
+
+    /// Subject, names and usages; times and issuer are the signer's.
+    pub(crate) fn params(&self) -> Result<CertificateParams, SignerError> {
+        let mut params = CertificateParams::default();
+        let (common_name, organizations) = self.subject();
+        let mut subject = DistinguishedName::new();
+        for organization in organizations {
+            subject.push(DnType::OrganizationName, organization.as_str());
+        }
+        subject.push(DnType::CommonName, common_name);
+        params.distinguished_name = subject;
+        let (dns, ips) = self.names();
+        for name in dns {
+            let name = name.as_str().try_into().map_err(|_| SignerError::BadName(name.clone()))?;
+            params.subject_alt_names.push(SanType::DnsName(name));
+        }
+        params.subject_alt_names.extend(ips.iter().copied().map(SanType::IpAddress));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = self.usages();
+        params.use_authority_key_identifier_extension = true;
+        Ok(params)
+    }
+
+    fn subject(&self) -> (&str, &[String]) {
+        match self {
+            Self::ApiServerServing { .. } => ("kube-apiserver", &[]),
+            Self::EtcdServing { .. } => ("etcd", &[]),
+            Self::EtcdClient { name } | Self::EtcdPeer { name, .. } | Self::FrontProxyClient { name } => (name, &[]),
+            Self::KubeClient { user, groups } => (user, groups),
+            Self::KubeletServing { node, .. } => (node, &[]),
+        }
+    }
+
+    fn names(&self) -> (&[String], &[IpAddr]) {
+        match self {
+            Self::ApiServerServing { dns, ips }
+            | Self::EtcdServing { dns, ips }
+            | Self::KubeletServing { dns, ips, .. } => (dns, ips),
+            Self::EtcdPeer { ips, .. } => (&[], ips),
+            Self::EtcdClient { .. } | Self::KubeClient { .. } | Self::FrontProxyClient { .. } => (&[], &[]),
+        }
+    }
+
+    fn usages(&self) -> Vec<ExtendedKeyUsagePurpose> {
+        match self {
+            Self::ApiServerServing { .. } | Self::EtcdServing { .. } | Self::KubeletServing { .. } => vec![ServerAuth],
+            Self::EtcdClient { .. } | Self::KubeClient { .. } | Self::FrontProxyClient { .. } => vec![ClientAuth],
+            Self::EtcdPeer { .. } => vec![ServerAuth, ClientAuth],
+        }
+    }
+}
+
+/// The names under which an API server is reached from inside and outside its cluster: the `kubernetes` Service in all
+/// its forms, its first address, and the endpoints.
+pub fn api_server_names(service_ip: IpAddr, endpoints: &[IpAddr]) -> Profile {
+    let service =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+    let dns = service.into_iter().chain(["localhost"]).map(str::to_owned).collect();
+    let mut ips = vec![service_ip];
+    for ip in endpoints {
+        if !ips.contains(ip) {
+            ips.push(*ip);
+        }
+    }
+    Profile::ApiServerServing { dns, ips }
+}

@@ -1,0 +1,211 @@
+//! The signer: certificate signing requests and claims in, certificates and tokens out. No key ever leaves it.
+//!
+//! Who asks is known from the socket (or handle) that the fleet gave away, never from what the caller says; a table says
+//! what each may have. Every issuance and refusal is a log event of target `signer`.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use base::{Clock, Entropy};
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::watch;
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::authorities::Authorities;
+use crate::profile::{Authority, Profile};
+use crate::subject::{sha256, subject};
+use crate::token_key::TokenKey;
+use crate::{SignerError, pem};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const AUTHORITIES_FILE: &str = "authorities";
+const TOKEN_KEY_FILE: &str = "service-account-key";
+
+/// Where a signer keeps its state; what it writes is sealed by the vault.
+pub trait Vault: Send + Sync + 'static {
+    /// The content of a file, `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read or unsealed; the text names the file.
+    fn load(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, String>;
+
+    /// Replaces a file, durably.
+    ///
+    /// # Errors
+    /// When it cannot be written; the text names the file.
+    fn save(&self, name: &str, content: &[u8]) -> Result<(), String>;
+}
+
+/// Who holds the other end of a door to the signer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Requester {
+    /// A control-plane instance: its own identities, those of its controllers and nodes, tokens.
+    Instance,
+    /// The fleet, for the user: client certificates of the store, and nothing of the control plane.
+    Fleet,
+}
+
+impl Requester {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Instance => "instance",
+            Self::Fleet => "fleet",
+        }
+    }
+
+    fn may_have(self, profile: &Profile) -> bool {
+        match self {
+            Self::Instance => !matches!(profile, Profile::EtcdClient { name } if name == "root"),
+            Self::Fleet => matches!(profile, Profile::EtcdClient { .. }),
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(crate) enum Call {
+    Issue { csr: String, profile: Profile, lifetime_seconds: Option<u64> },
+    Certificate { authority: Authority },
+    SignJwt { claims: Value },
+    Jwks,
+}
+
+/// A signer's state: four authorities and, as soon as it is made, the token key.
+pub struct SignerCore {
+    cluster: String,
+    authorities: Authorities,
+    token_key: watch::Receiver<Option<Arc<TokenKey>>>,
+    jwks: OnceLock<Value>,
+    clock: Clock,
+    entropy: Entropy,
+}
+
+impl SignerCore {
+    /// Opens the state in the vault, or makes it: the authorities at once, the RSA key in a thread of its own.
+    ///
+    /// # Errors
+    /// When the state cannot be read, or not be written.
+    pub fn open(cluster: &str, vault: Arc<dyn Vault>, clock: Clock, entropy: Entropy) -> Result<Self, SignerError> {
+        let authorities = match vault.load(AUTHORITIES_FILE).map_err(SignerError::Storage)? {
+            Some(bytes) => Authorities::from_bytes(&bytes)?,
+            None => {
+                let made = Authorities::create(&clock, &entropy)?;
+                vault.save(AUTHORITIES_FILE, &made.to_bytes()).map_err(SignerError::Storage)?;
+                info!(target: "signer", cluster, "made the certificate authorities");
+                made
+            }
+        };
+        let (sender, token_key) = watch::channel(None);
+        match vault.load(TOKEN_KEY_FILE).map_err(SignerError::Storage)? {
+            Some(bytes) => {
+                sender.send_replace(Some(Arc::new(TokenKey::from_bytes(&bytes)?)));
+            }
+            None => {
+                std::thread::Builder::new()
+                    .name("token-key".to_owned())
+                    .spawn(move || match make_token_key(vault.as_ref()) {
+                        Ok(key) => {
+                            sender.send_replace(Some(Arc::new(key)));
+                        }
+                        Err(error) => warn!(target: "signer", %error, "no token key"),
+                    })
+                    .map_err(|e| SignerError::KeyGeneration(e.to_string()))?;
+            }
+        }
+        Ok(Self { cluster: cluster.to_owned(), authorities, token_key, jwks: OnceLock::new(), clock, entropy })
+    }
+
+    /// Signs a request for a purpose; at most the profile's lifetime.
+    pub(crate) fn issue(
+        &self,
+        requester: Requester,
+        csr: &[u8],
+        profile: &Profile,
+        lifetime: Option<Duration>,
+    ) -> Result<CertificateDer<'static>, SignerError> {
+        if !requester.may_have(profile) {
+            warn!(target: "signer", cluster = self.cluster, requester = requester.name(), profile = profile.name(),
+                "refused");
+            let (requester, what) = (requester.name().to_owned(), profile.name().to_owned());
+            return Err(SignerError::Refused { requester, what });
+        }
+        let lifetime = lifetime.map_or(profile.lifetime(), |l| l.min(profile.lifetime()));
+        let not_before = self.clock.now() - HOUR;
+        let issued =
+            self.authorities.issue(csr, profile, not_before, lifetime + HOUR, &self.entropy).inspect_err(|error| {
+                warn!(target: "signer", cluster = self.cluster, requester = requester.name(),
+                profile = profile.name(), %error, "refused")
+            })?;
+        let names = subject(&issued)?;
+        info!(target: "signer", cluster = self.cluster, requester = requester.name(), profile = profile.name(),
+            authority = profile.authority().name(), serial = names.serial, subject = names.common_name,
+            groups = names.organizations.join(","), sha256 = sha256(&issued), not_after = %names.not_after, "issued");
+        Ok(issued)
+    }
+
+    /// An authority's certificate as PEM.
+    pub(crate) fn certificate(&self, authority: Authority) -> String {
+        pem::certificate(self.authorities.certificate(authority))
+    }
+
+    /// The token key, waiting for it while it is being made.
+    async fn token_key(&self) -> Result<Arc<TokenKey>, SignerError> {
+        let mut receiver = self.token_key.clone();
+        let ready = receiver.wait_for(Option::is_some).await;
+        ready.ok().and_then(|key| key.clone()).ok_or_else(|| {
+            SignerError::KeyGeneration("the token key could not be made; see the signer's log".to_owned())
+        })
+    }
+
+    /// Signs claims as they are: issuer, audience and times are the API server's business.
+    pub(crate) async fn sign_jwt(&self, claims: &Value) -> Result<String, SignerError> {
+        let key = self.token_key().await?;
+        let token = key.sign(claims)?;
+        info!(target: "signer", cluster = self.cluster, subject = claims["sub"].as_str().unwrap_or_default(),
+            jti = claims["jti"].as_str().unwrap_or_default(), "signed a token");
+        Ok(token)
+    }
+
+    /// The public halves of the token keys.
+    pub(crate) async fn jwks(&self) -> Result<Value, SignerError> {
+        if let Some(set) = self.jwks.get() {
+            return Ok(set.clone());
+        }
+        let key = self.token_key().await?;
+        Ok(self.jwks.get_or_init(|| key.jwks()).clone())
+    }
+
+    /// Answers one call of the wire form.
+    pub(crate) async fn answer(&self, requester: Requester, call: Call) -> Result<Value, SignerError> {
+        match call {
+            Call::Issue { csr, profile, lifetime_seconds } => {
+                let csr = pem::signing_request(&csr)?;
+                let lifetime = lifetime_seconds.map(Duration::from_secs);
+                Ok(pem::certificate(&self.issue(requester, &csr, &profile, lifetime)?).into())
+            }
+            Call::Certificate { authority } => Ok(self.certificate(authority).into()),
+            Call::SignJwt { .. } if requester != Requester::Instance => {
+                Err(SignerError::Refused { requester: requester.name().to_owned(), what: "a token".to_owned() })
+            }
+            Call::SignJwt { claims } => Ok(self.sign_jwt(&claims).await?.into()),
+            Call::Jwks => self.jwks().await,
+        }
+    }
+}
+
+impl std::fmt::Debug for SignerCore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SignerCore").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+fn make_token_key(vault: &dyn Vault) -> Result<TokenKey, SignerError> {
+    let key = TokenKey::generate()?;
+    vault.save(TOKEN_KEY_FILE, &key.to_bytes()?).map_err(SignerError::Storage)?;
+    Ok(key)
+}

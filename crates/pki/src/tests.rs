@@ -1,0 +1,167 @@
+//! What the authorities promise, seen from outside.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base::{Clock, Entropy, FakeClock, Timestamp};
+use rustls_pki_types::ServerName;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use zeroize::Zeroizing;
+
+use crate::*;
+
+#[derive(Default)]
+struct MemoryVault(Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl Vault for MemoryVault {
+    fn load(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
+        Ok(self.0.lock().unwrap().get(name).cloned().map(Zeroizing::new))
+    }
+
+    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
+        self.0.lock().unwrap().insert(name.to_owned(), content.to_vec());
+        Ok(())
+    }
+}
+
+fn clock() -> FakeClock {
+    FakeClock::new(Timestamp::from_unix_seconds(1_800_000_000))
+}
+
+fn entropy() -> Entropy {
+    Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).unwrap())
+}
+
+fn signer(clock: &Clock) -> Arc<SignerCore> {
+    Arc::new(SignerCore::open("c", Arc::new(MemoryVault::default()), clock.clone(), entropy()).unwrap())
+}
+
+fn kube_client(user: &str, group: &str) -> Profile {
+    Profile::KubeClient { user: user.to_owned(), groups: vec![group.to_owned()] }
+}
+
+#[tokio::test]
+async fn two_clusters_share_no_authority() {
+    let clock = clock().clock();
+    let mut seen = Vec::new();
+    for core in [signer(&clock), signer(&clock)] {
+        let door = Signer::InProcess(core, Requester::Instance);
+        for authority in Authority::ALL {
+            let pem = door.certificate(authority).await.unwrap();
+            let der = pem::certificates(&pem).unwrap().remove(0);
+            let subject = subject(&der).unwrap();
+            assert!(subject.is_ca);
+            assert_eq!(subject.not_after.since(subject.not_before), Duration::from_secs(10_950 * 24 * 60 * 60));
+            seen.extend([sha256(&der), subject.common_name]);
+        }
+    }
+    let count = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), count);
+}
+
+#[tokio::test]
+async fn a_certificate_of_one_purpose_is_refused_for_another() {
+    let fake = clock();
+    let clock = fake.clock();
+    let door = Signer::InProcess(signer(&clock), Requester::Instance);
+    let cluster = ClientVerifier::new(&door.certificate(Authority::Cluster).await.unwrap(), &clock).unwrap();
+    let ok = request_identity(&door, &kube_client("alice", "dev"), None).await.unwrap();
+    cluster.verify(ok.chain()).unwrap();
+    let subject = subject(&ok.chain()[0]).unwrap();
+    assert_eq!((subject.common_name.as_str(), subject.organizations), ("alice", vec!["dev".to_owned()]));
+    let others = [
+        Profile::EtcdClient { name: "kube-apiserver".to_owned() },
+        Profile::EtcdPeer { name: "m0".to_owned(), ips: vec![] },
+        Profile::FrontProxyClient { name: "front-proxy-client".to_owned() },
+        api_server_names("10.0.0.1".parse().unwrap(), &[]),
+    ];
+    for profile in others {
+        let other = request_identity(&door, &profile, None).await.unwrap();
+        assert!(cluster.verify(other.chain()).is_err(), "{} passes as a Kubernetes client", profile.name());
+    }
+    fake.advance(Duration::from_secs(366 * 24 * 60 * 60));
+    assert!(cluster.verify(ok.chain()).is_err(), "expired on the emulator's clock");
+}
+
+#[tokio::test]
+async fn the_fleet_cannot_make_itself_a_cluster_administrator() {
+    let clock = clock().clock();
+    let door = Signer::InProcess(signer(&clock), Requester::Fleet);
+    let refused = request_identity(&door, &kube_client("x", "system:masters"), None).await.unwrap_err();
+    assert!(matches!(refused, SignerError::Refused { .. }), "{refused}");
+    assert!(door.sign_jwt(json!({"sub": "x"})).await.is_err());
+    request_identity(&door, &Profile::EtcdClient { name: "etcdctl".to_owned() }, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_signer_in_another_process_answers_overlapping_calls() {
+    let clock = clock().clock();
+    let (near, far) = UnixStream::pair().unwrap();
+    tokio::spawn(serve_signer(signer(&clock), Requester::Instance, far));
+    let door = Signer::Socket(SignerClient::new(near));
+    let token = door.sign_jwt(json!({"sub": "system:serviceaccount:default:default"}));
+    let certificate = door.certificate(Authority::EtcdApi);
+    let (token, certificate) = tokio::join!(token, certificate);
+    assert!(certificate.unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    let jwks = door.jwks().await.unwrap();
+    let token = token.unwrap();
+    let claims = verify_jwt(&token, &jwks).expect("the token verifies against the published keys");
+    assert_eq!(claims["sub"], "system:serviceaccount:default:default");
+    let (head, rest) = token.split_once('.').unwrap();
+    let forged = format!("{head}.{}", rest.replacen('e', "f", 1));
+    assert!(verify_jwt(&forged, &jwks).is_none());
+}
+
+#[tokio::test]
+async fn the_authorities_survive_a_restart() {
+    let vault = Arc::new(MemoryVault::default());
+    let clock = clock().clock();
+    let open = || {
+        let core = SignerCore::open("c", Arc::clone(&vault) as Arc<dyn Vault>, clock.clone(), entropy()).unwrap();
+        Signer::InProcess(Arc::new(core), Requester::Instance)
+    };
+    let first = open();
+    let before = (first.certificate(Authority::Cluster).await.unwrap(), first.jwks().await.unwrap());
+    let second = open();
+    assert_eq!(before, (second.certificate(Authority::Cluster).await.unwrap(), second.jwks().await.unwrap()));
+}
+
+#[tokio::test]
+async fn mutual_tls_holds_between_identities_of_one_authority_only() {
+    let clock = clock().clock();
+    let (ours, stranger) = (
+        Signer::InProcess(signer(&clock), Requester::Instance),
+        Signer::InProcess(signer(&clock), Requester::Instance),
+    );
+    let authority = ours.certificate(Authority::EtcdApi).await.unwrap();
+    let profile = Profile::EtcdServing { dns: vec!["localhost".to_owned()], ips: vec![] };
+    let serving = ServingCertificate::new(&request_identity(&ours, &profile, None).await.unwrap()).unwrap();
+    let server = server_config(serving, ClientCertificates::Required(&authority), &[b"h2"], &clock).unwrap();
+    for (door, works) in [(&ours, true), (&stranger, false)] {
+        let profile = Profile::EtcdClient { name: "kube-apiserver".to_owned() };
+        let identity = request_identity(door, &profile, None).await.unwrap();
+        let client = client_config(&authority, Some(&identity), &[b"h2"], &clock).unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        let accepted = tokio_rustls::TlsAcceptor::from(Arc::clone(&server)).accept(far);
+        let name = ServerName::try_from("localhost").unwrap();
+        let connected = async {
+            let mut stream = tokio_rustls::TlsConnector::from(client).connect(name, near).await?;
+            stream.write_all(b"x").await?;
+            stream.flush().await?;
+            stream.read_u8().await
+        };
+        let answered = async {
+            let mut stream = accepted.await?;
+            let byte = stream.read_u8().await?;
+            stream.write_u8(byte).await?;
+            stream.flush().await
+        };
+        let (client_side, server_side) = tokio::join!(connected, answered);
+        assert_eq!((client_side.is_ok(), server_side.is_ok()), (works, works));
+    }
+}
