@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Everything `make test` runs. PILOTHOUSE_TEST_TIER=full adds what takes long.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export CARGO_TERM_COLOR=never RUST_BACKTRACE=1
+
+step() {
+  printf '\n== %s (%s s)\n' "$1" "$SECONDS"
+  shift
+  "$@"
+}
+
+step 'the real clients' tests/clients.sh
+step 'format' cargo fmt --all --check
+step 'lints' cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+step 'the binary' cargo build --locked --quiet --bin pilothouse
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+printf '\n== tests (%s s)\n' "$SECONDS"
+status=0
+cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
+
+sum() { # how many tests the runner's closing lines count as $1
+  grep -E '^test result:' "$log" | grep -oE "[0-9]+ $1" | awk '{n += $1} END {print n + 0}'
+}
+skipped=$(grep -cE '^SKIPPED ' "$log" || true)
+printf '\n== done (%s s)\n' "$SECONDS"
+grep -E '^SKIPPED ' "$log" || true
+printf '%s passed, %s failed, %s skipped\n' "$(sum passed)" "$(sum failed)" "$skipped"
+exit "$status"
