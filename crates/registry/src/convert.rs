@@ -49,6 +49,11 @@ fn event_to_new(object: &Value) -> Value {
     event
 }
 
+/// An event of either group with core's names.
+pub(crate) fn event_as_core(object: &Value) -> Value {
+    event_to_core(object)
+}
+
 fn event_to_core(object: &Value) -> Value {
     let mut event = renamed(object, |name| EVENT_FIELDS.iter().find(|(_, new)| *new == name).map(|(core, _)| *core));
     if let Some(controller) = event.remove("reportingController") {

@@ -352,15 +352,24 @@ fn read_columns(text: &'static str, line: &Line<'_>) -> Vec<Column> {
         });
     }
     if columns.is_empty() {
-        let column = |name: &str, type_name: &str, format: &str| Column {
-            name: name.into(),
-            type_name: type_name.into(),
-            format: format.into(),
-            ..Column::default()
-        };
-        columns = vec![column("Name", "string", "name"), column("Created At", "date", "")];
+        columns = columns_without_facts(line);
     }
     columns
+}
+
+/// The aggregator prints its own kind; everything else that upstream has no printer for shows name and time.
+fn columns_without_facts(line: &Line<'_>) -> Vec<Column> {
+    let column = |name: &str, type_name: &str, format: &str| Column {
+        name: name.into(),
+        type_name: type_name.into(),
+        format: format.into(),
+        ..Column::default()
+    };
+    if line.kind == "APIService" {
+        let rest = ["Service", "Available", "Age"].map(|name| column(name, "string", ""));
+        return [column("Name", "string", "name")].into_iter().chain(rest).collect();
+    }
+    vec![column("Name", "string", "name"), column("Created At", "date", "")]
 }
 
 /// Objects of several versions are stored in one: the stablest that has the resource; events as core.

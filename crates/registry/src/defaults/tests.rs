@@ -1,0 +1,101 @@
+//! The table against upstream's own answers.
+
+use machinery::{GroupVersionKind, Value, json};
+
+use super::*;
+
+const UPSTREAM: &str = include_str!("../../testdata/defaults/upstream.jsonl");
+
+fn table() -> Defaults {
+    Defaults::parse(facts::newest().defaults)
+}
+
+fn gvk(object: &Value) -> GroupVersionKind {
+    GroupVersionKind::of(object.str_at(&["apiVersion"]), object.str_at(&["kind"]))
+}
+
+/// The paths where two trees differ, with both values.
+fn differences(path: &str, got: &Value, want: &Value, found: &mut Vec<String>) {
+    match (got, want) {
+        (Value::Object(a), Value::Object(b)) => {
+            for (key, value) in a.iter() {
+                differences(&format!("{path}.{key}"), value, b.get(key).unwrap_or(&Value::Null), found);
+            }
+            for (key, value) in b.iter().filter(|(key, _)| a.get(key).is_none()) {
+                differences(&format!("{path}.{key}"), &Value::Null, value, found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (i, (x, y)) in a.iter().zip(b).enumerate() {
+                differences(&format!("{path}[{i}]"), x, y, found);
+            }
+        }
+        _ if got != want => found.push(format!("{path}: got {got}, upstream {want}")),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_rule_of_the_table_is_read() {
+    let defaults = table();
+    assert!(defaults.rules.len() > 60);
+    for rules in defaults.rules.values() {
+        for rule in rules {
+            if let Action::Use(name) = rule.action {
+                assert!(defaults.rules.contains_key(name), "no rules for {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn objects_are_defaulted_as_by_upstream() {
+    let defaults = table();
+    let mut failures = Vec::new();
+    for line in UPSTREAM.lines() {
+        let pair = Value::from_slice(line.as_bytes()).expect("recorded JSON");
+        let (mut object, want) = (pair["in"].clone(), &pair["out"]);
+        let gvk = gvk(&object);
+        apply(&defaults, &gvk, &mut object);
+        let mut found = Vec::new();
+        differences("", &object, want, &mut found);
+        failures.extend(found.into_iter().map(|text| format!("{}{text}", gvk.kind)));
+    }
+    failures.dedup();
+    assert!(failures.is_empty(), "{} differences:\n{}", failures.len(), failures[..failures.len().min(80)].join("\n"));
+}
+
+#[test]
+fn defaulting_twice_changes_nothing_more() {
+    let defaults = table();
+    for line in UPSTREAM.lines() {
+        let pair = Value::from_slice(line.as_bytes()).expect("recorded JSON");
+        let mut object = pair["out"].clone();
+        apply(&defaults, &gvk(&object), &mut object);
+        let mut found = Vec::new();
+        differences("", &object, &pair["out"], &mut found);
+        assert!(found.is_empty(), "{found:?}");
+    }
+}
+
+#[test]
+fn members_of_the_wrong_type_are_left_alone() {
+    let defaults = table();
+    let mut pod =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": 1, "spec": {"containers": "x", "volumes": [1]}});
+    apply(&defaults, &GroupVersionKind::new("", "v1", "Pod"), &mut pod);
+    assert_eq!(pod["spec"]["containers"], "x".into());
+}
+
+#[test]
+fn a_gate_switches_its_rules() {
+    let mut defaults = table();
+    let set = GroupVersionKind::new("apps", "v1", "StatefulSet");
+    let path = ["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"];
+    let mut object = json!({});
+    apply(&defaults, &set, &mut object);
+    assert_eq!(object.at(&path), None);
+    defaults.set_gate("MaxUnavailableStatefulSet", true);
+    apply(&defaults, &set, &mut object);
+    assert_eq!(object.at(&path).and_then(Value::as_i64), Some(1));
+}
