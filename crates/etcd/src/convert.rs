@@ -1,10 +1,13 @@
 //! Between wire messages and the keyspace's own types. Byte strings are shared, not copied.
 
+use bytes::Bytes;
 use mvcc::{
     Alarm, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, DeleteRangeResponse, Event,
     EventKind, KeyValue, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseOp, SortOrder,
     SortTarget, TxnRequest, TxnResponse,
 };
+
+use prost::Message as _;
 
 use crate::proto as pb;
 
@@ -173,7 +176,7 @@ impl From<pb::Compare> for Compare {
             (Ok(Target::Mod), Some(TargetUnion::ModRevision(revision))) => CompareTarget::Mod(revision),
             (Ok(Target::Mod), _) => CompareTarget::Mod(0),
             (Ok(Target::Value), Some(TargetUnion::Value(value))) => CompareTarget::Value(value),
-            (Ok(Target::Value), _) => CompareTarget::Value(bytes::Bytes::new()),
+            (Ok(Target::Value), _) => CompareTarget::Value(Bytes::new()),
             (Ok(Target::Lease), Some(TargetUnion::Lease(lease))) => CompareTarget::Lease(lease),
             (Ok(Target::Lease), _) => CompareTarget::Lease(0),
             // An unknown target compares as equal there: only `=` holds.
@@ -359,8 +362,12 @@ pub(crate) fn alarm(member: pb::AlarmMember) -> Option<Alarm> {
     Some(Alarm { member: member.member_id, kind })
 }
 
-/// The form of a command in the log.
-pub(crate) fn proposal(command: &Command) -> pb::Proposal {
+/// The bytes of a command in the log.
+pub(crate) fn encode(command: &Command) -> Bytes {
+    Bytes::from(proposal(command).encode_to_vec())
+}
+
+fn proposal(command: &Command) -> pb::Proposal {
     use pb::proposal::Command as Wire;
     let command = match command.clone() {
         Command::Put(put) => Wire::Put(put.into()),

@@ -184,12 +184,12 @@ impl Engine {
 
     fn take(&mut self, message: Message) -> Result<(), EtcdError> {
         match message {
-            Message::Propose { command, physical, reply } => {
+            Message::Propose { command, data, physical, reply } => {
                 if self.failed {
                     self.shared.pending.fetch_sub(1, Ordering::Relaxed);
                     let _ = reply.send(Err(StoreError::Stopped));
                 } else {
-                    self.propose(Waiting { command, physical, reply: Some(reply) });
+                    self.propose(data, Waiting { command, physical, reply: Some(reply) });
                 }
             }
             Message::Renew { id, reply } => {
@@ -219,10 +219,9 @@ impl Engine {
         Ok(())
     }
 
-    fn propose(&mut self, waiting: Waiting) {
+    fn propose(&mut self, data: Bytes, waiting: Waiting) {
         let context = self.next_context;
         self.next_context = self.next_context.wrapping_add(1);
-        let data = Bytes::from(convert::proposal(&waiting.command).encode_to_vec());
         self.proposals.push(raft::Proposal { context, data });
         self.waiting.insert(context, waiting);
     }
@@ -233,7 +232,8 @@ impl Engine {
             return;
         }
         for id in self.keyspace.expired(self.shared.clock.now(), TURN_EXPIRIES_MAX) {
-            self.propose(Waiting { command: Command::LeaseRevoke { id }, physical: false, reply: None });
+            let command = Command::LeaseRevoke { id };
+            self.propose(convert::encode(&command), Waiting { command, physical: false, reply: None });
         }
     }
 

@@ -4,6 +4,8 @@
 mod convert;
 mod engine;
 mod error;
+mod grpc;
+mod http_routes;
 mod hub;
 mod journal;
 mod local;
@@ -11,6 +13,7 @@ mod member;
 mod metrics;
 mod proto;
 mod remote;
+mod serve;
 mod shared;
 mod store;
 

@@ -174,12 +174,16 @@ impl LocalStore {
     }
 
     async fn propose_with(&self, command: Command, physical: bool) -> Result<Response, StoreError> {
+        let data = crate::convert::encode(&command);
+        if data.len() > self.shared.limits.request_bytes_max {
+            return Err(StoreError::TooLarge);
+        }
         if self.shared.pending.fetch_add(1, Ordering::Relaxed) >= PENDING_MAX {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
             return Err(StoreError::TooManyRequests);
         }
         let (reply, answer) = oneshot::channel();
-        self.shared.send(Message::Propose { command, physical, reply })?;
+        self.shared.send(Message::Propose { command, data, physical, reply })?;
         match tokio::time::timeout(PROPOSAL_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(StoreError::Stopped),
@@ -198,7 +202,9 @@ impl LocalStore {
             let alarm = Alarm { member: self.shared.member_id, kind: AlarmKind::NoSpace };
             let (reply, _) = oneshot::channel();
             self.shared.pending.fetch_add(1, Ordering::Relaxed);
-            self.shared.send(Message::Propose { command: Command::AlarmRaise(alarm), physical: false, reply })?;
+            let command = Command::AlarmRaise(alarm);
+            let data = crate::convert::encode(&command);
+            self.shared.send(Message::Propose { command, data, physical: false, reply })?;
         }
         Err(MvccError::NoSpace.into())
     }

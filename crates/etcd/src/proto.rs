@@ -3,4 +3,4 @@
 #[allow(unreachable_pub, missing_docs, clippy::all, clippy::pedantic, dead_code, reason = "generated code")]
 mod etcdserverpb;
 
-pub use etcdserverpb::*;
+pub(crate) use etcdserverpb::*;

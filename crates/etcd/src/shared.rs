@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use arc_swap::ArcSwap;
 use base::{Clock, Entropy};
+use bytes::Bytes;
 use mvcc::{Command, Response, Snapshot};
 use tokio::sync::oneshot;
 
@@ -32,6 +33,8 @@ pub(crate) enum Message {
     /// Replicate and apply a command.
     Propose {
         command: Command,
+        /// The command's form in the log.
+        data: Bytes,
         /// For compactions: answer only when the rows are gone.
         physical: bool,
         reply: oneshot::Sender<Answer>,

@@ -1,0 +1,77 @@
+//! etcd's gRPC services on a member in this process.
+
+mod cluster;
+mod kv;
+mod lease;
+mod maintenance;
+mod watch;
+
+use mvcc::MvccError;
+use tonic::{Code, Status};
+
+use crate::convert::BadRequest;
+use crate::{LocalStore, StoreError, proto as pb};
+
+/// Implements every service; cloned for each connection.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) store: LocalStore,
+}
+
+impl Api {
+    /// The header of an answer.
+    fn header(&self, revision: i64) -> Option<pb::ResponseHeader> {
+        let shared = &self.store.shared;
+        let raft_term = shared.published().term;
+        Some(pb::ResponseHeader { cluster_id: shared.cluster_id, member_id: shared.member_id, revision, raft_term })
+    }
+
+    fn revision(&self) -> i64 {
+        self.store.shared.published().snapshot.revision()
+    }
+
+    /// Requests that ask for a leader are refused when there is none (`etcdserver/api/v3rpc/interceptor`).
+    fn check<T>(&self, request: &tonic::Request<T>) -> Result<(), Status> {
+        let shared = &self.store.shared;
+        shared.metrics.grpc_started.add(1);
+        let wants_leader = request.metadata().get("hasleader").is_some_and(|value| value == "true");
+        if wants_leader && shared.published().leader == 0 {
+            return Err(status(StoreError::NoLeader));
+        }
+        Ok(())
+    }
+}
+
+/// The gRPC form of an error: code and text are what clients match on.
+pub(crate) fn status(error: StoreError) -> Status {
+    let code = match &error {
+        StoreError::Compacted { .. } => Code::OutOfRange,
+        StoreError::Refused(refusal) => match refusal {
+            MvccError::Compacted { .. } | MvccError::FutureRevision | MvccError::LeaseTtlTooLarge => Code::OutOfRange,
+            MvccError::NoSpace => Code::ResourceExhausted,
+            MvccError::Corrupt => Code::DataLoss,
+            MvccError::LeaseNotFound => Code::NotFound,
+            MvccError::LeaseExists => Code::FailedPrecondition,
+            MvccError::EmptyKey
+            | MvccError::KeyNotFound
+            | MvccError::ValueProvided
+            | MvccError::LeaseProvided
+            | MvccError::TooManyOps
+            | MvccError::DuplicateKey => Code::InvalidArgument,
+        },
+        StoreError::TooLarge => Code::InvalidArgument,
+        StoreError::TooManyRequests => Code::ResourceExhausted,
+        StoreError::Timeout | StoreError::NoLeader | StoreError::Stopped | StoreError::Unavailable(_) => {
+            Code::Unavailable
+        }
+        StoreError::Remote { code, .. } => Code::from(*code),
+    };
+    Status::new(code, error.to_string())
+}
+
+fn bad_request(error: BadRequest) -> Status {
+    match error {
+        BadRequest::SortOption => Status::invalid_argument("etcdserver: invalid sort option"),
+        BadRequest::Command => Status::invalid_argument("etcdserver: key not found"),
+    }
+}

@@ -1,0 +1,137 @@
+//! Service `Maintenance`.
+
+use mvcc::{Alarm, AlarmKind};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{Api, status};
+use crate::{convert, proto as pb};
+
+/// The storage version etcd 3.6 states.
+const STORAGE_VERSION: &str = "3.6.0";
+
+impl Api {
+    fn status_response(&self) -> pb::StatusResponse {
+        let shared = &self.store.shared;
+        let published = shared.published();
+        let snapshot = &published.snapshot;
+        let mut errors = Vec::new();
+        if published.leader == 0 {
+            errors.push("etcdserver: no leader".to_owned());
+        }
+        for alarm in snapshot.alarms() {
+            let kind = if alarm.kind == AlarmKind::NoSpace { "NOSPACE" } else { "CORRUPT" };
+            errors.push(format!("memberID:{} alarm:{kind} ", alarm.member));
+        }
+        pb::StatusResponse {
+            header: self.header(snapshot.revision()),
+            version: crate::VERSION.to_owned(),
+            db_size: snapshot.size_bytes(),
+            leader: published.leader,
+            raft_index: published.raft_index,
+            raft_term: published.term,
+            raft_applied_index: published.applied_index,
+            errors,
+            db_size_in_use: snapshot.size_in_use_bytes(),
+            is_learner: false,
+            storage_version: STORAGE_VERSION.to_owned(),
+            db_size_quota: shared.limits.quota_bytes,
+            downgrade_info: Some(pb::DowngradeInfo::default()),
+        }
+    }
+
+    async fn change_alarm(&self, request: &pb::AlarmRequest, raise: bool) -> Result<Vec<pb::AlarmMember>, Status> {
+        let member = pb::AlarmMember { member_id: request.member_id, alarm: request.alarm };
+        let Some(alarm) = convert::alarm(member) else { return Ok(Vec::new()) };
+        let alarms = self.store.alarm(alarm, raise).await.map_err(status)?;
+        Ok(alarms.into_iter().map(Into::into).collect())
+    }
+}
+
+#[tonic::async_trait]
+impl pb::maintenance_server::Maintenance for Api {
+    type SnapshotStream = ReceiverStream<Result<pb::SnapshotResponse, Status>>;
+
+    async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        use pb::alarm_request::AlarmAction as Action;
+        self.check(&request)?;
+        let request = request.into_inner();
+        let alarms = match Action::try_from(request.action) {
+            Ok(Action::Get) => {
+                let asked = convert::alarm(pb::AlarmMember { member_id: 0, alarm: request.alarm });
+                let wanted = |alarm: &Alarm| asked.is_none_or(|asked| asked.kind == alarm.kind);
+                let active = self.store.shared.published().snapshot.alarms();
+                active.into_iter().filter(wanted).map(Into::into).collect()
+            }
+            Ok(Action::Activate) => self.change_alarm(&request, true).await?,
+            Ok(Action::Deactivate) => self.change_alarm(&request, false).await?,
+            Err(_) => Vec::new(),
+        };
+        Ok(Response::new(pb::AlarmResponse { header: self.header(self.revision()), alarms }))
+    }
+
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(self.status_response()))
+    }
+
+    async fn defragment(
+        &self,
+        request: Request<pb::DefragmentRequest>,
+    ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        self.check(&request)?;
+        self.store.defragment().await.map_err(status)?;
+        // etcd fills no header here.
+        Ok(Response::new(pb::DefragmentResponse { header: None }))
+    }
+
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        self.check(&request)?;
+        let snapshot = self.store.shared.published().snapshot.clone();
+        let hash = blocking(move || snapshot.hash_kv(0)).await?;
+        Ok(Response::new(pb::HashResponse { header: self.header(hash.revision), hash: hash.hash }))
+    }
+
+    async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+        self.check(&request)?;
+        let revision = request.into_inner().revision;
+        let snapshot = self.store.shared.published().snapshot.clone();
+        let hash = blocking(move || snapshot.hash_kv(revision)).await?;
+        Ok(Response::new(pb::HashKvResponse {
+            header: self.header(hash.revision),
+            hash: hash.hash,
+            compact_revision: hash.compact_revision,
+            hash_revision: hash.hash_revision,
+        }))
+    }
+
+    async fn snapshot(&self, _request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(Status::unimplemented("snapshots in etcd's file format are not implemented"))
+    }
+
+    async fn move_leader(
+        &self,
+        _request: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        Err(Status::failed_precondition("etcdserver: bad leader transferee"))
+    }
+
+    async fn downgrade(
+        &self,
+        request: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        use pb::downgrade_request::DowngradeAction as Action;
+        match Action::try_from(request.into_inner().action) {
+            Ok(Action::Cancel) => Err(Status::failed_precondition("etcdserver: no inflight downgrade job")),
+            _ => Err(Status::unimplemented("downgrades are not implemented")),
+        }
+    }
+}
+
+/// Runs what may take long for a large store beside the requests.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, mvcc::MvccError> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| status(crate::StoreError::Stopped))?.map_err(|error| status(error.into()))
+}
