@@ -4,6 +4,8 @@
 //
 //	facts-go -out crates/facts/data/1.33            the data set
 //	facts-go -samples crates/facts/testdata/protobuf  protobuf samples
+//	facts-go -defaults crates/registry/testdata/defaults  objects before and after defaulting
+//	facts-go -record crates/registry/testdata/recorded  answers of the API server KUBECONFIG names
 package main
 
 import (
@@ -18,6 +20,8 @@ import (
 func main() {
 	out := flag.String("out", "", "directory of the data set")
 	samples := flag.String("samples", "", "directory of the protobuf samples")
+	defaulted := flag.String("defaults", "", "directory of the objects before and after defaulting")
+	recorded := flag.String("record", "", "directory of the recorded answers")
 	flag.Parse()
 	if *out != "" {
 		must(os.MkdirAll(filepath.Join(*out, "types"), 0o755))
@@ -27,6 +31,12 @@ func main() {
 		writeFeatures(*out)
 		writeColumns(*out)
 		writeBootstrap(*out)
+	}
+	if *defaulted != "" {
+		writeDefaulted(*defaulted, readDiscovery(moduleDir("k8s.io/kubernetes")))
+	}
+	if *recorded != "" {
+		record(*recorded)
 	}
 	if *samples != "" {
 		must(os.MkdirAll(*samples, 0o755))
