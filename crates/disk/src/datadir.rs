@@ -100,6 +100,21 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), identity: identity.clone(), key, _lock: lock })
     }
 
+    /// Opens a directory with the key that the fleet unwrapped for it, in a process that does not hold the platform's.
+    ///
+    /// # Errors
+    /// As [`DataDir::open`]; a key that is bound to another instance is a mismatch.
+    pub fn open_with_key(path: &Path, identity: &Identity, key: DataKey) -> Result<Self, DiskError> {
+        let file = Self::stated(path)?;
+        if file.identity != *identity || key.context() != identity.context() {
+            let (found, expected) = (file.identity.name(), identity.name());
+            return Err(DiskError::IdentityMismatch { path: path.to_owned(), found, expected });
+        }
+        let lock = lock(path)?;
+        make_private_dir(path)?;
+        Ok(Self { path: path.to_owned(), identity: identity.clone(), key, _lock: lock })
+    }
+
     /// Whose directory it says it is, without opening it.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod checkpoint;
 mod datadir;
 mod error;
 mod frame;
+mod handover;
 mod key;
 mod log;
 mod platform;

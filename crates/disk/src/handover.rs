@@ -1,0 +1,116 @@
+//! Giving a data key to another process: over an inherited socket, never through a file.
+//!
+//! A child process opens its directory with the key it was given and never sees the platform's.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use base::Entropy;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::error::DiskError;
+use crate::key::{DataKey, open_piece, seal_piece};
+use crate::platform::write_private;
+
+const SEALED_BY_DATA_KEY: &[u8] = b"PHSD1\n";
+const PURPOSE: &str = "sealed file of an instance";
+
+#[derive(Serialize, Deserialize)]
+struct HandedOver {
+    id: String,
+    key: String,
+    context: String,
+}
+
+impl DataKey {
+    /// The key as text, for [`DataKey::take_over`] in a child process. Whoever reads it can open the data.
+    pub fn hand_over(&self) -> Zeroizing<String> {
+        let mut parts = HandedOver {
+            id: STANDARD.encode(self.id()),
+            key: STANDARD.encode(self.secret()),
+            context: self.context().to_owned(),
+        };
+        let text = serde_json::to_string(&parts).expect("text always serializes");
+        parts.key.zeroize();
+        Zeroizing::new(text)
+    }
+
+    /// The key of such a text; nothing when it is none.
+    pub fn take_over(text: &str) -> Option<Self> {
+        let mut parts: HandedOver = serde_json::from_str(text).ok()?;
+        let key = Zeroizing::new(STANDARD.decode(&parts.key).ok()?);
+        parts.key.zeroize();
+        let id = STANDARD.decode(parts.id).ok()?.try_into().ok()?;
+        let bytes = Zeroizing::new(<[u8; 32]>::try_from(key.as_slice()).ok()?);
+        Some(Self::from_parts(id, bytes, &parts.context))
+    }
+
+    /// Writes a small secret under this key: through a temporary file, synced, readable by the owner alone. The file's
+    /// name is bound to the content.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn seal_file(&self, path: &Path, secret: &[u8], entropy: &Entropy) -> Result<(), DiskError> {
+        let mut content = SEALED_BY_DATA_KEY.to_vec();
+        content.extend(seal_piece(self, PURPOSE, file_name(path), secret, entropy));
+        write_private(path, &content)
+    }
+
+    /// Reads what [`DataKey::seal_file`] wrote under the same name.
+    ///
+    /// # Errors
+    /// [`DiskError::Missing`] without the file, [`DiskError::Damaged`] when a byte of it is not as written or another
+    /// key wrote it.
+    pub fn open_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, DiskError> {
+        let content = match fs::read(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(DiskError::Missing { path: path.to_owned() });
+            }
+            other => other.map_err(DiskError::io("read", path))?,
+        };
+        content
+            .strip_prefix(SEALED_BY_DATA_KEY)
+            .and_then(|piece| open_piece(self, PURPOSE, file_name(path), piece))
+            .ok_or_else(|| DiskError::damaged(path, 0, "it was altered, or sealed with another key"))
+    }
+}
+
+fn file_name(path: &Path) -> &[u8] {
+    path.file_name().map(std::ffi::OsStr::as_encoded_bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::tests::fake_entropy;
+
+    #[test]
+    fn a_key_that_was_handed_over_opens_the_same_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        let key = DataKey::generate("cluster/c/instance/a", &fake_entropy());
+        key.seal_file(&path, b"plain text", &fake_entropy()).unwrap();
+        let other = DataKey::take_over(&key.hand_over()).unwrap();
+        assert_eq!(other.open_file(&path).unwrap().as_slice(), b"plain text");
+        assert!(!fs::read(&path).unwrap().windows(5).any(|w| w == b"plain"));
+        assert!(DataKey::take_over("{}").is_none());
+    }
+
+    #[test]
+    fn a_renamed_or_altered_file_does_not_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, renamed) = (dir.path().join("a"), dir.path().join("b"));
+        let key = DataKey::generate("c", &fake_entropy());
+        key.seal_file(&path, b"x", &fake_entropy()).unwrap();
+        fs::copy(&path, &renamed).unwrap();
+        assert!(key.open_file(&renamed).is_err());
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert!(matches!(key.open_file(&path), Err(DiskError::Damaged { .. })));
+    }
+}
