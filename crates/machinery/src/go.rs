@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::Value;
+
 /// `strconv.Quote`.
 pub(crate) fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
@@ -44,6 +46,35 @@ pub(crate) fn float(n: f64) -> String {
         return format!("{digits}e{sign}{magnitude:0>2}");
     }
     format!("{n}")
+}
+
+/// A JSON tree as `%v` prints Go's maps and slices.
+pub(crate) fn print(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::Bool(b) => b.to_string(),
+        Value::Int(n) => n.to_string(),
+        Value::Float(n) => float(*n),
+        Value::String(s) => s.to_string(),
+        Value::Array(a) => format!("[{}]", a.iter().map(print).collect::<Vec<_>>().join(" ")),
+        Value::Object(o) => {
+            let members: Vec<String> = o.iter().map(|(k, v)| format!("{k}:{}", print(v))).collect();
+            format!("map[{}]", members.join(" "))
+        }
+    }
+}
+
+/// The Go type a JSON value is read into.
+pub(crate) const fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Int(_) => "int64",
+        Value::Float(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
 }
 
 #[cfg(test)]

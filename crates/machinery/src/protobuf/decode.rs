@@ -244,21 +244,17 @@ impl<'a> Decoder<'a> {
     }
 
     fn schema_or(&mut self, ty: &'a Type, bytes: &[u8], depth: usize) -> Result<Value, String> {
-        let mut partial = Partial::default();
         let mut reader = Reader(bytes);
-        let mut allows = false;
+        let mut found = if ty.special == Special::SchemaOrBool { Value::Bool(false) } else { Value::Null };
         while let Some((number, wire)) = reader.field()? {
-            match (ty.special, number) {
-                (Special::SchemaOrBool, 1) => allows = wire.varint()? != 0,
-                _ => {
-                    if let Some(field) = ty.by_number(number) {
-                        self.field(field, wire, depth, &mut partial)?;
-                    }
-                }
-            }
+            let Some(field) = ty.by_number(number) else { continue };
+            found = match (&field.shape, found) {
+                (Shape::List(inner), Value::Array(list)) => Value::Array(self.elements(inner, wire, depth, list)?),
+                (Shape::List(inner), _) => Value::Array(self.elements(inner, wire, depth, Vec::new())?),
+                (shape, _) => self.value(shape, wire, depth)?,
+            };
         }
-        let otherwise = if ty.special == Special::SchemaOrBool { Value::Bool(allows) } else { Value::Null };
-        Ok(partial.members.into_iter().next_back().map_or(otherwise, |(_, value)| value))
+        Ok(found)
     }
 }
 

@@ -5,12 +5,14 @@ use super::Types;
 pub(crate) const CORE: &str = r#"
 # a slice of core/v1
 type Pod k8s.io.api.core.v1.Pod
-  - - meta/v1.TypeMeta inline
+  kind 0 string o
+  apiVersion 0 string o
   metadata 1 meta/v1.ObjectMeta o
   spec 2 PodSpec o
   status 3 PodStatus o
 type PodList k8s.io.api.core.v1.PodList
-  - - meta/v1.TypeMeta inline
+  kind 0 string o
+  apiVersion 0 string o
   metadata 1 meta/v1.ListMeta o
   items 2 []Pod !
 type PodStatus k8s.io.api.core.v1.PodStatus
@@ -58,7 +60,8 @@ type ContainerPort k8s.io.api.core.v1.ContainerPort
 type ResourceRequirements k8s.io.api.core.v1.ResourceRequirements
   limits 1 map[string]quantity o
 type Secret k8s.io.api.core.v1.Secret
-  - - meta/v1.TypeMeta inline
+  kind 0 string o
+  apiVersion 0 string o
   metadata 1 meta/v1.ObjectMeta o
   data 2 map[string]bytes o
 type Odd k8s.io.api.core.v1.Odd
@@ -84,11 +87,11 @@ type SchemaProps k8s.io.api.core.v1.SchemaProps
   properties 27 map[string]SchemaProps o
   additionalProperties 31 *JSONSchemaPropsOrBool o
 type JSONSchemaPropsOrArray k8s.io.api.core.v1.JSONSchemaPropsOrArray
-  schema 1 *SchemaProps o
-  jsonSchemas 2 []SchemaProps o
+  - 1 *SchemaProps inline
+  - 2 []SchemaProps inline
 type JSONSchemaPropsOrBool k8s.io.api.core.v1.JSONSchemaPropsOrBool
-  allows 1 bool
-  schema 2 *SchemaProps o
+  - 1 bool inline
+  - 2 *SchemaProps inline
 "#;
 
 pub(crate) const META: &str = r#"
