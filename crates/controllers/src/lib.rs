@@ -11,8 +11,10 @@
 
 pub mod action;
 pub mod conditions;
+pub mod kubelet;
 pub mod pods;
 pub mod resource;
+pub mod scheduler;
 pub mod selector;
 pub mod template;
 pub mod world;
