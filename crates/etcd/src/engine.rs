@@ -57,7 +57,9 @@ pub(crate) struct Engine {
     physical: Vec<(oneshot::Sender<Answer>, Answer)>,
     changes: Vec<Arc<Changes>>,
     proposals: Vec<raft::Proposal>,
-    /// Why nothing can be written any more.
+    /// What to tell consensus once the log is durable, while the disk is full.
+    unsynced: Option<Input>,
+    /// The log is lost: nothing is accepted any more.
     failed: bool,
     dirty: bool,
     stopping: bool,
@@ -86,6 +88,7 @@ impl Engine {
             physical: Vec::new(),
             changes: Vec::new(),
             proposals: Vec::new(),
+            unsynced: None,
             failed: false,
             dirty: false,
             stopping: false,
@@ -113,8 +116,8 @@ impl Engine {
             }
         }
         self.shared.stopped.store(true, Ordering::Release);
-        self.journal.close(&self.keyspace, self.applied);
         lock(&self.shared.hub).wake_all();
+        self.journal.close();
     }
 
     /// The next message; `Wake` when the clock asks for a turn; nothing when all handles are gone.
@@ -164,6 +167,15 @@ impl Engine {
             taken += 1;
             next = if taken < TURN_MESSAGES_MAX && !self.stopping { self.inbox.try_recv().ok() } else { None };
         }
+        if self.unsynced.is_some() {
+            let mut out = Vec::new();
+            self.sync(&mut out)?;
+            self.perform(out)?;
+        }
+        if self.unsynced.is_some() {
+            self.proposals.clear();
+            self.give_up_waiting(&StoreError::Timeout);
+        }
         self.expire();
         if !self.proposals.is_empty() {
             let mut out = Vec::new();
@@ -204,8 +216,9 @@ impl Engine {
                 let _ = reply.send(());
             }
             Message::Checkpointed(done) => {
-                let index = self.journal.checkpointed(done)?;
-                self.raft.step(Input::Truncated(index), &mut Vec::new());
+                if let Some(index) = self.journal.checkpointed(done)? {
+                    self.raft.step(Input::Truncated(index), &mut Vec::new());
+                }
             }
             Message::Wake => {
                 if self.raft.members().voters.len() > 1 {
@@ -264,13 +277,37 @@ impl Engine {
                 }
             }
             if let Some(synced) = persisted {
-                let start = self.shared.clock.monotonic();
-                self.journal.sync()?;
-                self.shared.metrics.sync.observe(self.shared.clock.monotonic().saturating_sub(start));
-                self.raft.step(synced, &mut out);
+                self.unsynced = Some(synced);
+                self.sync(&mut out)?;
             }
         }
         Ok(())
+    }
+
+    /// Makes the log durable. While the disk is full, the clients that wait are told so, and each turn tries again.
+    fn sync(&mut self, out: &mut Vec<Output>) -> Result<(), EtcdError> {
+        let Some(synced) = self.unsynced.take() else { return Ok(()) };
+        let start = self.shared.clock.monotonic();
+        match self.journal.sync() {
+            Ok(()) => {
+                self.shared.metrics.sync.observe(self.shared.clock.monotonic().saturating_sub(start));
+                self.raft.step(synced, out);
+                Ok(())
+            }
+            Err(error) if error.is_full() => {
+                tracing::error!(target: "etcd", %error, "the disk is full: writes wait for space");
+                self.unsynced = Some(synced);
+                self.give_up_waiting(&StoreError::Timeout);
+                Ok(())
+            }
+            Err(error) => Err(crate::error::storage("writing the log", error)),
+        }
+    }
+
+    /// Tells everybody who waits for a command that its outcome is not known.
+    fn give_up_waiting(&mut self, error: &StoreError) {
+        let lost = std::mem::take(&mut self.waiting).into_values().filter_map(|waiting| waiting.reply);
+        self.answers.extend(lost.map(|reply| (reply, Err(error.clone()))));
     }
 
     fn apply_all(&mut self, entries: Vec<Entry>) -> Result<(), EtcdError> {
@@ -351,11 +388,7 @@ impl Engine {
         tracing::error!(target: "etcd", %error, cause, "the log cannot be written: this member refuses writes from now on");
         self.failed = true;
         self.proposals.clear();
-        let lost = std::mem::take(&mut self.waiting).into_values().filter_map(|waiting| waiting.reply);
-        let lost: Vec<_> = lost.collect();
-        for reply in lost {
-            self.answers.push((reply, Err(StoreError::Stopped)));
-        }
+        self.give_up_waiting(&StoreError::Stopped);
         self.publish();
     }
 }

@@ -82,3 +82,7 @@ pub enum EtcdError {
     #[error("serving etcd clients")]
     Serve(#[source] std::io::Error),
 }
+
+pub(crate) fn storage(doing: &str, source: impl std::error::Error + Send + Sync + 'static) -> EtcdError {
+    EtcdError::Storage { doing: doing.to_owned(), source: Box::new(source) }
+}

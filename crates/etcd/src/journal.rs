@@ -1,44 +1,252 @@
 //! What makes the state survive: the log, checkpoints, and the view that follows behind.
+//!
+//! ```text
+//! DIR/log/         entries and hard state, synced before they count
+//! DIR/checkpoint   the whole state at one entry; log segments it covers are removed
+//! DIR/view/        sled, behind by a bounded amount; only read when the checkpoint cannot be
+//! ```
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::{BufMut, BytesMut};
+use disk::{DataKey, Disk, DiskError, Log};
 use mvcc::{Batch, Keyspace};
 use raft::{Entry, HardState, LogIndex, Raft};
 
-use crate::EtcdError;
-use crate::shared::Shared;
+use crate::checkpoint::{self, Position};
+use crate::shared::{Message, Shared};
+use crate::view::ViewWriter;
+use crate::{EtcdError, error::storage};
+
+pub(crate) const RECORD_HARD_STATE: u8 = 1;
+pub(crate) const RECORD_ENTRY: u8 = 2;
+/// Who the members were when the log began.
+pub(crate) const RECORD_BOOTSTRAP: u8 = 3;
+
+/// A checkpoint is not due before the log has this share of the state's size: it costs as much as the state is large.
+const CHECKPOINT_STATE_SHARE: i64 = 2;
+/// A checkpoint is due when the log has grown by this much, however few entries it has: they are held in memory.
+const CHECKPOINT_LOG_BYTES: i64 = 64 << 20;
+
+/// Where a member's state is kept.
+#[derive(Clone)]
+pub struct Storage {
+    /// The directory; `log`, `checkpoint` and `view` in it are the member's.
+    pub dir: PathBuf,
+    /// Its files.
+    pub disk: Arc<dyn Disk>,
+    /// Seals everything in it.
+    pub key: DataKey,
+    /// Whether to keep the sled view (it needs real files).
+    pub view: bool,
+}
 
 /// Where entries go before they count.
 pub(crate) enum Journal {
     /// Nowhere: the state dies with the process.
     Volatile,
+    /// To a directory.
+    Durable(Box<Durable>),
+}
+
+pub(crate) struct Durable {
+    storage: Storage,
+    log: Log,
+    /// Who the members are: written into every segment, as older ones are removed.
+    bootstrap: BytesMut,
+    hard_state: HardState,
+    /// The last index in each segment.
+    segments: BTreeMap<u64, LogIndex>,
+    /// The last index appended.
+    last: LogIndex,
+    scratch: BytesMut,
+    snapshot_count: u64,
+    /// What the last checkpoint covers.
+    covered: LogIndex,
+    log_bytes: i64,
+    checkpointing: bool,
+    view: Option<ViewWriter>,
+}
+
+impl Durable {
+    pub(crate) fn new(
+        storage: Storage,
+        mut log: Log,
+        bootstrap: BytesMut,
+        segments: BTreeMap<u64, LogIndex>,
+        hard_state: HardState,
+        covered: LogIndex,
+        snapshot_count: u64,
+        view: Option<ViewWriter>,
+    ) -> Self {
+        log.append(RECORD_BOOTSTRAP, &bootstrap);
+        let last = segments.values().copied().max().unwrap_or(covered);
+        Self {
+            storage,
+            log,
+            bootstrap,
+            hard_state,
+            segments,
+            last,
+            scratch: BytesMut::new(),
+            snapshot_count,
+            covered,
+            log_bytes: 0,
+            checkpointing: false,
+            view,
+        }
+    }
+
+    fn write_hard_state(&mut self) {
+        self.scratch.clear();
+        self.hard_state.encode(&mut self.scratch);
+        self.log.append(RECORD_HARD_STATE, &self.scratch);
+    }
+
+    fn append(&mut self, hard_state: Option<HardState>, entries: &[Entry]) {
+        if let Some(hard_state) = hard_state {
+            self.hard_state = hard_state;
+            self.write_hard_state();
+        }
+        for entry in entries {
+            self.scratch.clear();
+            entry.encode(&mut self.scratch);
+            self.log.append(RECORD_ENTRY, &self.scratch);
+            self.last = entry.index;
+            self.log_bytes += i64::try_from(self.scratch.len()).unwrap_or(i64::MAX);
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        let segment = self.log.sync()?;
+        self.segments.insert(segment, self.last);
+        Ok(())
+    }
+
+    fn is_due(&self, keyspace: &Keyspace, applied: LogIndex) -> bool {
+        let entries = applied.0.saturating_sub(self.covered.0);
+        let pays = self.log_bytes >= keyspace.state().size_in_use_bytes() / CHECKPOINT_STATE_SHARE;
+        !self.checkpointing
+            && ((entries >= self.snapshot_count && pays)
+                || (self.log_bytes >= CHECKPOINT_LOG_BYTES && pays && entries > 0))
+    }
+
+    /// Starts a checkpoint in the background and a new segment, so that all older ones can go once it is there.
+    fn begin_checkpoint(
+        &mut self,
+        shared: &Arc<Shared>,
+        keyspace: &Keyspace,
+        raft: &Raft,
+        applied: LogIndex,
+    ) -> Result<(), EtcdError> {
+        self.log.roll().map_err(|error| storage("starting a log segment", error))?;
+        self.log.append(RECORD_BOOTSTRAP, &self.bootstrap);
+        self.write_hard_state();
+        self.log_bytes = 0;
+        self.checkpointing = true;
+        let position = Position {
+            index: applied,
+            term: raft.term_at(applied).unwrap_or_default(),
+            members: raft.members_at(applied).clone(),
+            marks: keyspace.marks(),
+        };
+        let (snapshot, shared, storage) = (keyspace.snapshot(), shared.clone(), self.storage.clone());
+        let write = move || {
+            let entropy = shared.entropy.clone();
+            let done = checkpoint::write(&storage, &entropy, &position, &snapshot);
+            let _ = shared.send(Message::Checkpointed(done.map(|()| position.index.0)));
+        };
+        let thread = std::thread::Builder::new().name("etcd-checkpoint".to_owned()).spawn(write);
+        thread.map(drop).map_err(EtcdError::Thread)
+    }
+
+    fn cut(&mut self, index: LogIndex) -> Result<(), EtcdError> {
+        self.covered = index;
+        let current = self.log.segment();
+        let covered = |(segment, last): (&u64, &LogIndex)| *segment < current && *last <= index;
+        let cut = self.segments.iter().take_while(|(s, l)| covered((s, l))).map(|(segment, _)| segment + 1).last();
+        let Some(before) = cut else { return Ok(()) };
+        self.sync().map_err(|error| storage("writing the log", error))?;
+        self.log.cut(before).map_err(|error| storage("cutting the log", error))?;
+        self.segments = self.segments.split_off(&before);
+        Ok(())
+    }
 }
 
 impl Journal {
     /// Takes entries and hard state; they are durable after [`Journal::sync`].
-    pub(crate) fn append(&mut self, _hard_state: Option<HardState>, _entries: &[Entry]) {}
+    pub(crate) fn append(&mut self, hard_state: Option<HardState>, entries: &[Entry]) {
+        if let Self::Durable(durable) = self {
+            durable.append(hard_state, entries);
+        }
+    }
 
-    pub(crate) fn sync(&mut self) -> Result<(), EtcdError> {
-        Ok(())
+    /// Makes durable what was appended. When the disk is full it may be tried again.
+    pub(crate) fn sync(&mut self) -> Result<(), DiskError> {
+        match self {
+            Self::Volatile => Ok(()),
+            Self::Durable(durable) => durable.sync(),
+        }
     }
 
     /// Tells the view what the entry at `index` changed.
-    pub(crate) fn view(&mut self, _index: LogIndex, _keyspace: &Keyspace, _batch: Batch) {}
+    pub(crate) fn view(&mut self, index: LogIndex, keyspace: &Keyspace, batch: Batch) {
+        if let Self::Durable(durable) = self
+            && let Some(view) = &mut durable.view
+        {
+            view.send(index, keyspace, batch);
+        }
+    }
 
     pub(crate) fn maybe_checkpoint(
         &mut self,
-        _shared: &Arc<Shared>,
-        _keyspace: &Keyspace,
-        _raft: &Raft,
-        _applied: LogIndex,
+        shared: &Arc<Shared>,
+        keyspace: &Keyspace,
+        raft: &Raft,
+        applied: LogIndex,
     ) -> Result<(), EtcdError> {
-        Ok(())
+        match self {
+            Self::Durable(durable) if durable.is_due(keyspace, applied) => {
+                durable.begin_checkpoint(shared, keyspace, raft, applied)
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// A checkpoint was made: what it covers may go.
-    pub(crate) fn checkpointed(&mut self, done: Result<u64, EtcdError>) -> Result<LogIndex, EtcdError> {
-        done.map(LogIndex)
+    /// A checkpoint was made, or could not be: what it covers may go. Returns what may be forgotten.
+    pub(crate) fn checkpointed(&mut self, done: Result<u64, EtcdError>) -> Result<Option<LogIndex>, EtcdError> {
+        let Self::Durable(durable) = self else { return Ok(None) };
+        durable.checkpointing = false;
+        match done {
+            Ok(index) => {
+                durable.cut(LogIndex(index))?;
+                Ok(Some(LogIndex(index)))
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tracing::error!(target: "etcd", %error, cause, "a checkpoint failed; the log keeps everything");
+                Ok(None)
+            }
+        }
     }
 
-    pub(crate) fn close(&mut self, _keyspace: &Keyspace, _applied: LogIndex) {}
+    /// Ends the view's thread.
+    pub(crate) fn close(self) {
+        if let Self::Durable(durable) = self
+            && let Some(view) = durable.view
+        {
+            view.close();
+        }
+    }
+}
+
+/// The first record of a log: who its members are.
+pub(crate) fn bootstrap(members: &raft::Membership, cluster_id: u64, member_id: u64) -> BytesMut {
+    let mut out = BytesMut::new();
+    out.put_u64_le(cluster_id);
+    out.put_u64_le(member_id);
+    members.encode(&mut out);
+    out
 }

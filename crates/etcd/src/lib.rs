@@ -1,9 +1,12 @@
 //! An etcd member: drives consensus and keyspace over a log, serves etcd's v3 API, and the `Store` door on either a
 //! member in this process or any etcd over gRPC.
 
+mod checkpoint;
+mod command;
 mod convert;
 mod engine;
 mod error;
+mod flags;
 mod grpc;
 mod http_routes;
 mod hub;
@@ -12,12 +15,17 @@ mod local;
 mod member;
 mod metrics;
 mod proto;
+mod recovery;
 mod remote;
 mod serve;
 mod shared;
 mod store;
+mod view;
 
+pub use command::{Command, command, run_command};
 pub use error::{EtcdError, StoreError};
+pub use flags::Flags;
+pub use journal::Storage;
 pub use local::{LocalStore, LocalWatch};
 pub use member::{Member, MemberConfig};
 pub use remote::{RemoteStore, RemoteWatch};

@@ -10,7 +10,8 @@ use raft::{Membership, Raft, Restored};
 
 use crate::engine::Engine;
 use crate::hub::lock;
-use crate::journal::Journal;
+use crate::journal::{Journal, Storage};
+use crate::recovery::{self, Recovered};
 use crate::shared::{Identity, Limits, Message, Published, Shared};
 use crate::{EtcdError, LocalStore, Store, StoreStatus};
 
@@ -23,10 +24,14 @@ pub struct MemberConfig {
     pub cluster_id: u64,
     /// The member's id; 0 derives one.
     pub member_id: u64,
+    /// Tells clusters with equal URLs apart.
+    pub cluster_token: String,
     /// URLs that clients should use.
     pub client_urls: Vec<String>,
     /// URLs that other members should use.
     pub peer_urls: Vec<String>,
+    /// Where the state is kept; without it the state dies with the process.
+    pub storage: Option<Storage>,
     /// Dates leases, measures time-outs.
     pub clock: Clock,
     /// Lease ids, salts.
@@ -52,8 +57,10 @@ impl MemberConfig {
             name: name.into(),
             cluster_id: 0,
             member_id: 0,
+            cluster_token: "etcd-cluster".to_owned(),
             client_urls: Vec::new(),
-            peer_urls: Vec::new(),
+            peer_urls: vec!["http://localhost:2380".to_owned()],
+            storage: None,
             clock,
             entropy,
             quota_bytes: 0,
@@ -78,14 +85,18 @@ impl Member {
     /// # Errors
     /// When stored state cannot be read or the thread cannot be started.
     pub fn start(config: MemberConfig) -> Result<Self, EtcdError> {
-        let member_id = if config.member_id == 0 { 1 } else { config.member_id };
-        let membership = Membership { voters: [member_id].into(), ..Membership::default() };
-        let restored = Restored { members: membership, ..Restored::default() };
-        let raft = Raft::new(raft::Config::new(member_id, 1), restored);
-        let keyspace = Keyspace::new();
+        let ids = ids(&config);
+        let now = config.clock.now();
+        let recovered = match config.storage.clone() {
+            Some(storage) => recovery::recover(storage, &config.entropy, now, ids, config.snapshot_count)?,
+            None => volatile(ids),
+        };
+        let seed = u64::from_le_bytes(config.entropy.bytes());
+        let raft = Raft::new(raft::Config::new(recovered.member_id, seed), recovered.raft);
         let (inbox, receiver) = mpsc::channel();
-        let shared = Arc::new(shared(config, member_id, &keyspace, inbox));
-        let mut engine = Engine::new(shared.clone(), receiver, raft, keyspace, Journal::Volatile);
+        let ids = (recovered.cluster_id, recovered.member_id);
+        let shared = Arc::new(shared(config, ids, &recovered.keyspace, inbox));
+        let mut engine = Engine::new(shared.clone(), receiver, raft, recovered.keyspace, recovered.journal);
         engine.begin()?;
         let thread = std::thread::Builder::new().name("etcd-state".to_owned()).spawn(move || engine.run());
         let thread = thread.map_err(EtcdError::Thread)?;
@@ -126,7 +137,33 @@ impl Drop for Member {
     }
 }
 
-fn shared(config: MemberConfig, member_id: u64, keyspace: &Keyspace, inbox: mpsc::Sender<Message>) -> Shared {
+fn volatile((cluster_id, member_id): (u64, u64)) -> Recovered {
+    let members = Membership { voters: [member_id].into(), ..Membership::default() };
+    let raft = Restored { members, ..Restored::default() };
+    Recovered { cluster_id, member_id, keyspace: Keyspace::new(), raft, journal: Journal::Volatile }
+}
+
+/// The ids etcd gives a cluster that is started with these peer URLs (`server/etcdserver/api/membership`): the first
+/// eight bytes of SHA-1 over URLs and token, and over the member ids.
+fn ids(config: &MemberConfig) -> (u64, u64) {
+    let digest = |bytes: &[u8]| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, bytes);
+        digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+    };
+    let mut urls = config.peer_urls.clone();
+    urls.sort_unstable();
+    let named = format!("{}{}", urls.concat(), config.cluster_token);
+    let member = if config.member_id == 0 { digest(named.as_bytes()) } else { config.member_id };
+    let cluster = if config.cluster_id == 0 { digest(&member.to_be_bytes()) } else { config.cluster_id };
+    (cluster, member)
+}
+
+fn shared(
+    config: MemberConfig,
+    (cluster_id, member_id): (u64, u64),
+    keyspace: &Keyspace,
+    inbox: mpsc::Sender<Message>,
+) -> Shared {
     let election_seconds = config.election_timeout.as_secs_f64();
     let limits = Limits {
         quota_bytes: if config.quota_bytes == 0 { 2 << 30 } else { config.quota_bytes },
@@ -136,7 +173,7 @@ fn shared(config: MemberConfig, member_id: u64, keyspace: &Keyspace, inbox: mpsc
     };
     let published = Published { snapshot: keyspace.snapshot(), term: 0, leader: 0, raft_index: 0, applied_index: 0 };
     let identity = Identity {
-        cluster_id: if config.cluster_id == 0 { 1 } else { config.cluster_id },
+        cluster_id,
         member_id,
         name: config.name,
         client_urls: config.client_urls,

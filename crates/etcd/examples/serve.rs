@@ -1,0 +1,47 @@
+//! Runs a member by itself: `cargo run -p etcd --example serve -- --data-dir D …`, with etcd's own flags.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use base::{Clock, ClockSource, Entropy, Timestamp};
+
+struct SystemClock(Instant);
+
+impl ClockSource for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "an example has no binary above it that owns the clock")]
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp::EPOCH + since
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[tokio::main]
+#[expect(clippy::disallowed_methods, reason = "as above")]
+async fn main() {
+    let clock = Clock::new(SystemClock(Instant::now()));
+    let entropy = Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).expect("the system has randomness"));
+    let command = match etcd::command(std::env::args_os().skip(1).collect(), |name| std::env::var(name).ok()) {
+        Ok(command) => command,
+        Err(error) => fail(2, &error),
+    };
+    if let etcd::Command::Print(text) = &command {
+        return write(std::io::stdout(), text);
+    }
+    let shutdown = async { drop(tokio::signal::ctrl_c().await) };
+    if let Err(error) = etcd::run_command(command, clock, entropy, shutdown).await {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        fail(1, &format!("{error}{cause}"));
+    }
+}
+
+fn write(mut to: impl std::io::Write, text: &str) {
+    let _ = writeln!(to, "{text}");
+}
+
+fn fail(code: i32, text: &str) -> ! {
+    write(std::io::stderr(), text);
+    std::process::exit(code)
+}

@@ -1,0 +1,260 @@
+//! The view: the rows in sled, keyed by revision, behind the log by a bounded amount. Nothing waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use base::{Entropy, Timestamp};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use disk::{DiskError, View};
+use mvcc::{Batch, Keyspace, Marks, Row, Snapshot};
+use raft::{LogIndex, Membership, Term};
+
+use crate::checkpoint::{Position, Restored, decode_alarm, decode_marks, encode_alarm, encode_marks};
+use crate::journal::Storage;
+
+const MARK: &str = "position";
+const LEASE: &[u8] = b"lease";
+const ALARM: &[u8] = b"alarm";
+/// Rows that may wait for sled; beyond that they are dropped and the view is built again from a snapshot.
+const LAG_ROWS_MAX: usize = 100_000;
+/// Rows in one batch of a rebuild.
+const REBUILD_ROWS: usize = 1000;
+/// Changes merged into one batch.
+const MERGE_MAX: usize = 1000;
+
+enum Work {
+    Change(LogIndex, Marks, Batch),
+    Rebuild(LogIndex, Marks, Snapshot),
+    Close,
+}
+
+/// Hands changes to the view's thread.
+pub(crate) struct ViewWriter {
+    sender: Sender<Work>,
+    /// Rows handed over and not yet written.
+    lag: Arc<AtomicUsize>,
+    /// Whether changes are dropped until the lag is gone.
+    dropping: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ViewWriter {
+    /// Starts the thread. `restored` is where the state stands: the view is built again unless it stands there or later
+    /// entries lead there.
+    pub(crate) fn start(
+        storage: Storage,
+        entropy: Entropy,
+        restored: LogIndex,
+        keyspace: &Keyspace,
+    ) -> std::io::Result<Self> {
+        let (sender, receiver) = channel();
+        let lag = Arc::new(AtomicUsize::new(0));
+        let base = (restored, keyspace.marks(), keyspace.snapshot());
+        let thread_lag = lag.clone();
+        let thread = std::thread::Builder::new()
+            .name("etcd-view".to_owned())
+            .spawn(move || run(&storage, &entropy, base, &receiver, &thread_lag))?;
+        Ok(Self { sender, lag, dropping: false, thread: Some(thread) })
+    }
+
+    pub(crate) fn send(&mut self, index: LogIndex, keyspace: &Keyspace, batch: Batch) {
+        let lag = self.lag.load(Ordering::Acquire);
+        if self.dropping {
+            if lag == 0 {
+                self.dropping = false;
+                self.lag.fetch_add(1, Ordering::AcqRel);
+                let _ = self.sender.send(Work::Rebuild(index, keyspace.marks(), keyspace.snapshot()));
+            }
+            return;
+        }
+        if lag > LAG_ROWS_MAX {
+            tracing::warn!(target: "etcd", "the view is too far behind; it will be built again");
+            self.dropping = true;
+            return;
+        }
+        self.lag.fetch_add(1 + batch.rows.len() + batch.gone.len(), Ordering::AcqRel);
+        let _ = self.sender.send(Work::Change(index, keyspace.marks(), batch));
+    }
+
+    pub(crate) fn close(mut self) {
+        let _ = self.sender.send(Work::Close);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn open(storage: &Storage, entropy: &Entropy) -> Result<View, DiskError> {
+    let path = storage.dir.join("view");
+    View::open(&path, storage.key.clone(), entropy).or_else(|error| {
+        tracing::warn!(target: "etcd", %error, "the view is damaged and is built again");
+        View::wipe_dir(&path)?;
+        View::open(&path, storage.key.clone(), entropy)
+    })
+}
+
+fn run(
+    storage: &Storage,
+    entropy: &Entropy,
+    base: (LogIndex, Marks, Snapshot),
+    work: &Receiver<Work>,
+    lag: &AtomicUsize,
+) {
+    // Nothing is opened before there is something to write: an empty member starts without it.
+    let Ok(first) = work.recv() else { return };
+    if matches!(first, Work::Close) {
+        return;
+    }
+    let result = open(storage, entropy).and_then(|view| follow(&view, base, first, work, lag));
+    if let Err(error) = result {
+        tracing::error!(target: "etcd", %error, "the view is given up; the log and checkpoints keep everything");
+        // Whoever sends goes on counting; draining keeps its memory bounded.
+        while let Ok(work) = work.recv() {
+            match work {
+                Work::Change(_, _, batch) => release(lag, 1 + batch.rows.len() + batch.gone.len()),
+                Work::Rebuild(..) => release(lag, 1),
+                Work::Close => return,
+            }
+        }
+    }
+}
+
+fn release(lag: &AtomicUsize, rows: usize) {
+    lag.fetch_sub(rows, Ordering::AcqRel);
+}
+
+fn follow(
+    view: &View,
+    base: (LogIndex, Marks, Snapshot),
+    first: Work,
+    work: &Receiver<Work>,
+    lag: &AtomicUsize,
+) -> Result<(), DiskError> {
+    let mut at = position(view).map_or(LogIndex(0), |(index, _)| index);
+    if at < base.0 {
+        rebuild(view, base.0, base.1, &base.2)?;
+        at = base.0;
+    }
+    drop(base);
+    let mut next = Some(first);
+    while let Some(current) = next.take() {
+        match current {
+            Work::Close => return view.flush(),
+            Work::Rebuild(index, marks, snapshot) => {
+                rebuild(view, index, marks, &snapshot)?;
+                at = at.max(index);
+                release(lag, 1);
+            }
+            Work::Change(index, marks, batch) => {
+                let mut merged = disk::Batch::default();
+                let mut rows = 0;
+                let mut end = (index, marks);
+                let mut change = Some((index, marks, batch));
+                while let Some((index, marks, batch)) = change.take() {
+                    rows += 1 + batch.rows.len() + batch.gone.len();
+                    // What a compaction drops may repeat an index; it does no harm twice.
+                    if index >= at {
+                        add(&mut merged, &batch);
+                        end = (index, marks);
+                    }
+                    if rows < MERGE_MAX {
+                        match work.try_recv() {
+                            Ok(Work::Change(index, marks, batch)) => change = Some((index, marks, batch)),
+                            Ok(other) => next = Some(other),
+                            Err(_) => {}
+                        }
+                    }
+                }
+                merged.marks.push((MARK, encode_position(end.0, end.1)));
+                view.apply(&merged)?;
+                at = at.max(end.0);
+                release(lag, rows);
+            }
+        }
+        if next.is_none() {
+            next = work.recv().ok();
+        }
+    }
+    view.flush()
+}
+
+fn encode_position(index: LogIndex, marks: Marks) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u64_le(index.0);
+    encode_marks(marks, &mut out);
+    out.freeze()
+}
+
+fn position(view: &View) -> Option<(LogIndex, Marks)> {
+    let mut bytes = view.mark(MARK).ok()??;
+    Some((LogIndex(bytes.try_get_u64_le().ok()?), decode_marks(&mut bytes)?))
+}
+
+fn tagged(tag: &[u8], rest: &[u8]) -> Bytes {
+    [tag, rest].concat().into()
+}
+
+fn add(merged: &mut disk::Batch, batch: &Batch) {
+    let row = |row: &Arc<Row>| (row.disk_key().into(), row.disk_value().into());
+    merged.puts.extend(batch.rows.iter().map(row));
+    for key in &batch.gone {
+        // A row made and dropped within one merged batch must not come back: sled applies puts before deletes.
+        merged.deletes.push(key.clone().into());
+    }
+    for (id, ttl) in &batch.leases {
+        let key = tagged(LEASE, &id.to_be_bytes());
+        match ttl {
+            Some(ttl) => {
+                merged.deletes.retain(|deleted| *deleted != key);
+                merged.puts.push((key, Bytes::copy_from_slice(&ttl.to_le_bytes())));
+            }
+            None => merged.deletes.push(key),
+        }
+    }
+    for (alarm, raised) in &batch.alarms {
+        let key = tagged(ALARM, &encode_alarm(*alarm));
+        if *raised {
+            merged.deletes.retain(|deleted| *deleted != key);
+            merged.puts.push((key, Bytes::new()));
+        } else {
+            merged.deletes.push(key);
+        }
+    }
+}
+
+fn rebuild(view: &View, index: LogIndex, marks: Marks, snapshot: &Snapshot) -> Result<(), DiskError> {
+    view.wipe()?;
+    let mut batch = disk::Batch::default();
+    for row in snapshot.rows() {
+        batch.puts.push((row.disk_key().into(), row.disk_value().into()));
+        if batch.puts.len() == REBUILD_ROWS {
+            view.apply(&std::mem::take(&mut batch))?;
+        }
+    }
+    let leases = snapshot.lease_records().map(|(id, ttl)| (id, Some(ttl))).collect();
+    let alarms = snapshot.alarms().into_iter().map(|alarm| (alarm, true)).collect();
+    add(&mut batch, &Batch { leases, alarms, ..Batch::default() });
+    batch.marks.push((MARK, encode_position(index, marks)));
+    view.apply(&batch)
+}
+
+/// Reads the state back from the view: for a member whose checkpoint is damaged. The entry's term is not known here.
+pub(crate) fn read(storage: &Storage, entropy: &Entropy, members: Membership, now: Timestamp) -> Option<Restored> {
+    let view = View::open(&storage.dir.join("view"), storage.key.clone(), entropy).ok()?;
+    let (index, marks) = position(&view)?;
+    let (mut rows, mut leases, mut alarms) = (Vec::new(), Vec::new(), Vec::new());
+    for row in view.iterate() {
+        let (key, mut value) = row.ok()?;
+        if let Some(id) = key.strip_prefix(LEASE) {
+            leases.push((i64::from_be_bytes(id.try_into().ok()?), value.try_get_i64_le().ok()?));
+        } else if let Some(alarm) = key.strip_prefix(ALARM) {
+            alarms.push(decode_alarm(&mut Bytes::copy_from_slice(alarm))?);
+        } else {
+            rows.push(Row::from_disk(&key, &value).ok()?);
+        }
+    }
+    let keyspace = Keyspace::restore(rows, leases, alarms, marks, now).ok()?;
+    Some(Restored { position: Position { index, term: Term(0), members, marks }, keyspace })
+}
