@@ -1,3 +1,223 @@
 package main
 
-func record(dir string) {}
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
+)
+
+type tree = map[string]any
+
+// recorder of one server; every exchange is one line {"path", "code", "request", "answer"}.
+type server struct {
+	client *http.Client
+	host   string
+	places map[schema.GroupVersionKind]string
+}
+
+// record asks the API server named by KUBECONFIG and writes what it answered.
+func record(dir string) {
+	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	must(err)
+	config.QPS = -1
+	client, err := rest.HTTPClientFor(config)
+	must(err)
+	s := &server{client, config.Host, map[schema.GroupVersionKind]string{}}
+	must(os.MkdirAll(dir, 0o755))
+	lines(dir, "discovery.jsonl", s.discovery())
+	created := s.create("requests/sparse.yaml")
+	lines(dir, "created.jsonl", created)
+	lines(dir, "refused.jsonl", s.create("requests/wrong.yaml"))
+	lines(dir, "tables.jsonl", s.tables(created))
+}
+
+func lines(dir, name string, exchanges []tree) {
+	text := bytes.Buffer{}
+	for _, exchange := range exchanges {
+		line, err := json.Marshal(exchange)
+		must(err)
+		text.Write(line)
+		text.WriteByte('\n')
+	}
+	must(os.WriteFile(filepath.Join(dir, name), text.Bytes(), 0o644))
+}
+
+func (s *server) ask(method, path, accept string, body any) (int, tree) {
+	text, err := json.Marshal(body)
+	must(err)
+	request, err := http.NewRequestWithContext(context.Background(), method, s.host+path, bytes.NewReader(text))
+	must(err)
+	request.Header.Set("Accept", accept)
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("User-Agent", "recorder")
+	response, err := s.client.Do(request)
+	must(err)
+	defer response.Body.Close()
+	answer := tree{}
+	must(json.NewDecoder(response.Body).Decode(&answer))
+	return response.StatusCode, answer
+}
+
+// discovery records the legacy and the aggregated documents and learns where each kind is served.
+func (s *server) discovery() []tree {
+	const aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+	found := []tree{}
+	get := func(path, accept string) tree {
+		_, answer := s.ask("GET", path, accept, nil)
+		found = append(found, tree{"path": path, "accept": accept, "answer": answer})
+		return answer
+	}
+	get("/api", aggregated)
+	get("/apis", aggregated)
+	delete(get("/api", "application/json"), "serverAddressByClientCIDRs")
+	paths := []string{"/api/v1"}
+	for _, group := range get("/apis", "application/json")["groups"].([]any) {
+		get("/apis/"+group.(tree)["name"].(string), "application/json")
+		for _, version := range group.(tree)["versions"].([]any) {
+			paths = append(paths, "/apis/"+version.(tree)["groupVersion"].(string))
+		}
+	}
+	for _, path := range paths {
+		answer := get(path, "application/json")
+		gv, err := schema.ParseGroupVersion(answer["groupVersion"].(string))
+		must(err)
+		for _, item := range answer["resources"].([]any) {
+			resource := metav1.APIResource{}
+			text, _ := json.Marshal(item)
+			must(json.Unmarshal(text, &resource))
+			if strings.Contains(resource.Name, "/") {
+				continue
+			}
+			place := path + "/" + resource.Name
+			if resource.Namespaced {
+				place = path + "/namespaces/sparse/" + resource.Name
+			}
+			s.places[gv.WithKind(resource.Kind)] = place
+		}
+	}
+	return found
+}
+
+// create posts each object of a file.
+func (s *server) create(file string) []tree {
+	text, err := os.ReadFile(file)
+	must(err)
+	found := []tree{}
+	for _, line := range strings.Split(string(text), "\n") {
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		object := tree{}
+		must(yaml.Unmarshal([]byte(line), &object))
+		gvk := schema.FromAPIVersionAndKind(object["apiVersion"].(string), object["kind"].(string))
+		path := s.places[gvk]
+		if path == "" {
+			must(fmt.Errorf("nobody serves %v", gvk))
+		}
+		code, answer := s.ask("POST", path, "application/json", object)
+		exchange := tree{"path": path, "code": code, "request": object, "answer": answer}
+		if managed := normalise(answer, object); managed != nil {
+			exchange["managed"] = managed
+		}
+		found = append(found, exchange)
+	}
+	return found
+}
+
+var (
+	age      = regexp.MustCompile(`^(\d+[smhd])+$|^<invalid>$`)
+	accessID = regexp.MustCompile(`^kube-api-access-\w{5}$`)
+	serverIP = regexp.MustCompile(`^10\.96\.\d+\.\d+$`)
+)
+
+// normalise replaces what differs from run to run and takes the managed fields out.
+func normalise(answer, request tree) any {
+	metadata, _ := answer["metadata"].(tree)
+	managed := metadata["managedFields"]
+	delete(metadata, "managedFields")
+	for key, fixed := range map[string]string{"uid": "UID", "resourceVersion": "RV", "creationTimestamp": "TIME"} {
+		if text, ok := metadata[key].(string); ok && text != "" {
+			metadata[key] = fixed
+		}
+	}
+	replace(answer)
+	replace(managed)
+	return managed
+}
+
+func replace(value any) any {
+	switch v := value.(type) {
+	case tree:
+		for key, child := range v {
+			if key == "time" || key == "lastTransitionTime" {
+				v[key] = "TIME"
+			} else if key == "nodePort" || key == "healthCheckNodePort" {
+				v[key] = "PORT"
+			} else {
+				v[key] = replace(child)
+			}
+		}
+	case []any:
+		for i, child := range v {
+			v[i] = replace(child)
+		}
+	case string:
+		if accessID.MatchString(v) {
+			return "kube-api-access-RANDO"
+		}
+		if serverIP.MatchString(v) {
+			return "IP"
+		}
+	}
+	return value
+}
+
+// tables lists every kind that was created as a Table: column names and cells.
+func (s *server) tables(created []tree) []tree {
+	const accept = "application/json;as=Table;g=meta.k8s.io;v=v1"
+	paths := map[string]bool{}
+	for _, exchange := range created {
+		path := exchange["path"].(string)
+		if exchange["code"] == 201 && !strings.Contains(path, "authentication.k8s.io") && !strings.Contains(path, "authorization.k8s.io/v1/n") && !strings.HasSuffix(path, "reviews") {
+			paths[path] = true
+		}
+	}
+	order := []string{}
+	for path := range paths {
+		order = append(order, path)
+	}
+	sort.Strings(order)
+	found := []tree{}
+	for _, path := range order {
+		_, answer := s.ask("GET", path, accept, nil)
+		columns := []string{}
+		for _, column := range answer["columnDefinitions"].([]any) {
+			columns = append(columns, column.(tree)["name"].(string))
+		}
+		rows := []any{}
+		for _, row := range answer["rows"].([]any) {
+			cells := row.(tree)["cells"].([]any)
+			for i, cell := range cells {
+				if text, ok := cell.(string); ok && (age.MatchString(text) || strings.HasPrefix(columns[i], "Created")) {
+					cells[i] = "AGE"
+				}
+			}
+			rows = append(rows, replace(cells))
+		}
+		found = append(found, tree{"path": path, "columns": columns, "rows": rows})
+	}
+	return found
+}
