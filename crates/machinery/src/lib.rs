@@ -14,6 +14,7 @@ mod resource;
 pub mod schema;
 mod status;
 mod value;
+pub mod yaml;
 
 #[doc(hidden)]
 pub use serde_json;
