@@ -11,6 +11,7 @@ use crate::profile::Profile;
 use crate::{SignerError, pem};
 
 /// Who a process is on one hop.
+#[derive(Clone)]
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: Zeroizing<Vec<u8>>,
