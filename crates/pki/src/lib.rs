@@ -21,7 +21,7 @@ pub use error::SignerError;
 pub use identity::{Identity, request_identity};
 pub use profile::{Authority, Profile, api_server_names};
 pub use signer::{Requester, SignerCore, Vault};
-pub use subject::{Subject, sha256, subject};
+pub use subject::{RequestSubject, Subject, request_subject, sha256, subject};
 pub use tls::{ClientCertificates, ClientVerifier, ServingCertificate, client_config, server_config};
 pub use token_key::verify_jwt;
 

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use base::Timestamp;
-use x509_parser::extensions::GeneralName;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::SignerError;
@@ -61,6 +62,47 @@ pub fn subject(der: &[u8]) -> Result<Subject, SignerError> {
         not_after: Timestamp::from_unix_seconds(certificate.validity().not_after.timestamp()),
         is_ca: certificate.is_ca(),
     })
+}
+
+/// Whom a signing request (DER) asks to name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RequestSubject {
+    /// CN.
+    pub common_name: String,
+    /// O.
+    pub organizations: Vec<String>,
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// IP addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+/// Reads a signing request. Its self-signature is checked when it is signed, not here.
+///
+/// # Errors
+/// When it is no request.
+pub fn request_subject(der: &[u8]) -> Result<RequestSubject, SignerError> {
+    let (_, request) = X509CertificationRequest::from_der(der)
+        .map_err(|e| SignerError::BadRequest(format!("not a certificate request: {e}")))?;
+    let name = &request.certification_request_info.subject;
+    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().unwrap_or("").to_owned();
+    let mut subject = RequestSubject {
+        common_name: name.iter_common_name().next().map(text).unwrap_or_default(),
+        organizations: name.iter_organization().map(text).collect(),
+        ..RequestSubject::default()
+    };
+    for extension in request.requested_extensions().into_iter().flatten() {
+        if let ParsedExtension::SubjectAlternativeName(names) = extension {
+            for name in &names.general_names {
+                match name {
+                    GeneralName::DNSName(name) => subject.dns.push((*name).to_owned()),
+                    GeneralName::IPAddress(bytes) => subject.ips.extend(address(bytes)),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(subject)
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
