@@ -15,12 +15,14 @@
 
 mod decode;
 mod parse;
+mod structural;
 
 use std::fmt;
 use std::sync::OnceLock;
 
 pub(crate) use decode::is_empty;
 pub use decode::{Decoded, decode, decode_errors, prune, zero};
+pub use structural::{AdditionalProperties, Structural, ValueRules};
 
 use crate::Value;
 
