@@ -234,7 +234,7 @@ impl Found {
                 None => load(disk, dir, number)?,
             };
             let head = read_head(key, &path, &bytes, number)?;
-            let next = std::mem::replace(&mut statement, Some(head.statement));
+            let next = statement.replace(head.statement);
             heads.push((head, path, bytes, next));
         }
         for (head, path, mut bytes, next) in heads.into_iter().rev() {
