@@ -117,10 +117,18 @@ pub(crate) fn allocate(
         for ip in spec["clusterIPs"].items().iter().filter_map(Value::as_str).filter_map(|ip| ip.parse().ok()) {
             network.used_addresses.remove(&ip);
         }
-        ports_of(spec).for_each(|port| drop(network.used_ports.remove(&port)));
+        for port in ports_of(spec) {
+            network.used_ports.remove(&port);
+        }
     }
     let mut errors = FieldErrors::new();
-    let spec = object.at_mut(&["spec"]);
+    if object["spec"].as_object().is_none() {
+        object.set("spec", Value::object());
+    }
+    if let Some(old) = old {
+        keep_what_was_given(&mut object["spec"], &old["spec"]);
+    }
+    let spec = &mut object["spec"];
     default_families(spec, &network);
     addresses(spec, &network, &mut errors);
     node_ports(spec, &network, &mut errors);
@@ -131,11 +139,57 @@ fn family(cidr: &IpNet) -> &'static str {
     if cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
+/// A client that leaves out what the server gave keeps it; one that changes to `ExternalName` lets go of addresses.
+fn keep_what_was_given(spec: &mut Value, old: &Value) {
+    const GIVEN: [&str; 4] = ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"];
+    let by_name = |spec: &Value| spec["type"].as_str() == Some("ExternalName");
+    if by_name(old) {
+        return;
+    }
+    if by_name(spec) {
+        for member in GIVEN.iter().filter(|m| old.get(m).is_some()) {
+            if spec[*member] == old[*member] {
+                spec.remove(member);
+            }
+        }
+        return;
+    }
+    let unset = |spec: &Value, member: &str| {
+        spec[member].is_null()
+            || spec[member].as_str() == Some("")
+            || spec[member].as_array().is_some_and(Vec::is_empty)
+    };
+    // Clients that know only `clusterIP` change that one.
+    if unset(spec, "clusterIP") && unset(spec, "clusterIPs") {
+        for member in GIVEN.iter().take(2).filter(|m| old.get(m).is_some()) {
+            spec.set(member, old[*member].clone());
+        }
+    }
+    for member in GIVEN.iter().skip(2).filter(|m| old.get(m).is_some()) {
+        if unset(spec, member) {
+            spec.set(member, old[*member].clone());
+        }
+    }
+    let with_ports = |spec: &Value| matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"));
+    if !with_ports(old) || !with_ports(spec) {
+        return;
+    }
+    let before = old["ports"].items();
+    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        let same = |p: &&Value| p["port"] == port["port"] && p["protocol"] == port["protocol"];
+        if port["nodePort"].as_i64().unwrap_or(0) == 0 {
+            if let Some(node) = before.iter().find(same).map(|p| p["nodePort"].clone()).filter(|n| !n.is_null()) {
+                port.set("nodePort", node);
+            }
+        }
+    }
+    if unset(spec, "healthCheckNodePort") && old.get("healthCheckNodePort").is_some() {
+        spec.set("healthCheckNodePort", old["healthCheckNodePort"].clone());
+    }
+}
+
 fn default_families(spec: &mut Value, network: &ServiceNetwork) {
     if spec["type"].as_str() == Some("ExternalName") {
-        for member in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            spec.remove(member);
-        }
         return;
     }
     if spec["ipFamilyPolicy"].is_null() {

@@ -105,6 +105,18 @@ impl Strategy {
     };
 }
 
+impl Strategy {
+    /// May a PUT create the object when it is not there?
+    pub fn creates_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    /// `Warning` headers of a create.
+    pub fn warnings_on_create(&self, object: &Value) -> Vec<String> {
+        (self.warnings)(object)
+    }
+}
+
 impl std::fmt::Debug for Strategy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Strategy")

@@ -135,7 +135,10 @@ impl Action {
 
 impl Place {
     fn parse(text: &'static str) -> Self {
-        Self(text.split('.').collect())
+        let name = |segment| match segment {
+            Segment::Member(name) | Segment::Optional(name) | Segment::Each(name) => name,
+        };
+        Self(segments(text).into_iter().map(name).collect())
     }
 
     /// What is there, unless absent or null.

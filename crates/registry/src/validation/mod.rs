@@ -1,6 +1,10 @@
 //! Walking an object while complaining: [`At`] is a value with its path, [`Errors`] collects complaints.
 
+pub(crate) mod container;
 pub(crate) mod metadata;
+pub(crate) mod pod_spec;
+pub(crate) mod scheduling;
+pub(crate) mod volumes;
 
 use machinery::{FieldError, FieldErrors, FieldPath, Value, names};
 
@@ -34,6 +38,11 @@ impl<'a> At<'a> {
     /// A member of a member.
     pub(crate) fn at(&self, names: &[&str]) -> Self {
         names.iter().fold(self.clone(), |at, name| at.field(name))
+    }
+
+    /// The same value complained about elsewhere.
+    pub(crate) fn renamed(&self, path: FieldPath) -> Self {
+        Self { value: self.value, path }
     }
 
     /// The elements of a list.
@@ -108,10 +117,6 @@ impl Errors {
 
     pub(crate) fn duplicate(&mut self, at: &At<'_>) {
         self.0.push(FieldError::duplicate(&at.path, at.value));
-    }
-
-    pub(crate) fn not_found(&mut self, at: &At<'_>) {
-        self.0.push(FieldError::not_found(&at.path, at.value));
     }
 
     pub(crate) fn not_supported(&mut self, at: &At<'_>, supported: &[&str]) {
@@ -226,9 +231,4 @@ pub(crate) fn label_selector(at: &At<'_>, errors: &mut Errors) {
             errors.all_invalid(&value, names::is_valid_label_value(value.text()));
         }
     }
-}
-
-/// Does an old error list tell that the field was wrong before as well? (ratcheting)
-pub(crate) fn unchanged(new: &At<'_>, old: &At<'_>) -> bool {
-    same(new.value, old.value)
 }

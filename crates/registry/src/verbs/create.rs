@@ -46,9 +46,9 @@ pub fn create(resource: &Resource, mut object: Value, cx: &Context) -> Result<Va
     }
     ensure_namespace(resource, &mut object, cx)?;
     system_metadata(&mut object, cx);
+    crate::allocation::allocate(resource, &mut object, None, cx)?;
     prepare(resource, &mut object, cx);
     validate(resource, &object, cx)?;
-    crate::allocation::allocate(resource, &mut object, None, cx)?;
     Ok(object)
 }
 

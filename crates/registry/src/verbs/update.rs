@@ -23,13 +23,13 @@ pub fn update(resource: &Resource, old: &Value, mut new: Value, cx: &Context) ->
         None => drop(new["metadata"].remove("generation")),
     }
     if cx.subresource == Subresource::None {
+        crate::allocation::allocate(resource, &mut new, Some(old), cx)?;
         prepare_main(resource, old, &mut new, cx);
     } else {
         prepare_part(resource, old, &mut new, cx);
     }
     keep_system_metadata(old, &mut new);
     validate(resource, old, &new, cx)?;
-    crate::allocation::allocate(resource, &mut new, Some(old), cx)?;
     new["metadata"].remove("resourceVersion");
     Ok(new)
 }

@@ -1,0 +1,69 @@
+//! Nodes.
+
+use std::collections::BTreeSet;
+
+use machinery::{FieldError, names};
+
+use crate::context::Subresource;
+use crate::strategy::{StatusRule, Strategy, flag};
+use crate::validation::scheduling::TAINT_EFFECTS;
+use crate::validation::{At, Errors, same};
+
+pub(crate) static STRATEGY: Strategy = Strategy {
+    status: StatusRule::GivenOnCreate,
+    selectable: &[flag("spec.unschedulable")],
+    validate: |at, _, errors| {
+        taints(&at.at(&["spec", "taints"]), errors);
+        let cidrs = at.at(&["spec", "podCIDRs"]);
+        for cidr in cidrs.items() {
+            if cidr.text().parse::<ipnet::IpNet>().is_err() {
+                errors.invalid(&cidr, super::service::CIDR);
+            }
+        }
+    },
+    validate_update: Some(update),
+    validate_subresource: |new, old, cx, errors| {
+        if cx.subresource == Subresource::Status {
+            update(new, old, cx, errors);
+        }
+    },
+    ..Strategy::PLAIN
+};
+
+fn update(new: &At<'_>, old: &At<'_>, _: &crate::context::Context, errors: &mut Errors) {
+    let addresses = new.at(&["status", "addresses"]).items();
+    for (i, address) in addresses.iter().enumerate() {
+        if addresses[..i].iter().any(|a| same(a.value, address.value)) {
+            errors.duplicate(address);
+        }
+    }
+    let (now, then) = (new.at(&["spec", "podCIDRs"]), old.at(&["spec", "podCIDRs"]));
+    if !then.is_empty() && !same(now.value, then.value) {
+        errors.forbidden(&now, "node updates may not change podCIDR except from \"\" to valid");
+    }
+    let (now, then) = (new.at(&["spec", "providerID"]), old.at(&["spec", "providerID"]));
+    if !then.is_empty() && now.text() != then.text() {
+        errors.forbidden(&now, "node updates may not change providerID except from \"\" to valid");
+    }
+    taints(&new.at(&["spec", "taints"]), errors);
+}
+
+fn taints(at: &At<'_>, errors: &mut Errors) {
+    // Upstream's path starts at `metadata`.
+    let at = at.renamed(machinery::FieldPath::new("metadata").child("taints"));
+    let mut seen = BTreeSet::new();
+    for taint in at.items() {
+        let (key, value, effect) = (taint.field("key"), taint.field("value"), taint.field("effect"));
+        errors.all_invalid(&key, names::is_qualified_name(key.text()));
+        let complaints = names::is_valid_label_value(value.text());
+        if !complaints.is_empty() {
+            errors.invalid(&value, complaints.join(";"));
+        }
+        errors.one_of_required(&effect, &TAINT_EFFECTS);
+        if !seen.insert((effect.text(), key.text())) {
+            let mut error = FieldError::duplicate(&taint.path, taint.value);
+            error.detail = "taints must be unique by key and effect pair".to_owned();
+            errors.push(error);
+        }
+    }
+}
