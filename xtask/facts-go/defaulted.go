@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	aggregatorinstall "k8s.io/kube-aggregator/pkg/apis/apiregistration/install"
 	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/validation/spec"
@@ -45,16 +44,8 @@ func writeDefaulted(dir string, resources []resourceRow) {
 	apiextensionsinstall.Install(scheme)
 	aggregatorinstall.Install(scheme)
 	definitions := generated.GetOpenAPIDefinitions(func(path string) spec.Ref { return spec.MustCreateRef("#/" + path) })
-	kinds := map[schema.GroupVersionKind]bool{}
-	for _, row := range resources {
-		gv := schema.GroupVersion{Group: row.group, Version: row.version}
-		if row.resource.Version != "" {
-			gv = schema.GroupVersion{Group: row.resource.Group, Version: row.resource.Version}
-		}
-		kinds[gv.WithKind(row.resource.Kind)] = true
-	}
 	lines := []string{}
-	for gvk := range kinds {
+	for _, gvk := range kindsOf(resources) {
 		if strings.HasSuffix(gvk.Kind, "Options") {
 			continue
 		}

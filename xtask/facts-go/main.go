@@ -40,7 +40,7 @@ func main() {
 	}
 	if *samples != "" {
 		must(os.MkdirAll(*samples, 0o755))
-		writeSamples(*samples)
+		writeSamples(*samples, readDiscovery(moduleDir("k8s.io/kubernetes")))
 	}
 }
 

@@ -129,7 +129,9 @@ func (s *server) create(file string) []tree {
 		}
 		code, answer := s.ask("POST", path, "application/json", object)
 		exchange := tree{"path": path, "code": code, "request": object, "answer": answer}
-		if managed := normalise(answer, object); managed != nil {
+		text, err := json.Marshal(object)
+		must(err)
+		if managed := normalise(answer, string(text)); managed != nil {
 			exchange["managed"] = managed
 		}
 		found = append(found, exchange)
@@ -140,41 +142,51 @@ func (s *server) create(file string) []tree {
 var (
 	age      = regexp.MustCompile(`^(\d+[smhd])+$|^<invalid>$`)
 	accessID = regexp.MustCompile(`^kube-api-access-\w{5}$`)
+	uid      = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	moment   = regexp.MustCompile(`^\d{4}-\d\d-\d\dT[\d:.]+Z$`)
 	serverIP = regexp.MustCompile(`^10\.96\.\d+\.\d+$`)
 )
 
 // normalise replaces what differs from run to run and takes the managed fields out.
-func normalise(answer, request tree) any {
+func normalise(answer tree, request string) any {
 	metadata, _ := answer["metadata"].(tree)
 	managed := metadata["managedFields"]
 	delete(metadata, "managedFields")
-	for key, fixed := range map[string]string{"uid": "UID", "resourceVersion": "RV", "creationTimestamp": "TIME"} {
+	for key, fixed := range map[string]string{"resourceVersion": "RV"} {
 		if text, ok := metadata[key].(string); ok && text != "" {
 			metadata[key] = fixed
 		}
 	}
-	replace(answer)
-	replace(managed)
+	replace(answer, request)
+	replace(managed, request)
 	return managed
 }
 
-func replace(value any) any {
+// replace puts a word in place of what the server made up; what the request said stays.
+func replace(value any, request string) any {
 	switch v := value.(type) {
 	case tree:
 		for key, child := range v {
-			if key == "time" || key == "lastTransitionTime" {
-				v[key] = "TIME"
-			} else if key == "nodePort" || key == "healthCheckNodePort" {
+			if key == "nodePort" || key == "healthCheckNodePort" {
 				v[key] = "PORT"
 			} else {
-				v[key] = replace(child)
+				v[key] = replace(child, request)
 			}
 		}
 	case []any:
 		for i, child := range v {
-			v[i] = replace(child)
+			v[i] = replace(child, request)
 		}
 	case string:
+		if strings.Contains(request, `"`+v+`"`) {
+			return value
+		}
+		if uid.MatchString(v) {
+			return "UID"
+		}
+		if moment.MatchString(v) {
+			return "TIME"
+		}
 		if accessID.MatchString(v) {
 			return "kube-api-access-RANDO"
 		}
@@ -215,7 +227,7 @@ func (s *server) tables(created []tree) []tree {
 					cells[i] = "AGE"
 				}
 			}
-			rows = append(rows, replace(cells))
+			rows = append(rows, replace(cells, ""))
 		}
 		found = append(found, tree{"path": path, "columns": columns, "rows": rows})
 	}
