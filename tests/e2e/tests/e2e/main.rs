@@ -1,7 +1,9 @@
 //! The real clients against the built binary: one module a client or promise, a sandbox of its own for each test.
 
+mod bad_input;
 mod cli;
 mod clients;
 mod durability;
 mod gcloud;
 mod kubectl;
+mod manifests;
