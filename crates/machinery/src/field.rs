@@ -148,8 +148,7 @@ impl FieldError {
 
     /// The list has `actual` items where `max` are allowed.
     pub fn too_many(path: &FieldPath, actual: usize, max: usize) -> Self {
-        let items = if max == 1 { "item" } else { "items" };
-        Self::new(FieldErrorKind::TooMany, path, actual.to_string(), format!("must have at most {max} {items}"))
+        Self::new(FieldErrorKind::TooMany, path, actual.to_string(), format!("must have at most {max} items"))
     }
 
     /// The error without the field's name, as `StatusCause.message` has it.
@@ -171,12 +170,14 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// Go quotes text and prints trees as JSON.
+/// Go quotes text and prints trees in its own syntax.
 fn go_value(value: &Value) -> String {
     match value {
+        Value::Null => "\"null\"".to_owned(),
         Value::String(s) => crate::go::quote(s),
-        Value::Null => "null".to_owned(),
-        other => other.to_string(),
+        Value::Float(n) => crate::go::float(*n),
+        Value::Array(_) | Value::Object(_) => crate::go::syntax(value),
+        Value::Bool(_) | Value::Int(_) => value.to_string(),
     }
 }
 
@@ -198,7 +199,7 @@ mod tests {
                 "spec.containers[0].name: Unsupported value: \"x\": supported values: \"a\", \"b\"",
             ),
             (FieldError::too_long(&path, 63), "spec.containers[0].name: Too long: may not be more than 63 bytes"),
-            (FieldError::too_many(&path, 3, 1), "spec.containers[0].name: Too many: 3: must have at most 1 item"),
+            (FieldError::too_many(&path, 3, 1), "spec.containers[0].name: Too many: 3: must have at most 1 items"),
             (FieldError::duplicate(&path.key("k"), &5.into()), "spec.containers[0].name[k]: Duplicate value: 5"),
         ];
         for (error, text) in cases {

@@ -64,6 +64,21 @@ pub(crate) fn print(value: &Value) -> String {
     }
 }
 
+/// A JSON tree as `%#v` prints Go's maps and slices.
+pub(crate) fn syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::String(s) => quote(s),
+        Value::Float(n) => float(*n),
+        Value::Bool(_) | Value::Int(_) => value.to_string(),
+        Value::Array(a) => format!("[]interface {{}}{{{}}}", a.iter().map(syntax).collect::<Vec<_>>().join(", ")),
+        Value::Object(o) => {
+            let members: Vec<String> = o.iter().map(|(k, v)| format!("{}:{}", quote(k), syntax(v))).collect();
+            format!("map[string]interface {{}}{{{}}}", members.join(", "))
+        }
+    }
+}
+
 /// The Go type a JSON value is read into.
 pub(crate) const fn type_of(value: &Value) -> &'static str {
     match value {

@@ -21,7 +21,7 @@ pub(super) fn check(raw: &Value, schema: &Structural, path: &FieldPath) -> Field
     }
     let mut structure = FieldErrors::new();
     invariants(raw, schema, Level::Root, path, &mut structure);
-    completeness(schema, schema, path, &mut structure);
+    completeness(schema, schema, path, path, &mut structure);
     structure.sort_by_key(ToString::to_string);
     structure
 }
@@ -329,32 +329,22 @@ fn nested(raw: &Value, skip_any_of: bool, rules: bool, path: &FieldPath, errors:
     }
 }
 
-/// Every field that alternatives restrict must be described outside of them.
-fn completeness(node: &Structural, rules: &Structural, path: &FieldPath, errors: &mut FieldErrors) {
+/// Every field that alternatives at the root restrict must be described outside of them.
+fn completeness(node: &Structural, rules: &Structural, path: &FieldPath, at: &FieldPath, errors: &mut FieldErrors) {
     let values = &rules.values;
     for (key, list) in [("allOf", &values.all_of), ("anyOf", &values.any_of), ("oneOf", &values.one_of)] {
         for (i, alternative) in list.iter().enumerate() {
-            described(node, alternative, path, &path.child(key).index(i), errors);
+            described(node, alternative, path, &at.child(key).index(i), errors);
         }
     }
     if let Some(not) = &values.not {
-        described(node, not, path, &path.child("not"), errors);
-    }
-    if std::ptr::eq(node, rules) {
-        if let Some(items) = &node.items {
-            completeness(items, items, &path.child("items"), errors);
-        }
-        if let Some(additional) = node.additional() {
-            completeness(additional, additional, &path.child("additionalProperties"), errors);
-        }
-        for (name, property) in &node.properties {
-            completeness(property, property, &path.child("properties").key(name), errors);
-        }
+        described(node, not, path, &at.child("not"), errors);
     }
 }
 
 fn described(node: &Structural, rules: &Structural, path: &FieldPath, at: &FieldPath, errors: &mut FieldErrors) {
     const WHY: &str = "because it is defined in ";
+    completeness(node, rules, path, at, errors);
     match (&node.items, &rules.items) {
         (None, Some(_)) => {
             let why = format!("{WHY}{}", at.child("items"));
@@ -370,5 +360,4 @@ fn described(node: &Structural, rules: &Structural, path: &FieldPath, at: &Field
             None => errors.push(FieldError::required(&inner, format!("{WHY}{inner_at}"))),
         }
     }
-    completeness(node, rules, path, errors);
 }

@@ -69,7 +69,7 @@ fn values_are_checked_with_upstreams_words() {
         (json!({"size": 1, "tags": ["a", "b", "c"]}), vec!["spec.tags: Too many: 3: must have at most 2 items"]),
         (
             json!({"size": 1, "parts": [{"id": "a"}, {"id": "a"}]}),
-            vec!["spec.parts[1]: Duplicate value: {\"id\":\"a\"}"],
+            vec!["spec.parts[1]: Duplicate value: map[string]interface {}{\"id\":\"a\"}"],
         ),
         (
             json!({"size": 1, "labels": {"a": "b", "c": "d"}}),
@@ -97,7 +97,6 @@ fn values_are_checked_with_upstreams_words() {
     for (spec, expect) in cases {
         let errors = schema.validate(&json!({"spec": spec}), &FieldPath::default());
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let expect: Vec<String> = expect.into_iter().map(|e| e.replace("1 items", "1 item")).collect();
         assert_eq!(texts, expect, "{spec}");
     }
 }

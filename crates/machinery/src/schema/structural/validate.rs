@@ -114,6 +114,18 @@ fn type_matches(schema: &Structural, value: &Value, path: &str, out: &mut Outcom
     if !numeric && !schema.values.format.is_empty() && matches!(value, Value::String(_) | Value::Array(_)) {
         return true;
     }
+    if !schema.values.format.is_empty()
+        && !matches!(value, Value::String(_) | Value::Array(_))
+        && !(has(found) || whole_float || (found == "integer" && has("number")))
+    {
+        let format = match value {
+            Value::Int(_) => "int64",
+            Value::Float(_) => "double",
+            _ => "",
+        };
+        out.wrong_type(path, &schema.values.format, format);
+        return false;
+    }
     if has(found) || whole_float || (found == "integer" && has("number")) {
         return true;
     }
@@ -212,13 +224,15 @@ fn number(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
             out.invalid(path, value, &format!("should be a multiple of {}", go::float(factor)));
         }
     }
-    if let Some(max) = rules.maximum
+    // Go compares integers with integers: the bound loses its fraction.
+    let bound = |b: f64| if matches!(value, Value::Int(_)) { b.trunc() } else { b };
+    if let Some(max) = rules.maximum.map(bound)
         && (n > max || (rules.exclusive_maximum && n >= max))
     {
         let how = if rules.exclusive_maximum { "less than" } else { "less than or equal to" };
         out.invalid(path, value, &format!("should be {how} {}", go::float(max)));
     }
-    if let Some(min) = rules.minimum
+    if let Some(min) = rules.minimum.map(bound)
         && (n < min || (rules.exclusive_minimum && n <= min))
     {
         let how = if rules.exclusive_minimum { "greater than" } else { "greater than or equal to" };
@@ -252,14 +266,28 @@ fn list(schema: &Structural, items: &[Value], path: &str, out: &mut Outcome) {
 
 fn enumeration(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
     let allowed = &schema.values.enumeration;
-    let equal = |a: &Value| a == value || (a.as_f64().is_some() && a.as_f64() == value.as_f64());
-    if allowed.is_empty() || allowed.iter().any(|a| !a.is_null() && equal(a)) {
+    if allowed.is_empty() || allowed.iter().any(|a| converts_to(value, a)) {
         return;
     }
     let texts: Vec<String> = allowed.iter().map(|a| a.as_str().map_or_else(|| a.to_string(), str::to_owned)).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let error = FieldError::not_supported(&out.at(path), value, &texts);
     out.push(error);
+}
+
+/// Go converts the value to the type of the allowed one before it compares: a fraction is cut off, a number becomes
+/// the character of that code.
+fn converts_to(value: &Value, allowed: &Value) -> bool {
+    match (value, allowed) {
+        (_, Value::Null) => false,
+        (Value::Float(n), Value::Int(a)) => n.trunc() as i64 == *a,
+        (Value::Int(n), Value::Float(a)) => *n as f64 == *a,
+        (Value::Int(n), Value::String(a)) => {
+            let c = u32::try_from(*n).ok().and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER);
+            a.chars().eq([c])
+        }
+        _ => value == allowed,
+    }
 }
 
 fn object(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
