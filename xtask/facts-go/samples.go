@@ -31,7 +31,10 @@ func writeSamples(dir string, resources []resourceRow) {
 		object.GetObjectKind().SetGroupVersionKind(gvk)
 		bytes := bytes.Buffer{}
 		must(codec.Encode(object, &bytes))
-		found = append(found, sample(fileOf(gvk.GroupVersion())+"."+gvk.Kind, object, bytes.Bytes()))
+		back, _, err := codec.Decode(bytes.Bytes(), &gvk, nil)
+		must(err)
+		back.GetObjectKind().SetGroupVersionKind(gvk)
+		found = append(found, sample(fileOf(gvk.GroupVersion())+"."+gvk.Kind, back, bytes.Bytes()))
 	}
 	text, err := os.ReadFile("requests/sparse.yaml")
 	must(err)
