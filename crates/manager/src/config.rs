@@ -6,6 +6,8 @@ use std::sync::Arc;
 use base::Clock;
 use futures_util::future::BoxFuture;
 
+use crate::api::Api;
+
 /// A CertificateSigningRequest that was approved and that the cluster CA shall sign.
 #[derive(Clone, Debug)]
 pub struct SignRequest {
@@ -22,11 +24,19 @@ pub struct SignRequest {
 /// Answers a request with a certificate chain in PEM, or says why not.
 pub type SignFn = Arc<dyn Fn(SignRequest) -> BoxFuture<'static, Result<String, String>> + Send + Sync>;
 
+/// Makes a door to the API for a user: name and groups.
+pub type ApiFn = Arc<dyn Fn(&str, &[&str]) -> Api + Send + Sync>;
+
 /// How controllers and scheduler are run.
-pub struct ManagerConfig<A> {
-    /// A door to the API for a user: name and groups (`system:serviceaccount:kube-system:…` and
-    /// `system:serviceaccounts…`, `system:kube-scheduler`, `system:kube-controller-manager`).
-    pub api: Arc<dyn Fn(&str, &[&str]) -> A + Send + Sync>,
+#[derive(Clone)]
+pub struct ManagerConfig {
+    /// Doors: for `system:serviceaccount:kube-system:<controller>` (groups `system:serviceaccounts…`),
+    /// `system:kube-controller-manager` (lists and watches) and `system:kube-scheduler`.
+    pub api: ApiFn,
+    /// Run the controllers?
+    pub controllers: bool,
+    /// Run the scheduler?
+    pub scheduler: bool,
     /// Dates what controllers write, and their delays.
     pub clock: Clock,
     /// For scheduling ties and lease jitter.
@@ -62,6 +72,8 @@ pub struct NodeSpec {
     pub labels: Vec<(String, String)>,
     /// Further taints, as `key=value:Effect`.
     pub taints: Vec<String>,
+    /// Local address to speak from; none: the system's choice.
+    pub source: Option<std::net::IpAddr>,
     /// TLS with this node's own client certificate; trusts the cluster CA.
     pub tls: Arc<rustls::ClientConfig>,
 }
