@@ -30,8 +30,13 @@ pub struct Defaults {
 /// Fills in what the writer of a built-in object left out, as a kube-apiserver does on every decode. Kinds without
 /// rules stay as they are. Members of the wrong JSON type are left alone: decoding has refused them before.
 pub fn apply(defaults: &Defaults, gvk: &GroupVersionKind, object: &mut Value) {
+    defaults.apply(&type_name(gvk), object);
+}
+
+/// A kind's name in the facts: "core/v1.Pod", "networking/v1.Ingress".
+fn type_name(gvk: &GroupVersionKind) -> String {
     let group = gvk.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
-    defaults.apply(&format!("{group}/{}.{}", gvk.version, gvk.kind), object);
+    format!("{group}/{}.{}", gvk.version, gvk.kind)
 }
 
 impl Defaults {
