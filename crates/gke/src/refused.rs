@@ -1,0 +1,65 @@
+//! What exists at Google and is not emulated yet: refused with 501, so that nobody believes it to be in force.
+
+use machinery::Value;
+
+use crate::ApiError;
+use crate::merge::is_empty;
+
+/// Fields of a new cluster that would be a promise about security or behaviour: refused when set to this.
+const AT_CREATE: &[(&[&str], Set)] = &[
+    (&["legacyAbac", "enabled"], Set::True),
+    (&["masterAuth", "username"], Set::Any),
+    (&["masterAuth", "password"], Set::Any),
+    (&["masterAuth", "clientCertificateConfig", "issueClientCertificate"], Set::True),
+    (&["masterAuthorizedNetworksConfig", "enabled"], Set::True),
+    (&["controlPlaneEndpointsConfig", "ipEndpointsConfig", "authorizedNetworksConfig", "enabled"], Set::True),
+    (&["controlPlaneEndpointsConfig", "ipEndpointsConfig", "enabled"], Set::False),
+    (&["controlPlaneEndpointsConfig", "ipEndpointsConfig", "enablePublicEndpoint"], Set::False),
+    (&["controlPlaneEndpointsConfig", "dnsEndpointConfig", "allowExternalTraffic"], Set::True),
+    (&["privateClusterConfig", "enablePrivateEndpoint"], Set::True),
+    (&["databaseEncryption", "keyName"], Set::Any),
+    (&["binaryAuthorization", "enabled"], Set::True),
+    (&["authenticatorGroupsConfig", "enabled"], Set::True),
+    (&["networkPolicy", "enabled"], Set::True),
+    (&["userManagedKeysConfig"], Set::Any),
+    (&["confidentialNodes", "enabled"], Set::True),
+    (&["enableKubernetesAlpha"], Set::True),
+    (&["identityServiceConfig", "enabled"], Set::True),
+    (&["rbacBindingConfig", "enableInsecureBindingSystemAuthenticated"], Set::False),
+    (&["rbacBindingConfig", "enableInsecureBindingSystemUnauthenticated"], Set::False),
+    (&["ipAllocationPolicy", "useRoutes"], Set::True),
+];
+
+#[derive(Clone, Copy)]
+enum Set {
+    True,
+    False,
+    Any,
+}
+
+/// Refuses a new cluster that asks for something in the list.
+///
+/// # Errors
+/// 501 naming the field.
+pub(crate) fn at_create(cluster: &Value) -> Result<(), ApiError> {
+    for (path, set) in AT_CREATE {
+        let Some(value) = cluster.at(path) else { continue };
+        let hit = match set {
+            Set::True => value.as_bool() == Some(true),
+            Set::False => value.as_bool() == Some(false),
+            Set::Any => !is_empty(value) && value.as_str() != Some(""),
+        };
+        if hit {
+            return Err(ApiError::unimplemented(&format!("cluster.{}", path.join("."))));
+        }
+    }
+    if cluster["anonymousAuthenticationConfig"].str_at(&["mode"]) == "LIMITED" {
+        return Err(ApiError::unimplemented("cluster.anonymousAuthenticationConfig.mode LIMITED"));
+    }
+    Ok(())
+}
+
+/// The refused paths, for docs/compat.md.
+pub fn refused_fields() -> impl Iterator<Item = String> {
+    AT_CREATE.iter().map(|(path, _)| format!("cluster.{}", path.join(".")))
+}
