@@ -124,8 +124,12 @@ fn start(flags: &Flags, data_dir: &Path, clock: Clock, entropy: Entropy) -> Resu
     };
     let dir = DataDir::open_or_create(&data_dir.join("member"), &identity, &platform);
     let dir = dir.map_err(|error| storage("opening the data directory", error))?;
-    let store =
-        Storage { dir: dir.path().to_owned(), disk: Arc::new(RealDisk), key: dir.data_key().clone(), view: true };
+    let store = Storage {
+        dir: dir.path().to_owned(),
+        disk: Arc::new(RealDisk),
+        key: dir.data_key().clone(),
+        view: flags.is_set("view"),
+    };
     let progress = if flags.given("experimental-watch-progress-notify-interval") {
         "experimental-watch-progress-notify-interval"
     } else {

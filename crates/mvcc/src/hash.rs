@@ -28,7 +28,8 @@ impl Snapshot {
         keeper == Some(row.revision()) && !(row.tombstone && row.kv.mod_revision < target)
     }
 
-    /// The checksum of everything up to `revision` (0 for now) that compaction keeps.
+    /// The checksum of everything up to `revision` (0 for now) that compaction keeps. Of what lies before the compaction
+    /// only versions still in force at `revision` count, unless there are none (etcd: `storage/mvcc/hash`).
     ///
     /// # Errors
     /// Future or compacted revision.
@@ -36,16 +37,21 @@ impl Snapshot {
         self.check_revision(revision)?;
         let asked = if revision <= 0 { self.revision } else { revision };
         let end = RowRevision { main: asked, sub: i64::MAX };
+        let any_live = self.index.iter().any(|(_, versions)| versions.live(asked).is_some());
         let mut hash = crc32c::crc32c(b"key");
         for (_, row) in self.rows.range(..=end) {
-            // A tombstone exactly at the compaction counts for watches only, not for the checksum.
-            let last_tombstone = row.tombstone && row.kv.mod_revision == self.compacted;
-            if last_tombstone || !self.kept(row, self.compacted) {
+            if row.kv.mod_revision <= self.compacted && !self.counts(row, asked, any_live) {
                 continue;
             }
             hash = crc32c::crc32c_append(hash, &row.disk_key());
             hash = crc32c::crc32c_append(hash, &row.disk_value());
         }
         Ok(HashKv { hash, compact_revision: self.compacted, hash_revision: asked, revision: self.revision })
+    }
+    fn counts(&self, row: &Row, asked: i64, any_live: bool) -> bool {
+        let last_tombstone = row.tombstone && row.kv.mod_revision == self.compacted;
+        let live = || self.index.get(&row.kv.key).and_then(|versions| versions.live(asked));
+        let in_force = || live().is_some_and(|live| live.revision() == row.revision());
+        !last_tombstone && self.kept(row, self.compacted) && (!any_live || in_force())
     }
 }
