@@ -7,6 +7,7 @@ mod go;
 pub mod labels;
 pub mod meta;
 pub mod names;
+pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

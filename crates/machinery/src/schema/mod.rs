@@ -198,6 +198,8 @@ struct File {
 /// All built-in types of one Kubernetes minor.
 pub struct Types {
     files: Vec<File>,
+    /// Full names of types that are owned as a whole, sorted.
+    atomic: OnceLock<Vec<String>>,
 }
 
 impl Types {
@@ -206,7 +208,7 @@ impl Types {
         let mut files: Vec<File> =
             files.iter().map(|(name, text)| File { name, text, types: OnceLock::new() }).collect();
         files.sort_by_key(|f| f.name);
-        Self { files }
+        Self { files, atomic: OnceLock::new() }
     }
 
     /// The type of a name like `core/v1.PodSpec`.
@@ -235,6 +237,19 @@ impl Types {
     /// All members of the JSON object, sorted by name.
     pub fn members(&self, ty: &Type) -> impl Iterator<Item = (&'static str, &Field)> {
         self.index(ty).members.iter().map(|m| (m.name, self.field(m)))
+    }
+
+    /// Is the struct owned as a whole (`+structType=atomic`)? The facts say so on the fields that hold it.
+    pub fn is_atomic(&self, ty: &Type) -> bool {
+        let names = self.atomic.get_or_init(|| {
+            let atomic = self.all().flat_map(|t| &t.fields).filter(|f| f.map_type == MapType::Atomic);
+            let mut names: Vec<String> =
+                atomic.filter_map(|f| struct_of(self, &f.shape)).map(Type::full_name).collect();
+            names.sort_unstable();
+            names.dedup();
+            names
+        });
+        names.binary_search(&ty.full_name()).is_ok()
     }
 
     /// The list a type stands for in JSON, when it is no object.
@@ -295,6 +310,15 @@ impl Types {
                 }
             }
         }
+    }
+}
+
+/// The struct a field holds, alone or in a list or map.
+pub(crate) fn struct_of<'t>(types: &'t Types, shape: &Shape) -> Option<&'t Type> {
+    match shape {
+        Shape::List(inner) | Shape::Map(inner) => struct_of(types, inner),
+        Shape::Ref(name) => types.resolve(name).filter(|ty| ty.special == Special::None),
+        _ => None,
     }
 }
 

@@ -66,7 +66,7 @@ pub(super) fn matches(format: &str, text: &str) -> bool {
             matches!(digits.len(), 3 | 6) && hex(digits)
         }
         "rgbcolor" => is_rgb(text),
-        "byte" => base64::engine::general_purpose::STANDARD.decode(text).is_ok(),
+        "byte" => !text.is_empty() && base64::engine::general_purpose::STANDARD.decode(text).is_ok(),
         "date" => is_date(text),
         "datetime" => is_date_time(text),
         "duration" => crate::duration::parse(text).is_ok() || is_spoken_duration(text),

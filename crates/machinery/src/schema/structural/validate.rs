@@ -120,7 +120,7 @@ fn type_matches(schema: &Structural, value: &Value, path: &str, out: &mut Outcom
     {
         let format = match value {
             Value::Int(_) => "int64",
-            Value::Float(_) => "double",
+            Value::Float(_) => "float64",
             _ => "",
         };
         out.wrong_type(path, &schema.values.format, format);
