@@ -237,16 +237,17 @@ fn addresses(spec: &mut Value, network: &ServiceNetwork, errors: &mut FieldError
         };
         match ips.get(i).map(|ip| (ip.clone(), ip.parse::<IpAddr>())) {
             Some((text, Ok(ip))) => {
-                let value = Value::Array(ips.iter().map(Value::from).collect());
+                let shown =
+                    crate::validation::go::strings("string", &Value::Array(ips.iter().map(Value::from).collect()));
                 if !cidr.contains(&ip) {
                     let detail = format!(
                         "failed to allocate IP {text}: the provided IP ({text}) is not in the valid range. The range of valid IPs is {cidr}"
                     );
-                    errors.push(FieldError::invalid(&path, &value, detail));
+                    errors.push(printed(&path, shown, detail));
                 } else if network.used_addresses.contains(&ip) {
-                    errors.push(FieldError::invalid(
+                    errors.push(printed(
                         &path,
-                        &value,
+                        shown,
                         format!("failed to allocate IP {text}: provided IP is already allocated"),
                     ));
                 }
@@ -266,6 +267,13 @@ fn addresses(spec: &mut Value, network: &ServiceNetwork, errors: &mut FieldError
         spec.set("clusterIP", first.as_str());
         spec.set("clusterIPs", ips);
     }
+}
+
+/// An error whose value is printed as the given Go text.
+fn printed(path: &FieldPath, value: String, detail: String) -> FieldError {
+    let mut error = FieldError::invalid(path, &Value::Null, detail);
+    error.value = value;
+    error
 }
 
 fn node_ports(spec: &mut Value, network: &ServiceNetwork, errors: &mut FieldErrors) {
@@ -347,7 +355,7 @@ mod tests {
         assert_eq!(spec["clusterIP"], "10.96.0.17".into());
         assert_eq!(spec["ipFamilies"], json!(["IPv4"]));
         let ports: Vec<i64> = spec["ports"].items().iter().filter_map(|p| p["nodePort"].as_i64()).collect();
-        assert_eq!(ports, [30_085, 30_085, 30_086]);
+        assert_eq!(ports, [30_086, 30_086, 30_087]);
     }
 
     #[test]
@@ -356,11 +364,11 @@ mod tests {
         for (ip, text) in [
             (
                 "10.96.0.20",
-                "spec.clusterIPs: Invalid value: [\"10.96.0.20\"]: failed to allocate IP 10.96.0.20: provided IP is already allocated",
+                "spec.clusterIPs: Invalid value: []string{\"10.96.0.20\"}: failed to allocate IP 10.96.0.20: provided IP is already allocated",
             ),
             (
                 "10.97.0.1",
-                "spec.clusterIPs: Invalid value: [\"10.97.0.1\"]: failed to allocate IP 10.97.0.1: the provided IP (10.97.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/24",
+                "spec.clusterIPs: Invalid value: []string{\"10.97.0.1\"}: failed to allocate IP 10.97.0.1: the provided IP (10.97.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/24",
             ),
         ] {
             let mut spec = json!({"type": "ClusterIP", "clusterIP": ip});

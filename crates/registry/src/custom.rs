@@ -3,34 +3,55 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use machinery::{CompactString, FieldErrors, FieldPath, GroupVersionKind, Value};
+use machinery::schema::Structural;
+use machinery::{CompactString, FieldPath, GroupVersionKind, Value};
 
 use crate::row::{Column, CustomRow, Resource, ScalePaths, SchemaRef, SubresourceRow};
 use crate::strategy::{Generation, Strategy};
-use crate::validation::Errors;
+use crate::validation::{At, Errors};
 
-/// A custom resource's schema with what it was made of.
+/// A custom resource's schema, ready for use.
 #[derive(Debug, Clone, Default)]
 pub struct CustomSchema {
     /// `openAPIV3Schema` as the definition has it.
     pub open_api: Value,
+    /// What prunes, defaults and validates.
+    pub structural: Structural,
     /// Nothing is pruned: `x-kubernetes-preserve-unknown-fields` at the root, or `spec.preserveUnknownFields`.
     pub preserve_unknown_fields: bool,
 }
 
 impl CustomSchema {
-    fn parse(version: &Value, preserve: bool, _path: &FieldPath) -> Result<Self, FieldErrors> {
+    fn parse(version: &Value, preserve: bool) -> Self {
         let open_api = version.at(&["schema", "openAPIV3Schema"]).cloned().unwrap_or_default();
         let at_root = open_api["x-kubernetes-preserve-unknown-fields"].as_bool() == Some(true);
-        Ok(Self { open_api, preserve_unknown_fields: preserve || at_root })
+        // Definitions are checked when they are written; what is stored is taken as it is.
+        let structural = Structural::parse_unchecked(&open_api);
+        Self { open_api, structural, preserve_unknown_fields: preserve || at_root }
     }
 
-    /// Complains about values that break the schema.
-    pub(crate) fn validate(&self, _object: &Value, _old: Option<&Value>, _errors: &mut Errors) {}
+    /// Removes unknown fields, giving back `unknown field "…"` for each, then sets defaults.
+    pub fn prune_and_default(&self, object: &mut Value) -> Vec<String> {
+        let unknown = if self.preserve_unknown_fields { Vec::new() } else { self.structural.prune(object) };
+        self.structural.apply_defaults(object);
+        unknown
+    }
+
+    /// Complains about values that break the schema. Rules in CEL are not among them.
+    pub(crate) fn validate(&self, object: &Value, errors: &mut Errors) {
+        if self.open_api.is_null() {
+            return;
+        }
+        errors.0.append(&mut self.structural.validate(object, &FieldPath::default()));
+    }
 }
 
 /// Complains about a definition's schema that is not structural.
-pub(crate) fn validate_schema(_at: &crate::validation::At<'_>, _errors: &mut Errors) {}
+pub(crate) fn validate_schema(at: &At<'_>, errors: &mut Errors) {
+    if let Err(mut complaints) = Structural::parse_at(at.value, &at.path) {
+        errors.0.append(&mut complaints);
+    }
+}
 
 /// Rules of all custom resources.
 pub(crate) static STRATEGY: Strategy =
@@ -39,7 +60,7 @@ pub(crate) static STRATEGY: Strategy =
 const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 
 /// One row per served version, when the definition's names are accepted (or not judged yet) and it is not being deleted.
-pub(crate) fn rows(definition: &Value) -> Result<Vec<Resource>, FieldErrors> {
+pub(crate) fn rows(definition: &Value) -> Vec<Resource> {
     let spec = &definition["spec"];
     let accepted = &definition["status"]["acceptedNames"];
     let names = if accepted["plural"].is_null() { &spec["names"] } else { accepted };
@@ -52,13 +73,11 @@ pub(crate) fn rows(definition: &Value) -> Result<Vec<Resource>, FieldErrors> {
         .collect();
     served.sort_by(|a, b| compare_versions(b, a));
     let mut rows = Vec::new();
-    for (i, version) in versions.iter().enumerate().filter(|(_, v)| v["served"].as_bool() == Some(true)) {
-        let path = FieldPath::new("spec").child("versions").index(i).child("schema").child("openAPIV3Schema");
-        let preserve = spec["preserveUnknownFields"].as_bool() == Some(true);
-        let schema = CustomSchema::parse(version, preserve, &path)?;
+    for version in versions.iter().filter(|v| v["served"].as_bool() == Some(true)) {
+        let schema = CustomSchema::parse(version, spec["preserveUnknownFields"].as_bool() == Some(true));
         rows.push(row(definition, names, version, storage, &served, schema));
     }
-    Ok(rows)
+    rows
 }
 
 fn row(

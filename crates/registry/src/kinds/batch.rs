@@ -5,7 +5,7 @@ use machinery::{Value, json, labels, meta, names};
 use super::cron;
 use crate::context::{Context, Propagation};
 use crate::strategy::{Generation, Selectable, Strategy};
-use crate::validation::{At, Errors, label_selector, pod_spec, same};
+use crate::validation::{At, Errors, go, label_selector, pod_spec, same};
 
 pub(crate) static JOB: Strategy = Strategy {
     generation: Generation::Spec,
@@ -13,6 +13,7 @@ pub(crate) static JOB: Strategy = Strategy {
     selectable: &[Selectable { label: "status.successful", path: "status.succeeded", unset: "0" }],
     prepare_create: generate_selector,
     validate: |at, cx, errors| {
+        generated_selector(at, errors);
         job_spec(&at.field("spec"), cx, errors);
         job_selector(&at.field("spec"), errors);
         indexed_name(at, errors);
@@ -113,7 +114,22 @@ fn job_selector(spec: &At<'_>, errors: &mut Errors) {
     label_selector(&at, errors);
     let given = spec.at(&["template", "metadata", "labels"]);
     if labels::Selector::from_label_selector(at.value).is_ok_and(|s| !s.matches(Some(given.value))) {
-        errors.invalid(&given, "`selector` does not match template `labels`");
+        errors.invalid_as(&given, go::string_map(given.value), "`selector` does not match template `labels`");
+    }
+}
+
+/// What was generated must be all there is.
+fn generated_selector(at: &At<'_>, errors: &mut Errors) {
+    let (spec, selector) = (at.field("spec"), at.at(&["spec", "selector"]));
+    if spec.field("manualSelector").truth() || !selector.is_set() {
+        return;
+    }
+    let own = json!({
+        "batch.kubernetes.io/controller-uid": meta::uid(at.value), "batch.kubernetes.io/job-name": meta::name(at.value),
+        "controller-uid": meta::uid(at.value), "job-name": meta::name(at.value),
+    });
+    if labels::Selector::from_label_selector(selector.value).is_ok_and(|s| !s.matches(Some(&own))) {
+        errors.invalid_as(&selector, go::selector(selector.value), "`selector` not auto-generated");
     }
 }
 
@@ -142,7 +158,7 @@ fn job_update(new: &At<'_>, old: &At<'_>, cx: &Context, errors: &mut Errors) {
     {
         errors.invalid(&completions, "can only be modified in tandem with spec.parallelism");
     }
-    errors.immutable(&spec.field("selector"), &before.field("selector"));
+    errors.immutable_selector(&spec.field("selector"), &before.field("selector"));
     // A job that is suspended and never ran may still be told where to run.
     let mut template = spec.field("template").value.clone();
     let suspended = before.field("suspend").truth() && old.at(&["status", "startTime"]).is_empty();

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use machinery::{FieldError, Value, names};
+use machinery::{Value, names};
 
 use crate::custom;
 use crate::json_path;
 use crate::strategy::{Generation, Strategy};
-use crate::validation::{At, Errors};
+use crate::validation::{At, Errors, go};
 
 pub(crate) static STRATEGY: Strategy = Strategy {
     generation: Generation::Spec,
@@ -19,6 +19,7 @@ pub(crate) static STRATEGY: Strategy = Strategy {
     validate: |at, _, errors| {
         name(at, errors);
         spec(&at.field("spec"), None, errors);
+        dropped_versions(at, errors);
     },
     validate_update: Some(|new, old, _, errors| {
         spec(&new.field("spec"), Some(&old.field("spec")), errors);
@@ -58,11 +59,7 @@ fn stored_versions(definition: &mut Value) {
 fn dropped_versions(at: &At<'_>, errors: &mut Errors) {
     let stored = at.at(&["status", "storedVersions"]);
     if stored.is_empty() {
-        errors.push(FieldError::invalid(
-            &stored.path,
-            &Value::Array(Vec::new()),
-            "must have at least one stored version",
-        ));
+        errors.invalid_as(&stored, go::strings("string", &Value::Null), "must have at least one stored version");
     }
     let versions = at.at(&["spec", "versions"]).items();
     for version in stored.items() {
@@ -110,20 +107,22 @@ fn spec(at: &At<'_>, old: Option<&At<'_>>, errors: &mut Errors) {
         let name = version.field("name");
         unique &= seen.insert(name.text());
         joined(&name, names::is_dns1035_label(name.text()), errors);
-        self::version(&version, old, errors);
+        let rest = unfolded(version.value, &versions.items(), at);
+        self::version(&At { value: &rest, path: version.path.clone() }, old, errors);
     }
     if !unique {
         errors.invalid(&versions, "must contain unique version names");
     }
     if versions.items().iter().filter(|v| v.field("storage").truth()).count() != 1 {
-        let value = if versions.is_set() { versions.value.clone() } else { Value::Null };
-        errors.push(FieldError::invalid(
-            &versions.path,
-            &value,
-            "must have exactly one version marked as storage version",
-        ));
+        let text = if versions.is_empty() {
+            "[]apiextensions.CustomResourceDefinitionVersion{}".to_owned()
+        } else {
+            versions.value.to_string()
+        };
+        errors.invalid_as(&versions, text, "must have exactly one version marked as storage version");
     }
     resource_names(&at.field("names"), errors);
+    folded_contents(at, old, errors);
     if at.field("preserveUnknownFields").truth() && old.is_none_or(|o| !o.field("preserveUnknownFields").truth()) {
         errors.invalid(
             &at.field("preserveUnknownFields"),
@@ -165,17 +164,19 @@ fn resource_names(at: &At<'_>, errors: &mut Errors) {
     }
 }
 
+/// Upstream folds what all versions have alike into one place, and complains about it there.
+fn folded(versions: &[At<'_>], member: &str, spec: &At<'_>, place: &str) -> Option<machinery::FieldPath> {
+    let first = versions.first()?.field(member);
+    let alike = first.is_set() && versions.iter().all(|v| v.field(member).value == first.value);
+    alike.then(|| spec.path.child(place))
+}
+
 fn version(at: &At<'_>, old: Option<&At<'_>>, errors: &mut Errors) {
-    let schema = at.at(&["schema", "openAPIV3Schema"]);
     let before = old.and_then(|o| {
         o.field("versions").items().into_iter().find(|v| v.field("name").text() == at.field("name").text())
     });
+    let schema = at.at(&["schema", "openAPIV3Schema"]);
     let unchanged = before.is_some_and(|b| b.at(&["schema", "openAPIV3Schema"]).value == schema.value);
-    if schema.is_set() && !unchanged {
-        custom::validate_schema(&schema, errors);
-    }
-    subresources(&at.field("subresources"), errors);
-    at.field("additionalPrinterColumns").items().iter().for_each(|column| printer_column(column, errors));
     let warning = at.field("deprecationWarning");
     if warning.is_set() {
         if !at.field("deprecated").truth() {
@@ -188,6 +189,17 @@ fn version(at: &At<'_>, old: Option<&At<'_>>, errors: &mut Errors) {
             errors.invalid(&warning, "must not be empty");
         }
     }
+    contents(at, unchanged, errors);
+}
+
+/// Schema, subresources and columns of a version, wherever they are complained about.
+fn contents(at: &At<'_>, schema_unchanged: bool, errors: &mut Errors) {
+    let schema = at.at(&["schema", "openAPIV3Schema"]);
+    if schema.is_set() && !schema_unchanged {
+        custom::validate_schema(&schema, errors);
+    }
+    subresources(&at.field("subresources"), errors);
+    at.field("additionalPrinterColumns").items().iter().for_each(|column| printer_column(column, errors));
     for field in at.field("selectableFields").items() {
         let path = field.field("jsonPath");
         if path.is_empty() {
@@ -198,9 +210,43 @@ fn version(at: &At<'_>, old: Option<&At<'_>>, errors: &mut Errors) {
     }
 }
 
+/// What is folded is checked once, after the names.
+fn folded_contents(at: &At<'_>, old: Option<&At<'_>>, errors: &mut Errors) {
+    let versions = at.field("versions").items();
+    let Some(first) = versions.first() else { return };
+    let before = old.map(|o| o.field("versions").value[0].clone()).unwrap_or_default();
+    if let Some(path) = folded(&versions, "schema", at, "validation") {
+        let schema = first.at(&["schema", "openAPIV3Schema"]).renamed(path.child("openAPIV3Schema"));
+        if schema.is_set() && before["schema"]["openAPIV3Schema"] != *schema.value {
+            custom::validate_schema(&schema, errors);
+        }
+    }
+    if let Some(path) = folded(&versions, "subresources", at, "subresources") {
+        subresources(&first.field("subresources").renamed(path), errors);
+    }
+    if let Some(path) = folded(&versions, "additionalPrinterColumns", at, "additionalPrinterColumns") {
+        let columns = first.field("additionalPrinterColumns").renamed(path);
+        columns.items().iter().for_each(|column| printer_column(column, errors));
+    }
+}
+
+/// The version without what is checked elsewhere.
+fn unfolded(version: &Value, versions: &[At<'_>], spec: &At<'_>) -> Value {
+    let mut version = version.clone();
+    for (member, place) in [
+        ("schema", "validation"),
+        ("subresources", "subresources"),
+        ("additionalPrinterColumns", "additionalPrinterColumns"),
+    ] {
+        if folded(versions, member, spec, place).is_some() {
+            version.remove(member);
+        }
+    }
+    version
+}
+
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-const COLUMN_FORMATS: [&str; 9] =
-    ["byte", "date", "date-time", "double", "float", "int32", "int64", "password", "name"];
+const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
 
 fn printer_column(at: &At<'_>, errors: &mut Errors) {
     if at.field("name").is_empty() {
@@ -214,9 +260,7 @@ fn printer_column(at: &At<'_>, errors: &mut Errors) {
         errors.invalid(&kind, words);
     }
     if !format.is_empty() && !COLUMN_FORMATS.contains(&format.text()) {
-        let mut sorted = COLUMN_FORMATS;
-        sorted.sort_unstable();
-        errors.invalid(&format, format!("must be one of {}", sorted.join(",")));
+        errors.invalid(&format, format!("must be one of {}", COLUMN_FORMATS.join(",")));
     }
     // Upstream names the Go field here.
     simple_path(&at.field("jsonPath").renamed(at.path.child("JSONPath")), "", errors);

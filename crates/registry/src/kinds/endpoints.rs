@@ -121,10 +121,12 @@ fn slice_endpoint(at: &At<'_>, kind: &str, errors: &mut Errors) {
         match (kind, parsed) {
             ("IPv4" | "IPv6", Err(_)) => valid_ip(&address, errors),
             ("IPv4", Ok(IpAddr::V6(_))) => {
-                errors.invalid(&address.renamed(addresses.path.clone()), "must be an IPv4 address")
+                errors.invalid(&address.renamed(addresses.path.clone()), "must be an IPv4 address");
+                special_ip(&address, errors);
             }
             ("IPv6", Ok(IpAddr::V4(_))) => {
-                errors.invalid(&address.renamed(addresses.path.clone()), "must be an IPv6 address")
+                errors.invalid(&address.renamed(addresses.path.clone()), "must be an IPv6 address");
+                special_ip(&address, errors);
             }
             ("IPv4" | "IPv6", Ok(_)) => special_ip(&address, errors),
             ("FQDN", _) => errors.dns_subdomain(&address),

@@ -76,8 +76,8 @@ fn domain_prefixed_path(at: &At<'_>, errors: &mut Errors) {
 fn ingress(spec: &At<'_>, errors: &mut Errors) {
     let (rules, default) = (spec.field("rules"), spec.field("defaultBackend"));
     if rules.is_empty() && !default.is_set() {
-        let value = if rules.is_set() { rules.value.clone() } else { Value::Null };
-        errors.push(FieldError::invalid(&spec.path, &value, "either `defaultBackend` or `rules` must be specified"));
+        let text = if rules.is_set() { "[]networking.IngressRule{}" } else { "[]networking.IngressRule(nil)" };
+        errors.invalid_as(spec, text.to_owned(), "either `defaultBackend` or `rules` must be specified");
     }
     if default.is_set() {
         backend(&default, errors);

@@ -62,6 +62,12 @@ fn taints(at: &At<'_>, errors: &mut Errors) {
         errors.one_of_required(&effect, &TAINT_EFFECTS);
         if !seen.insert((effect.text(), key.text())) {
             let mut error = FieldError::duplicate(&taint.path, taint.value);
+            error.value = format!(
+                "core.Taint{{Key:{:?}, Value:{:?}, Effect:{:?}, TimeAdded:<nil>}}",
+                key.text(),
+                value.text(),
+                effect.text()
+            );
             error.detail = "taints must be unique by key and effect pair".to_owned();
             errors.push(error);
         }

@@ -8,7 +8,7 @@ use machinery::quantity::Quantity;
 use super::workloads::int_or_percent;
 use crate::strategy::{Generation, Strategy};
 use crate::validation::container::{is_standard_resource, non_negative_quantity, quantity};
-use crate::validation::{At, Errors, label_selector};
+use crate::validation::{At, Errors, go, label_selector};
 
 pub(crate) static BUDGET: Strategy = Strategy {
     generation: Generation::Spec,
@@ -23,7 +23,7 @@ pub(crate) static BUDGET: Strategy = Strategy {
             int_or_percent(bound, errors);
             let percent = bound.text().strip_suffix('%').and_then(|n| n.parse::<i64>().ok());
             if percent.is_some_and(|n| n > 100) {
-                errors.invalid(bound, "must not be greater than 100%");
+                errors.invalid_as(bound, go::int_or_string(bound.value), "must not be greater than 100%");
             }
         }
         label_selector(&spec.field("selector"), errors);
@@ -63,7 +63,15 @@ fn autoscaler(spec: &At<'_>, least: i64, errors: &mut Errors) {
             errors.all_invalid(&at, names::is_valid_path_segment_name(at.text()));
         }
     }
-    spec.field("metrics").items().iter().for_each(|metric| metric_spec(metric, errors));
+    let metrics = spec.field("metrics");
+    metrics.items().iter().for_each(|metric| metric_spec(metric, errors));
+    let outside = metrics.items().iter().any(|m| matches!(m.field("type").text(), "Object" | "External"));
+    if min.int() == Some(0) && !outside {
+        errors.forbidden(
+            &metrics,
+            "must specify at least one Object or External metric to support scaling to zero replicas",
+        );
+    }
 }
 
 const METRIC_SOURCES: [(&str, &str); 5] = [
@@ -76,7 +84,7 @@ const METRIC_SOURCES: [(&str, &str); 5] = [
 
 fn metric_spec(at: &At<'_>, errors: &mut Errors) {
     let kind = at.field("type");
-    let known: Vec<&str> = METRIC_SOURCES.iter().map(|(name, _)| *name).collect();
+    let known = ["ContainerResource", "External", "Object", "Pods", "Resource"];
     if kind.is_empty() {
         errors.required(&kind, "must specify a metric source type");
     }
@@ -150,11 +158,11 @@ fn quota(spec: &At<'_>, errors: &mut Errors) {
         let complaints = names::is_qualified_name(name);
         let known = name.contains('/') || is_standard_resource(name);
         for complaint in &complaints {
-            errors.invalid_value(&amount, name, complaint.as_str());
+            errors.invalid_as(&amount, name.to_owned(), complaint.as_str());
         }
         if complaints.is_empty() && !known {
-            errors.invalid_value(&amount, name, "must be a standard resource type or fully qualified");
-            errors.invalid_value(&amount, name, "must be a standard resource for quota");
+            errors.invalid_as(&amount, name.to_owned(), "must be a standard resource type or fully qualified");
+            errors.invalid_as(&amount, name.to_owned(), "must be a standard resource for quota");
         }
         non_negative_quantity(&amount, errors);
         let counted = matches!(
@@ -169,19 +177,19 @@ fn quota(spec: &At<'_>, errors: &mut Errors) {
         ) || name.starts_with("services.")
             || name.starts_with("count/");
         if counted && quantity(&amount).is_some_and(|q| q.milli_value() % 1000 != 0) {
-            errors.invalid(&amount, "must be an integer");
+            errors.invalid_as(&amount, go::quantity(amount.value), "must be an integer");
         }
     }
     let scopes = spec.field("scopes");
     for scope in scopes.items() {
         if !SCOPES.contains(&scope.text()) {
-            errors.invalid(&scopes, "unsupported scope");
+            errors.invalid_as(&scopes, go::strings("core.ResourceQuotaScope", scopes.value), "unsupported scope");
         }
     }
     let has = |name: &str| scopes.items().iter().any(|s| s.text() == name);
     for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
         if has(a) && has(b) {
-            errors.invalid(&scopes, "conflicting scopes");
+            errors.invalid_as(&scopes, go::strings("core.ResourceQuotaScope", scopes.value), "conflicting scopes");
         }
     }
 }
@@ -238,27 +246,32 @@ fn bounds(limit: &At<'_>, resource: &str, errors: &mut Errors) {
         quantity(&at).map(|q| (q, at))
     };
     let (min, max, default, request) = (read("min"), read("max"), read("default"), read("defaultRequest"));
-    let mut check =
-        |low: &Option<(Quantity, At<'_>)>, high: &Option<(Quantity, At<'_>)>, at_low: bool, text: [&str; 2]| {
-            if let (Some((low_amount, low_at)), Some((high_amount, high_at))) = (low, high) {
-                if low_amount > high_amount {
-                    let at = if at_low { low_at } else { high_at };
-                    errors.invalid(
-                        at,
-                        format!("{} value {low_amount} is greater than {} value {high_amount}", text[0], text[1]),
-                    );
-                }
+    let mut check = |low: &Option<(Quantity, At<'_>)>,
+                     high: &Option<(Quantity, At<'_>)>,
+                     at_low: bool,
+                     show_low: bool,
+                     text: [&str; 2]| {
+        if let (Some((low_amount, low_at)), Some((high_amount, high_at))) = (low, high) {
+            if low_amount > high_amount {
+                let at = if at_low { low_at } else { high_at };
+                let shown = if show_low { low_at } else { high_at };
+                errors.invalid_as(
+                    at,
+                    go::quantity(shown.value),
+                    format!("{} value {low_amount} is greater than {} value {high_amount}", text[0], text[1]),
+                );
             }
-        };
-    check(&min, &max, true, ["min", "max"]);
-    check(&min, &request, false, ["min", "default request"]);
-    check(&request, &max, true, ["default request", "max"]);
-    check(&request, &default, true, ["default request", "default limit"]);
-    check(&min, &default, false, ["min", "default"]);
-    check(&default, &max, true, ["default", "max"]);
+        }
+    };
+    check(&min, &max, true, true, ["min", "max"]);
+    check(&min, &request, false, false, ["min", "default request"]);
+    check(&request, &max, true, true, ["default request", "max"]);
+    check(&request, &default, true, true, ["default request", "default limit"]);
+    check(&min, &default, false, true, ["min", "default"]);
+    check(&default, &max, true, false, ["default", "max"]);
     let one = Quantity::parse("1").unwrap_or_default();
     if let Some((ratio, at)) = read("maxLimitRequestRatio").filter(|(r, _)| *r < one) {
-        errors.invalid(&at, format!("ratio {ratio} is less than 1"));
+        errors.invalid_as(&at, go::quantity(at.value), format!("ratio {ratio} is less than 1"));
     }
 }
 
@@ -281,7 +294,7 @@ pub(crate) static PRIORITY_CLASS: Strategy = Strategy {
         }
         let policy = at.field("preemptionPolicy");
         if policy.is_set() {
-            errors.one_of_required(&policy, &["Never", "PreemptLowerPriority"]);
+            errors.one_of_required(&policy, &["PreemptLowerPriority", "Never"]);
         }
     },
     validate_update: Some(|new, old, _, errors| {

@@ -1,9 +1,7 @@
 //! Roles and their bindings.
 
-use machinery::FieldError;
-
 use crate::strategy::Strategy;
-use crate::validation::{At, Errors, label_selector, same};
+use crate::validation::{At, Errors, go, label_selector, same};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -53,10 +51,18 @@ fn policy_rule(rule: &At<'_>, namespaced: bool, errors: &mut Errors) {
     let urls = rule.field("nonResourceURLs");
     if !urls.is_empty() {
         if namespaced {
-            errors.invalid(&urls, "namespaced rules cannot apply to non-resource URLs");
+            errors.invalid_as(
+                &urls,
+                go::strings("string", urls.value),
+                "namespaced rules cannot apply to non-resource URLs",
+            );
         }
         if ["apiGroups", "resources", "resourceNames"].iter().any(|m| !rule.field(m).is_empty()) {
-            errors.invalid(&urls, "rules cannot apply to both regular resources and non-resource URLs");
+            errors.invalid_as(
+                &urls,
+                go::strings("string", urls.value),
+                "rules cannot apply to both regular resources and non-resource URLs",
+            );
         }
         return;
     }
@@ -72,7 +78,13 @@ fn binding_update(new: &At<'_>, old: &At<'_>, namespaced: bool, errors: &mut Err
     binding(new, namespaced, errors);
     let role = new.field("roleRef");
     if !same(role.value, old.field("roleRef").value) {
-        errors.push(FieldError::invalid(&role.path, role.value, "cannot change roleRef"));
+        let text = format!(
+            "rbac.RoleRef{{APIGroup:{:?}, Kind:{:?}, Name:{:?}}}",
+            role.field("apiGroup").text(),
+            role.field("kind").text(),
+            role.field("name").text()
+        );
+        errors.invalid_as(&role, text, "cannot change roleRef");
     }
 }
 

@@ -7,7 +7,7 @@ use machinery::{Value, names};
 
 use crate::strategy::{Selectable, Strategy};
 use crate::validation::container::port_or_name;
-use crate::validation::{At, Errors, labels};
+use crate::validation::{At, Errors, go, labels};
 
 pub(crate) static STRATEGY: Strategy = Strategy {
     name: crate::names::label_1035,
@@ -227,8 +227,11 @@ fn duplicate_ports(spec: &At<'_>, errors: &mut Errors) {
     for port in &ports {
         let (protocol, number) = (port.field("protocol").text(), port.field("port").int().unwrap_or(0));
         if !seen.insert((protocol, number)) {
-            let key = machinery::json!({"port": number, "protocol": protocol, "targetPort": 0});
-            errors.duplicate(&At { value: &key, path: port.path.clone() });
+            let mut error = machinery::FieldError::duplicate(&port.path, &Value::Null);
+            error.value = format!(
+                "core.ServicePort{{Name:\"\", Protocol:{protocol:?}, AppProtocol:(*string)(nil), Port:{number}, TargetPort:intstr.IntOrString{{Type:0, IntVal:0, StrVal:\"\"}}, NodePort:0}}"
+            );
+            errors.push(error);
         }
     }
 }
@@ -270,6 +273,6 @@ fn changed_addresses(new: &At<'_>, old: &At<'_>, errors: &mut Errors) {
     let (now, then) = (spec.field("clusterIPs"), before.field("clusterIPs"));
     let (first, was) = (now.value[0].as_str().unwrap_or_default(), then.value[0].as_str().unwrap_or_default());
     if !was.is_empty() && first != was {
-        errors.invalid_value(&now, now.value.clone(), "may not change once set");
+        errors.invalid_as(&now, go::strings("string", now.value), "may not change once set");
     }
 }

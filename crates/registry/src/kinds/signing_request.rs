@@ -4,7 +4,7 @@ use machinery::{FieldError, Value, names};
 
 use crate::context::{Context, Subresource};
 use crate::strategy::{Strategy, text};
-use crate::validation::{At, Errors, same};
+use crate::validation::{At, Errors, go, same};
 
 const USAGES: [&str; 23] = [
     "any",
@@ -144,9 +144,8 @@ fn conditions(at: &At<'_>, errors: &mut Errors) {
 fn request(at: &At<'_>, errors: &mut Errors) {
     let spec = at.field("spec");
     let pem = super::from_base64(spec.field("request").text()).unwrap_or_default();
-    let pem = String::from_utf8_lossy(&pem);
-    if !pem.contains("-----BEGIN CERTIFICATE REQUEST-----") {
-        errors.invalid(&spec.field("request"), "PEM block type must be CERTIFICATE REQUEST");
+    if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE REQUEST-----") {
+        errors.invalid_as(&spec.field("request"), go::bytes(&pem), "PEM block type must be CERTIFICATE REQUEST");
     }
     let usages = spec.field("usages");
     if usages.is_empty() {

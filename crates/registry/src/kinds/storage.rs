@@ -210,8 +210,9 @@ fn volume(spec: &At<'_>, errors: &mut Errors) {
     }
     let entries = capacity.entries();
     if entries.len() != 1 || entries[0].0 != "storage" {
-        let value = if capacity.is_set() { capacity.value.clone() } else { Value::Null };
-        errors.push(FieldError::not_supported(&capacity.path, &value, &["storage"]));
+        let mut error = FieldError::not_supported(&capacity.path, &Value::Null, &["storage"]);
+        error.value = if capacity.is_set() { capacity.value.to_string() } else { "core.ResourceList(nil)".to_owned() };
+        errors.push(error);
     }
     for (_, amount) in &entries {
         if quantity(amount).is_some_and(|q| q <= Quantity::default()) {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use machinery::{FieldError, names};
 
 use crate::strategy::{Generation, StatusRule, Strategy};
-use crate::validation::{At, Errors, label_selector};
+use crate::validation::{At, Errors, go, label_selector};
 
 pub(crate) static MUTATING: Strategy = Strategy {
     generation: Generation::Content,
@@ -87,8 +87,17 @@ pub(crate) fn client_config(at: &At<'_>, errors: &mut Errors) {
         errors.invalid(&port, format!("port is not valid: {}", complaints.join(", ")));
     }
     let path = service.field("path");
-    if path.is_set() && !path.text().starts_with('/') {
+    if !path.is_set() || path.text() == "/" {
+        return;
+    }
+    if !path.text().starts_with('/') {
         errors.invalid(&path, "must start with a '/'");
+    }
+    let rest: String = path.text().chars().skip(1).collect();
+    for (i, segment) in rest.strip_suffix('/').unwrap_or(&rest).split('/').enumerate() {
+        if segment.is_empty() {
+            errors.invalid(&path, format!("segment[{i}] may not be empty"));
+        }
     }
 }
 
@@ -135,7 +144,11 @@ fn webhook_rule(rule: &At<'_>, errors: &mut Errors) {
         errors.required(&operations, "");
     }
     if wild(&operations) {
-        errors.invalid(&operations, "if '*' is present, must not specify other operations");
+        errors.invalid_as(
+            &operations,
+            go::strings("admissionregistration.OperationType", operations.value),
+            "if '*' is present, must not specify other operations",
+        );
     }
     operations.items().iter().for_each(|operation| errors.one_of(operation, &OPERATIONS));
     for (member, text) in [
@@ -147,7 +160,7 @@ fn webhook_rule(rule: &At<'_>, errors: &mut Errors) {
             errors.required(&list, "");
         }
         if wild(&list) {
-            errors.invalid(&list, text);
+            errors.invalid_as(&list, go::strings("string", list.value), text);
         }
         if member == "apiVersions" {
             list.items().iter().filter(|v| v.is_empty()).for_each(|version| errors.required(version, ""));
@@ -178,7 +191,7 @@ fn review_versions(at: &At<'_>, errors: &mut Errors) {
         }
     }
     if !seen.contains("v1") && !seen.contains("v1beta1") {
-        errors.invalid(at, "must include at least one of v1, v1beta1");
+        errors.invalid_as(at, go::strings("string", at.value), "must include at least one of v1, v1beta1");
     }
 }
 

@@ -4,14 +4,14 @@ use machinery::{FieldError, Value, labels};
 
 use crate::context::{Context, Propagation};
 use crate::strategy::{Generation, Selectable, Strategy};
-use crate::validation::{At, Errors, label_selector, pod_spec, same};
+use crate::validation::{At, Errors, go, label_selector, pod_spec, same};
 
 pub(crate) static DEPLOYMENT: Strategy = Strategy {
     generation: Generation::SpecOrAnnotations,
     validate: deployment,
     validate_update: Some(|new, old, cx, errors| {
         deployment(new, cx, errors);
-        errors.immutable(&new.at(&["spec", "selector"]), &old.at(&["spec", "selector"]));
+        errors.immutable_selector(&new.at(&["spec", "selector"]), &old.at(&["spec", "selector"]));
     }),
     prepare_subresource: |new, old, cx| {
         if cx.subresource == crate::context::Subresource::Status {
@@ -32,7 +32,7 @@ pub(crate) static REPLICA_SET: Strategy = Strategy {
     validate: replica_set,
     validate_update: Some(|new, old, cx, errors| {
         replica_set(new, cx, errors);
-        errors.immutable(&new.at(&["spec", "selector"]), &old.at(&["spec", "selector"]));
+        errors.immutable_selector(&new.at(&["spec", "selector"]), &old.at(&["spec", "selector"]));
     }),
     validate_subresource: |new, _, _, errors| replica_counts(&new.field("status"), errors),
     ..Strategy::PLAIN
@@ -88,7 +88,7 @@ pub(crate) static DAEMON_SET: Strategy = Strategy {
     validate: daemon_set,
     validate_update: Some(|new, old, cx, errors| {
         daemon_set(new, cx, errors);
-        errors.immutable(&new.at(&["spec", "selector"]), &old.at(&["spec", "selector"]));
+        errors.immutable_selector(&new.at(&["spec", "selector"]), &old.at(&["spec", "selector"]));
     }),
     ..Strategy::PLAIN
 };
@@ -148,18 +148,32 @@ fn deployment_strategy(at: &At<'_>, errors: &mut Errors) {
             int_or_percent(&unavailable, errors);
             int_or_percent(&surge, errors);
             if amount(&unavailable) == 0 && amount(&surge) == 0 {
-                errors.invalid(&unavailable, "may not be 0 when `maxSurge` is 0");
+                errors.invalid_as(
+                    &unavailable,
+                    go::int_or_string(unavailable.value),
+                    "may not be 0 when `maxSurge` is 0",
+                );
             }
             not_more_than_all(&unavailable, errors);
         }
-        _ => errors.not_supported(at, &["Recreate", "RollingUpdate"]),
+        kind => {
+            let go_text =
+                format!("apps.DeploymentStrategy{{Type:{kind:?}, RollingUpdate:(*apps.RollingUpdateDeployment)(nil)}}");
+            let mut error = FieldError::not_supported(&at.path, &Value::Null, &["Recreate", "RollingUpdate"]);
+            error.value = go_text;
+            errors.push(error);
+        }
     }
 }
 
 /// A count or a percentage such as `25%`.
 pub(crate) fn int_or_percent(at: &At<'_>, errors: &mut Errors) {
     match at.value {
-        Value::String(text) => errors.all_invalid(at, machinery::names::is_valid_percent(text)),
+        Value::String(text) => {
+            for complaint in machinery::names::is_valid_percent(text) {
+                errors.invalid_as(at, go::int_or_string(at.value), complaint);
+            }
+        }
         _ => errors.not_negative(at),
     }
 }
@@ -177,7 +191,7 @@ fn not_more_than_all(at: &At<'_>, errors: &mut Errors) {
         .as_str()
         .is_some_and(|t| t.strip_suffix('%').and_then(|n| n.parse::<i64>().ok()).is_some_and(|n| n > 100))
     {
-        errors.invalid(at, "must not be greater than 100%");
+        errors.invalid_as(at, go::int_or_string(at.value), "must not be greater than 100%");
     }
 }
 
@@ -189,7 +203,7 @@ fn selector(spec: &At<'_>, empty: &str, errors: &mut Errors) {
     }
     label_selector(&at, errors);
     if at.field("matchLabels").is_empty() && at.field("matchExpressions").is_empty() {
-        errors.invalid(&at, empty);
+        errors.invalid_as(&at, go::selector(at.value), empty);
     }
 }
 
@@ -197,15 +211,14 @@ fn selector(spec: &At<'_>, empty: &str, errors: &mut Errors) {
 fn template_matches(spec: &At<'_>, errors: &mut Errors) -> bool {
     let at = spec.field("selector");
     let Ok(selector) = labels::Selector::from_label_selector(at.value) else {
-        errors.invalid(&at, "invalid label selector");
+        errors.invalid_as(&at, go::selector(at.value), "invalid label selector");
         return false;
     };
     let given = spec.at(&["template", "metadata", "labels"]);
     // An unset selector selects nothing and is complained about elsewhere; upstream's does not match either.
     let matches = if at.is_set() { selector.matches(Some(given.value)) } else { false };
     if !matches && (at.is_set() && !selector.is_empty() || !at.is_set()) {
-        let value = if given.is_set() { given.value.clone() } else { Value::Null };
-        errors.push(FieldError::invalid(&given.path, &value, "`selector` does not match template `labels`"));
+        errors.invalid_as(&given, go::string_map(given.value), "`selector` does not match template `labels`");
     }
     true
 }
@@ -272,7 +285,7 @@ fn replication_controller(at: &At<'_>, cx: &Context, errors: &mut Errors) {
     }
     let given = template.at(&["metadata", "labels"]);
     if !selector.is_empty() && !labels::Selector::from_set(selector.value).matches(Some(given.value)) {
-        errors.invalid(&given, "`selector` does not match template `labels`");
+        errors.invalid_as(&given, go::string_map(given.value), "`selector` does not match template `labels`");
     }
     pod_spec::template(&template, cx, errors);
     always_and_for_ever(&template, "ReplicationController", errors);
@@ -310,10 +323,21 @@ fn stateful_strategy(at: &At<'_>, errors: &mut Errors) {
     let rolling = at.field("rollingUpdate");
     match at.field("type").text() {
         "" => errors.required(at, ""),
-        "OnDelete" if rolling.is_set() => errors.invalid(&rolling, "only allowed for updateStrategy 'RollingUpdate'"),
+        "OnDelete" if rolling.is_set() => {
+            let partition = rolling.field("partition").int().unwrap_or(0);
+            let text = format!(
+                "apps.RollingUpdateStatefulSetStrategy{{Partition:{partition}, MaxUnavailable:(*intstr.IntOrString)(nil)}}"
+            );
+            errors.invalid_as(&rolling, text, "only allowed for updateStrategy 'RollingUpdate'");
+        }
         "OnDelete" => {}
         "RollingUpdate" => errors.not_negative(&rolling.field("partition")),
-        _ => errors.invalid(at, "must be 'RollingUpdate' or 'OnDelete'"),
+        kind => {
+            let text = format!(
+                "apps.StatefulSetUpdateStrategy{{Type:{kind:?}, RollingUpdate:(*apps.RollingUpdateStatefulSetStrategy)(nil)}}"
+            );
+            errors.invalid_as(at, text, "must be 'RollingUpdate' or 'OnDelete'");
+        }
     }
 }
 
@@ -324,11 +348,11 @@ fn daemon_set(at: &At<'_>, cx: &Context, errors: &mut Errors) {
     let given = spec.at(&["template", "metadata", "labels"]);
     if let Ok(selector) = labels::Selector::from_label_selector(chosen.value) {
         if !chosen.is_set() || !selector.matches(Some(given.value)) {
-            errors.push(FieldError::invalid(&given.path, given.value, "`selector` does not match template `labels`"));
+            errors.invalid_as(&given, go::string_map(given.value), "`selector` does not match template `labels`");
         }
     }
     if chosen.is_set() && chosen.field("matchLabels").is_empty() && chosen.field("matchExpressions").is_empty() {
-        errors.invalid(&chosen, "empty selector is invalid for daemonset");
+        errors.invalid_as(&chosen, go::selector(chosen.value), "empty selector is invalid for daemonset");
     }
     pod_spec::template(&spec.field("template"), cx, errors);
     always_and_for_ever(&spec.field("template"), "DaemonSet", errors);
@@ -345,7 +369,11 @@ fn daemon_set(at: &At<'_>, cx: &Context, errors: &mut Errors) {
             int_or_percent(&surge, errors);
             not_more_than_all(&surge, errors);
             match (amount(&unavailable) != 0, amount(&surge) != 0) {
-                (true, true) => errors.invalid(&surge, "may not be set when maxUnavailable is non-zero"),
+                (true, true) => errors.invalid_as(
+                    &surge,
+                    go::int_or_string(surge.value),
+                    "may not be set when maxUnavailable is non-zero",
+                ),
                 (false, false) => errors.required(&unavailable, "cannot be 0 when maxSurge is 0"),
                 _ => {}
             }

@@ -156,8 +156,7 @@ fn host_ports(containers: &[At<'_>], errors: &mut Errors) {
     for port in containers.iter().flat_map(|c| c.field("ports").items()) {
         let Some(number) = port.field("hostPort").int().filter(|n| *n != 0) else { continue };
         let (ip, protocol) = (port.field("hostIP").text().to_owned(), port.field("protocol").text().to_owned());
-        let ip = if ip.is_empty() { "0.0.0.0".to_owned() } else { ip };
-        let text = format!("{ip}/{protocol}/{number}");
+        let text = format!("{protocol}/{ip}/{number}");
         if !seen.insert(text.clone()) {
             let text: Value = text.into();
             errors.duplicate(&At { value: &text, path: port.field("hostPort").path });
@@ -442,17 +441,17 @@ fn resource_name(name: &str, path: &FieldPath, errors: &mut Errors) {
     let at = At { value: &value, path: path.clone() };
     let complaints = names::is_qualified_name(name);
     if !complaints.is_empty() {
-        errors.all_invalid(&at, complaints);
+        complaints.into_iter().for_each(|c| errors.invalid_as(&at, name.to_owned(), c));
     } else if !name.contains('/')
         && !matches!(name, "cpu" | "memory" | "ephemeral-storage")
         && !name.starts_with("hugepages-")
     {
         if !is_standard_resource(name) {
-            errors.invalid(&at, "must be a standard resource type or fully qualified");
+            errors.invalid_as(&at, name.to_owned(), "must be a standard resource type or fully qualified");
         }
-        errors.invalid(&at, "must be a standard resource for containers");
+        errors.invalid_as(&at, name.to_owned(), "must be a standard resource for containers");
     } else if name.contains('/') && name.starts_with("requests.") {
-        errors.invalid(&at, "doesn't follow extended resource name standard");
+        errors.invalid_as(&at, name.to_owned(), "doesn't follow extended resource name standard");
     }
 }
 

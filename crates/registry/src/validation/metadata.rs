@@ -8,7 +8,15 @@ use super::{At, Errors, IMMUTABLE, NOT_NEGATIVE, labels, same};
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 /// Rules that hold for a new and for a changed object. `name` is the kind's own rule.
-pub(crate) fn validate(at: &At<'_>, namespaced: bool, name: fn(&str, bool) -> Vec<String>, errors: &mut Errors) {
+///
+/// `core_rule`: finalizers must be qualified (built-in kinds, when creating).
+pub(crate) fn validate(
+    at: &At<'_>,
+    namespaced: bool,
+    name: fn(&str, bool) -> Vec<String>,
+    core_rule: bool,
+    errors: &mut Errors,
+) {
     let generate = at.field("generateName");
     if !generate.is_empty() {
         errors.all_invalid(&generate, name(generate.text(), true));
@@ -32,7 +40,7 @@ pub(crate) fn validate(at: &At<'_>, namespaced: bool, name: fn(&str, bool) -> Ve
     labels(&at.field("labels"), errors);
     annotations(&at.field("annotations"), errors);
     owners(&at.field("ownerReferences"), errors);
-    finalizers(&at.field("finalizers"), errors);
+    finalizers(&at.field("finalizers"), core_rule, errors);
 }
 
 /// What an update must not change.
@@ -107,11 +115,18 @@ fn owners(at: &At<'_>, errors: &mut Errors) {
     }
 }
 
-fn finalizers(at: &At<'_>, errors: &mut Errors) {
+fn finalizers(at: &At<'_>, core_rule: bool, errors: &mut Errors) {
     let has = |name: &str| at.value.items().iter().any(|f| f.as_str() == Some(name));
     for finalizer in at.items() {
         for complaint in names::is_qualified_name(finalizer.text()) {
             errors.invalid_value(at, finalizer.text(), complaint);
+        }
+    }
+    // The core types' rule comes on top, at the elements.
+    for finalizer in at.items() {
+        let standard = matches!(finalizer.text(), "kubernetes" | "orphan" | "foregroundDeletion");
+        if core_rule && !finalizer.text().contains('/') && !standard {
+            errors.invalid(&finalizer, "name is neither a standard finalizer name nor is it fully qualified");
         }
     }
     if has("orphan") && has("foregroundDeletion") {

@@ -1,6 +1,7 @@
 //! Walking an object while complaining: [`At`] is a value with its path, [`Errors`] collects complaints.
 
 pub(crate) mod container;
+pub(crate) mod go;
 pub(crate) mod metadata;
 pub(crate) mod pod_spec;
 pub(crate) mod scheduling;
@@ -111,6 +112,13 @@ impl Errors {
         self.0.push(FieldError::invalid(&at.path, &value.into(), detail));
     }
 
+    /// `Invalid value` with the value printed as the given Go text.
+    pub(crate) fn invalid_as(&mut self, at: &At<'_>, go_text: String, detail: impl Into<String>) {
+        let mut error = FieldError::invalid(&at.path, &Value::Null, detail);
+        error.value = go_text;
+        self.0.push(error);
+    }
+
     pub(crate) fn forbidden(&mut self, at: &At<'_>, detail: impl Into<String>) {
         self.0.push(FieldError::forbidden(&at.path, detail));
     }
@@ -158,6 +166,13 @@ impl Errors {
     pub(crate) fn immutable(&mut self, new: &At<'_>, old: &At<'_>) {
         if !same(new.value, old.value) {
             self.push(FieldError::invalid(&new.path, new.value, IMMUTABLE));
+        }
+    }
+
+    /// A changed label selector is invalid.
+    pub(crate) fn immutable_selector(&mut self, new: &At<'_>, old: &At<'_>) {
+        if !same(new.value, old.value) {
+            self.invalid_as(new, go::selector(new.value), IMMUTABLE);
         }
     }
 
@@ -232,3 +247,6 @@ pub(crate) fn label_selector(at: &At<'_>, errors: &mut Errors) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,12 +34,6 @@ pub(crate) fn pod_spec(at: &At<'_>, is_pod: bool, cx: &Context, errors: &mut Err
     errors.one_of_required(&at.field("dnsPolicy"), &DNS_POLICIES);
     labels(&at.field("nodeSelector"), errors);
     security_context(&at.field("securityContext"), errors);
-    for secret in at.field("imagePullSecrets").items() {
-        if secret.field("name").is_empty() {
-            // Upstream reports the list entry, not its name.
-            errors.required(&secret.field("name"), "");
-        }
-    }
     scheduling::affinity(&at.field("affinity"), errors);
     dns_config(at, errors);
     gates(at, errors);
@@ -61,7 +55,13 @@ pub(crate) fn pod_spec(at: &At<'_>, is_pod: bool, cx: &Context, errors: &mut Err
     }
     let preemption = at.field("preemptionPolicy");
     if preemption.is_set() {
-        errors.one_of_required(&preemption, &["Never", "PreemptLowerPriority"]);
+        errors.one_of_required(&preemption, &["PreemptLowerPriority", "Never"]);
+    }
+    let overhead = at.field("overhead");
+    for (name, _) in overhead.entries() {
+        // Upstream checks it as if it were a container's limits.
+        let amount = overhead.field(name);
+        container::non_negative_quantity(&amount.renamed(overhead.path.child("limits").key(name)), errors);
     }
 }
 

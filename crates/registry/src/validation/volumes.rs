@@ -88,7 +88,7 @@ fn source(volume: &At<'_>, errors: &mut Errors) {
             "nfs" => nfs(&source, errors),
             "downwardAPI" => {
                 mode(&source.field("defaultMode"), errors);
-                source.field("items").items().iter().for_each(|file| downward_file(file, file, errors));
+                source.field("items").items().iter().for_each(|file| downward_file(file, &source, errors));
             }
             "projected" => projected(&source, errors),
             "csi" => required(&source, &["driver"], errors),

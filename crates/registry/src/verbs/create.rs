@@ -77,13 +77,19 @@ fn validate(resource: &Resource, object: &Value, cx: &Context) -> Result<(), Sta
     let at = root(object);
     let mut errors = Errors::default();
     // The strategies' own validation includes metadata under the kind's name rule, and comes first.
-    metadata::validate(&at.field("metadata"), resource.namespaced, resource.strategy.name, &mut errors);
+    metadata::validate(
+        &at.field("metadata"),
+        resource.namespaced,
+        resource.strategy.name,
+        resource.custom.is_none(),
+        &mut errors,
+    );
     if let SchemaRef::Structural(schema) = &resource.schema {
-        schema.validate(object, None, &mut errors);
+        schema.validate(object, &mut errors);
     }
     (resource.strategy.validate)(&at, cx, &mut errors);
     if errors.is_empty() {
-        metadata::validate(&at.field("metadata"), resource.namespaced, crate::names::path_segment, &mut errors);
+        metadata::validate(&at.field("metadata"), resource.namespaced, crate::names::path_segment, false, &mut errors);
     }
     finish(resource, object, &errors)
 }
@@ -93,5 +99,7 @@ pub(super) fn finish(resource: &Resource, object: &Value, errors: &Errors) -> Re
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Status::invalid(&resource.gvk.group, &resource.gvk.kind, meta::name(object), &errors.0))
+    // Events are core's, by whichever group they come.
+    let group = if resource.gvk.group == "events.k8s.io" { "" } else { &resource.gvk.group };
+    Err(Status::invalid(group, &resource.gvk.kind, meta::name(object), &errors.0))
 }

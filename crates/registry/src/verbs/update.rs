@@ -140,11 +140,11 @@ fn validate(resource: &Resource, old: &Value, new: &Value, cx: &Context) -> Resu
     let (at, before) = (root(new), root(old));
     let mut errors = Errors::default();
     let (metadata_at, metadata_before) = (at.field("metadata"), before.field("metadata"));
-    metadata::validate(&metadata_at, resource.namespaced, crate::names::path_segment, &mut errors);
+    metadata::validate(&metadata_at, resource.namespaced, crate::names::path_segment, false, &mut errors);
     metadata::validate_update(&metadata_at, &metadata_before, &mut errors);
     let strategy = resource.strategy;
     if let SchemaRef::Structural(schema) = &resource.schema {
-        schema.validate(new, Some(old), &mut errors);
+        schema.validate(new, &mut errors);
     }
     if cx.subresource != Subresource::None {
         (strategy.validate_subresource)(&at, &before, cx, &mut errors);
