@@ -1,0 +1,312 @@
+//! From a reply to bytes: negotiation, shared encodings, tables, lists joined from what is encoded already.
+
+use base::Timestamp;
+use bytes::{BufMut, Bytes, BytesMut};
+use machinery::{Status, Value, json, protobuf};
+use registry::cache::{Cached, Encoding, Format};
+use registry::{IncludeObject, Resource};
+
+use crate::decode::{Media, media_type};
+use crate::message::{Content, List};
+use crate::server::Inner;
+use crate::watch::{WatchEvent, WatchKind, WatchObject};
+
+/// How objects are shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum View {
+    Whole,
+    Table,
+    /// `PartialObjectMetadata`
+    Partial,
+}
+
+/// What the client takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) media: Media,
+    pub(crate) view: View,
+    pub(crate) include: IncludeObject,
+    pub(crate) pretty: bool,
+}
+
+/// The first form of an Accept header that can be had; `protobuf` says whether the objects have it.
+pub(crate) fn negotiate(accept: &str, protobuf: bool) -> Option<Wanted> {
+    let plain = |media| Wanted { media, view: View::Whole, include: IncludeObject::default(), pretty: false };
+    if accept.trim().is_empty() {
+        return Some(plain(Media::Json));
+    }
+    accept.split(',').find_map(|clause| {
+        let parameter = |name: &str| {
+            clause.split(';').skip(1).find_map(|p| p.trim().strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()
+        };
+        let media = match media_type(clause).as_str() {
+            "*/*" | "application/*" | "application/json" => Media::Json,
+            "application/yaml" => Media::Yaml,
+            "application/vnd.kubernetes.protobuf" => Media::Protobuf,
+            _ => return None,
+        };
+        let view = match (parameter("as"), parameter("g"), parameter("v")) {
+            ("", ..) => View::Whole,
+            ("Table", "meta.k8s.io", "v1") if media != Media::Protobuf => View::Table,
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => View::Partial,
+            _ => return None,
+        };
+        let possible = media != Media::Protobuf || protobuf || view == View::Partial;
+        possible.then(|| Wanted { view, ..plain(media) })
+    })
+}
+
+impl Wanted {
+    pub(crate) fn content_type(&self, watch: bool) -> String {
+        let stream = if watch { ";stream=watch" } else { "" };
+        match self.media {
+            Media::Json => "application/json".to_owned(),
+            Media::Yaml => format!("application/yaml{stream}"),
+            Media::Protobuf => format!("application/vnd.kubernetes.protobuf{stream}"),
+        }
+    }
+}
+
+pub(crate) fn not_acceptable() -> Status {
+    Status::new(
+        machinery::Reason::NotAcceptable,
+        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+    )
+}
+
+/// Encodes for one server at one moment.
+pub(crate) struct Encoder<'a> {
+    pub(crate) server: &'a Inner,
+    pub(crate) wanted: Wanted,
+    pub(crate) now: Timestamp,
+}
+
+impl Encoder<'_> {
+    /// The bytes of anything but a watch.
+    pub(crate) fn content(&self, content: &Content) -> Bytes {
+        match content {
+            Content::Status(status) => self.tree(&status.to_value(), "meta/v1.Status"),
+            Content::Tree { object, type_name } => self.tree(object, type_name),
+            Content::Object { object, row } => self.object(object, row),
+            Content::List(list) => self.list(list),
+            Content::Bytes { body, .. } => body.clone(),
+            Content::Watch(_) => Bytes::new(),
+        }
+    }
+
+    /// An object that is encoded for this reply alone.
+    pub(crate) fn tree(&self, object: &Value, type_name: &str) -> Bytes {
+        match self.wanted.media {
+            Media::Protobuf if !type_name.is_empty() => {
+                match protobuf::encode_object(&self.server.types, type_name, object) {
+                    Ok(bytes) => bytes.into(),
+                    Err(error) => {
+                        tracing::error!(%error, type_name, "encoding protobuf");
+                        Bytes::from(object.to_vec())
+                    }
+                }
+            }
+            Media::Yaml => machinery::yaml::from_value(object).into(),
+            Media::Json | Media::Protobuf if self.wanted.pretty => {
+                let mut bytes = machinery::serde_json::to_vec_pretty(object).unwrap_or_else(|_| object.to_vec());
+                bytes.push(b'\n');
+                bytes.into()
+            }
+            Media::Json | Media::Protobuf => {
+                let mut bytes = object.to_vec();
+                bytes.push(b'\n');
+                bytes.into()
+            }
+        }
+    }
+
+    fn object(&self, object: &Cached, row: &Resource) -> Bytes {
+        match (self.wanted.view, self.wanted.media) {
+            (View::Whole, Media::Json) if !self.wanted.pretty => {
+                let shared = self.shared(object, row, Format::Json);
+                let mut bytes = BytesMut::with_capacity(shared.len() + 1);
+                bytes.put_slice(&shared);
+                bytes.put_u8(b'\n');
+                bytes.freeze()
+            }
+            (View::Whole, Media::Protobuf) => self.shared(object, row, Format::Protobuf),
+            (View::Whole, _) => self.tree(&registry::convert(&object.object, row), row.type_name()),
+            (View::Table, _) => {
+                let version = object.object["metadata"]["resourceVersion"].clone();
+                let mut metadata = Value::object();
+                metadata.set("resourceVersion", version);
+                self.tree(&self.table([object].into_iter(), row, metadata, true), "")
+            }
+            (View::Partial, _) => {
+                self.tree(&registry::partial_metadata(&object.object), "meta/v1.PartialObjectMetadata")
+            }
+        }
+    }
+
+    /// The encoding of a cached object, made once.
+    fn shared(&self, object: &Cached, row: &Resource, format: Format) -> Bytes {
+        let encoding = Encoding { api_version: row.api_version().into(), format };
+        object.encoded(&encoding, |stored| {
+            let converted;
+            let shown = if stored.str_at(&["apiVersion"]) == encoding.api_version {
+                stored
+            } else {
+                converted = registry::convert(stored, row);
+                &converted
+            };
+            let types = &self.server.types;
+            let made = match format {
+                Format::Json => return shown.to_vec().into(),
+                Format::Protobuf => protobuf::encode_object(types, row.type_name(), shown),
+                Format::ProtobufItem => protobuf::encode(types, row.type_name(), shown),
+            };
+            made.unwrap_or_else(|error| {
+                tracing::error!(%error, kind = %row.gvk.kind, "encoding protobuf");
+                Vec::new()
+            })
+            .into()
+        })
+    }
+
+    fn table<'a>(
+        &self,
+        objects: impl Iterator<Item = &'a Cached>,
+        row: &Resource,
+        metadata: Value,
+        headers: bool,
+    ) -> Value {
+        let shown: Vec<Value> = objects.map(|o| registry::convert(&o.object, row)).collect();
+        registry::table(row, &shown, metadata, self.wanted.include, headers, self.now)
+    }
+
+    fn list(&self, list: &List) -> Bytes {
+        let mut metadata = Value::object();
+        metadata.set("resourceVersion", list.resource_version.to_string());
+        if !list.continue_token.is_empty() {
+            metadata.set("continue", list.continue_token.as_str());
+        }
+        if let Some(remaining) = list.remaining {
+            metadata.set("remainingItemCount", remaining);
+        }
+        let row = &list.row;
+        let objects = list.items.iter().map(AsRef::as_ref);
+        match (self.wanted.view, self.wanted.media) {
+            (View::Whole, Media::Json) if !self.wanted.pretty => {
+                let parts: Vec<Bytes> = objects.map(|o| self.shared(o, row, Format::Json)).collect();
+                let size: usize = parts.iter().map(|p| p.len() + 1).sum();
+                let mut bytes = BytesMut::with_capacity(size + 256);
+                let head = format!(
+                    "{{\"kind\":{:?},\"apiVersion\":{:?},\"metadata\":{metadata},\"items\":[",
+                    row.list_kind(),
+                    row.api_version()
+                );
+                bytes.put_slice(head.as_bytes());
+                for (i, part) in parts.iter().enumerate() {
+                    if i > 0 {
+                        bytes.put_u8(b',');
+                    }
+                    bytes.put_slice(part);
+                }
+                bytes.put_slice(b"]}\n");
+                bytes.freeze()
+            }
+            (View::Whole, Media::Protobuf) => {
+                let parts: Vec<Bytes> = objects.map(|o| self.shared(o, row, Format::ProtobufItem)).collect();
+                let items = parts.iter().map(AsRef::as_ref);
+                protobuf::encode_list(&self.server.types, &row.api_version(), &row.list_kind(), &metadata, items)
+                    .map(Bytes::from)
+                    .unwrap_or_default()
+            }
+            (View::Table, _) => self.tree(&self.table(objects, row, metadata, true), ""),
+            (view, _) => {
+                let partial = view == View::Partial;
+                let mut value = if partial {
+                    json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"})
+                } else {
+                    json!({"kind": row.list_kind(), "apiVersion": row.api_version()})
+                };
+                value.set("metadata", metadata);
+                let items: Value = objects
+                    .map(|o| {
+                        if partial { registry::partial_metadata(&o.object) } else { registry::convert(&o.object, row) }
+                    })
+                    .collect();
+                value.set("items", items);
+                self.tree(&value, "meta/v1.PartialObjectMetadataList")
+            }
+        }
+    }
+
+    /// One frame of a watch; `first` events of a Table watch carry its columns.
+    pub(crate) fn event(&self, event: &WatchEvent, row: &Resource, first: bool, out: &mut BytesMut) {
+        let word = event.kind.as_str();
+        let object = match &event.object {
+            WatchObject::Tree(tree) => match (event.kind, self.wanted.view, self.wanted.media) {
+                (WatchKind::Error, _, _) => self.tree(tree, "meta/v1.Status"),
+                (_, View::Table, _) => {
+                    let metadata = tree["metadata"].clone();
+                    let mut table = registry::table(row, [tree], metadata, self.wanted.include, first, self.now);
+                    table["metadata"].remove("creationTimestamp");
+                    self.tree(&table, "")
+                }
+                (_, View::Partial, _) => self.tree(&registry::partial_metadata(tree), "meta/v1.PartialObjectMetadata"),
+                _ => self.tree(tree, row.type_name()),
+            },
+            WatchObject::Cached(cached) => match (self.wanted.view, self.wanted.media) {
+                (View::Whole, Media::Json) => self.shared(cached, row, Format::Json),
+                (View::Whole, Media::Protobuf) => self.shared(cached, row, Format::Protobuf),
+                (View::Table, _) => {
+                    let mut metadata = Value::object();
+                    metadata.set("resourceVersion", cached.object["metadata"]["resourceVersion"].clone());
+                    self.tree(&self.table([cached.as_ref()].into_iter(), row, metadata, first), "")
+                }
+                _ => self.object(cached, row),
+            },
+        };
+        match self.wanted.media {
+            Media::Protobuf => {
+                let message = protobuf::watch_event(word, &object);
+                out.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+                out.put_slice(&message);
+            }
+            Media::Yaml => {
+                let mut frame = json!({"type": word});
+                frame.set("object", machinery::yaml::to_value(&object).unwrap_or_default());
+                out.put_slice(machinery::yaml::from_value(&frame).as_bytes());
+                out.put_slice(b"---\n");
+            }
+            Media::Json => {
+                out.put_slice(b"{\"type\":\"");
+                out.put_slice(word.as_bytes());
+                out.put_slice(b"\",\"object\":");
+                out.put_slice(object.trim_ascii_end());
+                out.put_slice(b"}\n");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_form_that_can_be_had_is_taken() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+        let cases = [
+            ("", true, Some((Media::Json, View::Whole))),
+            (table, true, Some((Media::Json, View::Table))),
+            ("application/vnd.kubernetes.protobuf,application/json", true, Some((Media::Protobuf, View::Whole))),
+            ("application/vnd.kubernetes.protobuf,application/json", false, Some((Media::Json, View::Whole))),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,*/*",
+                true,
+                Some((Media::Json, View::Whole)),
+            ),
+            ("text/html", true, None),
+        ];
+        for (accept, protobuf, expect) in cases {
+            assert_eq!(negotiate(accept, protobuf).map(|w| (w.media, w.view)), expect, "{accept}");
+        }
+    }
+}

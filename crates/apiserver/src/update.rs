@@ -1,0 +1,244 @@
+//! update and patch: one loop of read → build → mutate → prepare, validate → validating admission → txn (if unchanged).
+//! A version or uid that the client named and that is not there any more is a 409; otherwise the loop begins again.
+
+use std::sync::Arc;
+
+use machinery::{Status, Value, meta, patch};
+use policy::admission::Operation;
+use registry::cache::Cached;
+use registry::{Resource, Subresource};
+
+use crate::decode::{Expected, media_type};
+use crate::info::{FieldValidation, WriteOptions};
+use crate::message::{Body, Content, Reply};
+use crate::server::Call;
+use crate::write::{Asked, Change, unwritten, written};
+
+/// Rounds before a busy object is given up.
+const ROUNDS_MAX: usize = 16;
+
+/// How the new object comes from the old one.
+pub(crate) enum Build<'a> {
+    /// It was sent whole.
+    Replace(Value),
+    /// A patch was sent.
+    Patch(&'a Patch),
+    /// A function of the stored object in the row's version (scale, binding, controllers of our own).
+    With(&'a (dyn Fn(&Value) -> Result<Value, Status> + Send + Sync)),
+}
+
+/// A patch as sent.
+pub(crate) enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Patch {
+    /// The patched object; `row` for the strategies of built-ins.
+    pub(crate) fn apply(&self, call: &Call<'_>, object: &Value, type_name: &str) -> Result<Value, Status> {
+        match self {
+            Self::Json(operations) => patch::json_patch(object, operations),
+            Self::Merge(changes) => {
+                let mut merged = object.clone();
+                patch::merge_patch(&mut merged, changes);
+                Ok(merged)
+            }
+            Self::Strategic(changes) => patch::strategic_merge(object, changes, &call.server.types, type_name),
+        }
+    }
+}
+
+/// Kinds whose PUT and strategic or merge patch may create (`AllowCreateOnUpdate`).
+fn creates_on_update(row: &Resource) -> bool {
+    matches!(
+        (row.gvk.group.as_str(), row.plural.as_str()),
+        ("", "endpoints" | "events" | "limitranges" | "podtemplates" | "services")
+            | ("events.k8s.io", "events")
+            | ("coordination.k8s.io", "leases")
+            | ("rbac.authorization.k8s.io", _)
+            | ("node.k8s.io", "runtimeclasses")
+    )
+}
+
+impl Call<'_> {
+    pub(crate) async fn update(&self, row: &Arc<Resource>, subresource: Subresource) -> Result<Reply, Status> {
+        let options = WriteOptions::parse(&self.query, "UpdateOptions")?;
+        let (mut object, warnings) = self.object_of(row, options.validation)?;
+        self.server.defaults.apply(row.type_name(), &mut object);
+        let (code, object) = self.write(row, Build::Replace(object), subresource, &options).await?;
+        let mut reply = Reply::new(code, Content::Object { object, row: row.clone() });
+        reply.warnings = warnings;
+        Ok(reply)
+    }
+
+    /// The patch in the body, by its media type.
+    pub(crate) fn read_patch(&self, row: &Resource) -> Result<Patch, Status> {
+        let tree = || match &self.body {
+            Body::Tree(tree) => Ok(tree.clone()),
+            Body::Bytes(bytes) => {
+                Value::from_slice(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+            }
+            Body::Empty => Err(Status::bad_request("error decoding patch: unexpected end of JSON input")),
+        };
+        let unsupported = |accepted: &str| {
+            Status::unsupported_media_type(format!(
+                "the body of the request was in an unknown format - accepted media types include: {accepted}"
+            ))
+        };
+        match media_type(self.content_type()).as_str() {
+            "application/json-patch+json" => Ok(Patch::Json(tree()?)),
+            "application/merge-patch+json" => {
+                let changes = tree()?;
+                patch::check_merge_patch(&changes)?;
+                Ok(Patch::Merge(changes))
+            }
+            "application/strategic-merge-patch+json" if row.custom.is_none() => Ok(Patch::Strategic(tree()?)),
+            _ if row.custom.is_some() => Err(unsupported(
+                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            )),
+            _ => Err(unsupported(
+                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
+            )),
+        }
+    }
+
+    pub(crate) async fn patch(&self, row: &Arc<Resource>, subresource: Subresource) -> Result<Reply, Status> {
+        let options = WriteOptions::parse(&self.query, "PatchOptions")?;
+        let patch = self.read_patch(row)?;
+        let (code, object) = self.write(row, Build::Patch(&patch), subresource, &options).await?;
+        let mut reply = Reply::new(code, Content::Object { object, row: row.clone() });
+        reply.warnings = self.patch_warnings(row, &patch, options.validation);
+        Ok(reply)
+    }
+
+    /// Under Warn, what of a merge or strategic patch no field takes.
+    fn patch_warnings(&self, row: &Resource, patch: &Patch, v: FieldValidation) -> Vec<String> {
+        match (patch, v, row.type_name()) {
+            (_, _, "") | (Patch::Json(_), _, _) => Vec::new(),
+            (Patch::Merge(tree) | Patch::Strategic(tree), FieldValidation::Warn, name) => {
+                let directive = |w: &String| w.contains("$");
+                let mut unknown = machinery::schema::prune(&self.server.types, name, &mut tree.clone());
+                unknown.retain(|w| !directive(w));
+                unknown
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The object to be written, before admission.
+    fn build(&self, row: &Resource, old: &Value, build: &Build<'_>, v: FieldValidation) -> Result<Value, Status> {
+        match build {
+            Build::Replace(object) => Ok(object.clone()),
+            Build::With(make) => make(old),
+            Build::Patch(patch) => {
+                let mut object = patch.apply(self, old, row.type_name())?;
+                if object.as_object().is_none() {
+                    return Err(Status::bad_request("the patched object is not an object"));
+                }
+                for (member, want) in [("apiVersion", row.api_version()), ("kind", row.gvk.kind.to_string())] {
+                    if object.str_at(&[member]) != want {
+                        let got = object.str_at(&[member]).to_owned();
+                        return Err(Status::bad_request(format!(
+                            "the patch changes {member} from {want:?} to {got:?}"
+                        )));
+                    }
+                }
+                let expected = Expected { gvk: &row.gvk, type_name: row.type_name() };
+                let v = if v == FieldValidation::Strict { v } else { FieldValidation::Ignore };
+                self.server.shape(row, &expected, &mut object, v)?;
+                self.server.defaults.apply(row.type_name(), &mut object);
+                Ok(object)
+            }
+        }
+    }
+
+    /// The loop. Answers with 200, or 201 when it created the object.
+    pub(crate) async fn write(
+        &self,
+        row: &Arc<Resource>,
+        build: Build<'_>,
+        subresource: Subresource,
+        options: &WriteOptions,
+    ) -> Result<(u16, Arc<Cached>), Status> {
+        let (namespace, name) = (self.namespace(row), self.info.name.as_str());
+        for _ in 0..ROUNDS_MAX {
+            let Some(stored) = self.server.current(row, namespace, name).await? else {
+                return self.create_instead(row, build, subresource, options).await;
+            };
+            let old = registry::convert(&stored.object, row);
+            if let Some(done) = self.round(row, (&stored, &old), &build, subresource, options).await? {
+                return Ok((200, done));
+            }
+        }
+        Err(Status::modified(&row.group_resource(), name))
+    }
+
+    async fn create_instead(
+        &self,
+        row: &Arc<Resource>,
+        build: Build<'_>,
+        subresource: Subresource,
+        options: &WriteOptions,
+    ) -> Result<(u16, Arc<Cached>), Status> {
+        let missing = Status::not_found(&row.group_resource(), &self.info.name);
+        match build {
+            Build::Replace(object) if subresource == Subresource::None && creates_on_update(row) => {
+                if !meta::uid(&object).is_empty() || !matches!(meta::resource_version(&object), "" | "0") {
+                    return Err(missing);
+                }
+                Ok((201, self.create_object(row, object, options).await?))
+            }
+            _ => Err(missing),
+        }
+    }
+
+    /// One round; `None` when somebody else was faster.
+    async fn round(
+        &self,
+        row: &Arc<Resource>,
+        (stored, old): (&Arc<Cached>, &Value),
+        build: &Build<'_>,
+        subresource: Subresource,
+        options: &WriteOptions,
+    ) -> Result<Option<Arc<Cached>>, Status> {
+        let mut new = self.build(row, old, build, options.validation)?;
+        let mut cx = self.context(row, subresource, options.dry_run);
+        let asked = Asked {
+            operation: Operation::Update,
+            kind: &row.gvk,
+            subresource: &self.info.subresource,
+            name: &self.info.name,
+            old: Some(old),
+            dry_run: options.dry_run,
+        };
+        self.mutate(row, &asked, &mut new)?;
+        let turn = self.answer_needs(row, (Some(old), &new), &mut cx).await?;
+        let new = registry::update(row, old, new, &cx)?;
+        let quotas = self.validate(row, &asked, Some(&new))?;
+        if options.dry_run {
+            return Ok(Some(unwritten(self.server, row, &new, Some(stored))));
+        }
+        let key = row.etcd_key(meta::namespace(old), meta::name(old));
+        if registry::remove_on_update(row, &new) {
+            let done = self.server.commit(row, &key, stored.revision, Change::Remove, &[]).await?;
+            return Ok(done.map(|done| written(self.server, row, &new, &done)));
+        }
+        if quotas.is_empty() && same(old, &new) {
+            return Ok(Some(stored.clone()));
+        }
+        let done = self.server.commit(row, &key, stored.revision, Change::Put(&new), &quotas).await?;
+        if done.is_none() && !quotas.is_empty() {
+            self.server.caches.wait_for_now().await?;
+        }
+        drop(turn);
+        Ok(done.map(|done| written(self.server, row, &new, &done)))
+    }
+}
+
+/// Is nothing changed? Compares without resourceVersion.
+fn same(old: &Value, new: &Value) -> bool {
+    let mut old = old.clone();
+    old["metadata"].remove("resourceVersion");
+    old == *new
+}
