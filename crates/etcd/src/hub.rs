@@ -20,6 +20,8 @@ use crate::store::WatchBatch;
 
 /// Revisions queued for one watcher before it has to read history instead.
 const QUEUE_REVISIONS_MAX: usize = 512;
+/// Bytes of keys and values after which an answer ends with its revision.
+const BATCH_BYTES_MAX: usize = 2 << 20;
 /// Revisions with events in one answer of a watcher that catches up (etcd: 1000).
 const CATCH_UP_REVISIONS_MAX: usize = 1000;
 
@@ -138,6 +140,24 @@ impl Hub {
     }
 }
 
+impl SlotInner {
+    /// Whole revisions off the front, up to a bounded number of bytes.
+    fn take_some(&mut self) -> VecDeque<Arc<Changes>> {
+        let mut bytes = 0;
+        let size = |changes: &Changes| -> usize {
+            changes.changes.iter().map(|change| change.row.kv.key.len() + change.row.kv.value.len()).sum()
+        };
+        let end = self.queue.iter().position(|changes| {
+            bytes += size(changes);
+            bytes >= BATCH_BYTES_MAX
+        });
+        match end {
+            Some(end) if end + 1 < self.queue.len() => self.queue.drain(..=end).collect(),
+            _ => std::mem::take(&mut self.queue),
+        }
+    }
+}
+
 impl Slot {
     fn offer(&self, changes: &Arc<Changes>) {
         let mut inner = lock(&self.inner);
@@ -212,7 +232,7 @@ impl Cursor {
         loop {
             let (queued, behind) = {
                 let mut inner = lock(&self.slot.inner);
-                let queued = std::mem::take(&mut inner.queue);
+                let queued = inner.take_some();
                 if queued.is_empty() && !inner.behind {
                     inner.announced = false;
                 }

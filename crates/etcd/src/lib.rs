@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod command;
+mod connector;
 mod convert;
 mod engine;
 mod error;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use base::{Entropy, Timestamp};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -21,8 +22,10 @@ const ALARM: &[u8] = b"alarm";
 const LAG_ROWS_MAX: usize = 100_000;
 /// Rows in one batch of a rebuild.
 const REBUILD_ROWS: usize = 1000;
-/// Changes merged into one batch.
-const MERGE_MAX: usize = 1000;
+/// Rows merged into one batch.
+const MERGE_ROWS_MAX: usize = 4000;
+/// How long changes are gathered for one batch: sled's cost is by the batch.
+const MERGE_TIME: Duration = Duration::from_millis(200);
 
 enum Work {
     Change(LogIndex, Marks, Batch),
@@ -81,6 +84,7 @@ impl ViewWriter {
     pub(crate) fn close(mut self) {
         let _ = self.sender.send(Work::Close);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             let _ = thread.join();
         }
     }
@@ -148,6 +152,8 @@ fn follow(
                 release(lag, 1);
             }
             Work::Change(index, marks, batch) => {
+                // Ends early when the view is closed.
+                std::thread::park_timeout(MERGE_TIME);
                 let mut merged = disk::Batch::default();
                 let mut rows = 0;
                 let mut end = (index, marks);
@@ -159,7 +165,7 @@ fn follow(
                         add(&mut merged, &batch);
                         end = (index, marks);
                     }
-                    if rows < MERGE_MAX {
+                    if rows < MERGE_ROWS_MAX {
                         match work.try_recv() {
                             Ok(Work::Change(index, marks, batch)) => change = Some((index, marks, batch)),
                             Ok(other) => next = Some(other),

@@ -15,6 +15,9 @@ use crate::{Alarm, AlarmKind, Event, MvccError};
 const EMPTY_SIZE_BYTES: i64 = 12_300;
 const PAGE_BYTES: i64 = 4_096;
 
+/// Bytes of keys and values after which a piece of history ends with its revision.
+const HISTORY_BYTES_MAX: usize = 2 << 20;
+
 /// All kept versions of one key.
 #[derive(Clone)]
 pub(crate) struct Versions {
@@ -171,7 +174,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Events of a range from `start` on, at most `revisions_max` revisions of them and never part of one.
+    /// Events of a range from `start` on, at most `revisions_max` revisions (or about 2 MiB) of
+    /// them and never part of one.
     ///
     /// # Errors
     /// [`MvccError::Compacted`] when `start` lies before the last compaction.
@@ -188,19 +192,20 @@ impl Snapshot {
         }
         let mut history = History { events: Vec::new(), through: self.revision };
         let from = RowRevision { main: start, sub: 0 };
-        let (mut revisions, mut last) = (0, 0);
+        let (mut revisions, mut last, mut bytes) = (0, 0, 0);
         for (_, row) in self.rows.range(from..) {
             if !in_range(&row.kv.key, key, range_end) {
                 continue;
             }
             if row.kv.mod_revision != last {
-                if revisions == revisions_max {
+                if revisions == revisions_max || bytes >= HISTORY_BYTES_MAX {
                     history.through = row.kv.mod_revision - 1;
                     break;
                 }
                 last = row.kv.mod_revision;
                 revisions += 1;
             }
+            bytes += row.kv.key.len() + row.kv.value.len();
             let prev = if prev_kv { self.before(row) } else { None };
             history.events.push(Change { row: row.clone(), prev }.event(prev_kv));
         }
