@@ -177,3 +177,44 @@ fn aggregated_resource(row: &Resource) -> Value {
 fn kind_value(kind: &GroupVersionKind) -> Value {
     json!({"group": kind.group.as_str(), "version": kind.version.as_str(), "kind": kind.kind.as_str()})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+
+    const RECORDED: &str = include_str!("../testdata/discovery.txt");
+
+    fn answer(registry: &Registry, path: &str) -> Option<Value> {
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        match (path, parts.as_slice()) {
+            ("aggregated:/api", _) => Some(aggregated(registry, true)),
+            ("aggregated:/apis", _) => Some(aggregated(registry, false)),
+            ("/api", _) => Some(api_versions("127.0.0.1:27443")),
+            ("/apis", _) => Some(groups(registry)),
+            (_, ["api", version]) => resources(registry, "", version),
+            (_, ["apis", name]) => group(registry, name),
+            (_, ["apis", group, version]) => resources(registry, group, version),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn discovery_is_that_of_a_real_server() {
+        let registry = Registry::builtin(facts::set("1.33").unwrap(), &Options::default()).unwrap();
+        for line in RECORDED.lines().filter(|l| !l.starts_with('#')) {
+            let (path, expect) = line.split_once(' ').unwrap();
+            let expect = Value::from_slice(expect.as_bytes()).unwrap();
+            let ours = answer(&registry, path).unwrap_or_default();
+            assert!(ours == expect, "{path}\n real: {expect}\n ours: {ours}");
+        }
+    }
+
+    #[test]
+    fn groups_off_by_default_are_served_when_asked_for() {
+        let options = Options { runtime_config: "networking.k8s.io/v1beta1=true".into(), ..Options::default() };
+        let registry = Registry::builtin(facts::set("1.33").unwrap(), &options).unwrap();
+        assert!(registry.lookup("networking.k8s.io", "v1beta1", "ipaddresses").is_some());
+        assert_eq!(group(&registry, "networking.k8s.io").unwrap()["preferredVersion"]["version"], "v1".into());
+    }
+}
