@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -42,6 +43,7 @@ func record(dir string) {
 	lines(dir, "created.jsonl", created)
 	lines(dir, "refused.jsonl", s.create("requests/wrong.yaml"))
 	lines(dir, "tables.jsonl", s.tables(created))
+	lines(dir, "changed.jsonl", s.changes("requests/changes.yaml"))
 }
 
 func lines(dir, name string, exchanges []tree) {
@@ -55,20 +57,29 @@ func lines(dir, name string, exchanges []tree) {
 	must(os.WriteFile(filepath.Join(dir, name), text.Bytes(), 0o644))
 }
 
-func (s *server) ask(method, path, accept string, body any) (int, tree) {
-	text, err := json.Marshal(body)
-	must(err)
-	request, err := http.NewRequestWithContext(context.Background(), method, s.host+path, bytes.NewReader(text))
+// ask sends one request with a JSON body and gives code, warnings and the JSON answer (other text as a string).
+func (s *server) ask(method, path, accept, contentType string, body any) (int, []string, any) {
+	content := io.Reader(http.NoBody)
+	if body != nil {
+		text, err := json.Marshal(body)
+		must(err)
+		content = bytes.NewReader(text)
+	}
+	request, err := http.NewRequestWithContext(context.Background(), method, s.host+path, content)
 	must(err)
 	request.Header.Set("Accept", accept)
-	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Content-Type", contentType)
 	request.Header.Set("User-Agent", "recorder")
 	response, err := s.client.Do(request)
 	must(err)
 	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	must(err)
 	answer := tree{}
-	must(json.NewDecoder(response.Body).Decode(&answer))
-	return response.StatusCode, answer
+	if json.Unmarshal(text, &answer) != nil {
+		return response.StatusCode, response.Header.Values("Warning"), string(text)
+	}
+	return response.StatusCode, response.Header.Values("Warning"), answer
 }
 
 // discovery records the legacy and the aggregated documents and learns where each kind is served.
@@ -76,7 +87,8 @@ func (s *server) discovery() []tree {
 	const aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 	found := []tree{}
 	get := func(path, accept string) tree {
-		_, answer := s.ask("GET", path, accept, nil)
+		_, _, body := s.ask("GET", path, accept, "application/json", nil)
+		answer := body.(tree)
 		found = append(found, tree{"path": path, "accept": accept, "answer": answer})
 		return answer
 	}
@@ -127,12 +139,64 @@ func (s *server) create(file string) []tree {
 		if path == "" {
 			must(fmt.Errorf("nobody serves %v", gvk))
 		}
-		code, answer := s.ask("POST", path, "application/json", object)
-		exchange := tree{"path": path, "code": code, "request": object, "answer": answer}
-		text, err := json.Marshal(object)
-		must(err)
-		if managed := normalise(answer, string(text)); managed != nil {
+		found = append(found, s.exchange("POST", path, "application/json", object))
+	}
+	return found
+}
+
+// exchange is one request and its answer as recorded.
+func (s *server) exchange(method, path, contentType string, request any) tree {
+	code, warnings, answer := s.ask(method, path, "application/json", contentType, request)
+	exchange := tree{"path": path, "code": code, "answer": answer}
+	if request != nil {
+		exchange["request"] = request
+	}
+	if len(warnings) > 0 {
+		exchange["warnings"] = warnings
+	}
+	text, err := json.Marshal(request)
+	must(err)
+	if object, ok := answer.(tree); ok {
+		if managed := normalise(object, string(text)); managed != nil {
 			exchange["managed"] = managed
+		}
+	}
+	return exchange
+}
+
+var patches = map[string]string{
+	"":          "application/json",
+	"merge":     "application/merge-patch+json",
+	"json":      "application/json-patch+json",
+	"strategic": "application/strategic-merge-patch+json",
+	"apply":     "application/apply-patch+yaml",
+}
+
+// changes sends the requests of a file one after the other.
+func (s *server) changes(file string) []tree {
+	text, err := os.ReadFile(file)
+	must(err)
+	found := []tree{}
+	for _, line := range strings.Split(string(text), "\n") {
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		step := tree{}
+		must(yaml.Unmarshal([]byte(line), &step))
+		path, patch := step["p"].(string), ""
+		if !strings.HasPrefix(path, "/") {
+			path = "/api/v1/namespaces/sparse/" + path
+		}
+		if step["t"] != nil {
+			patch = step["t"].(string)
+		}
+		exchange := s.exchange(step["m"].(string), path, patches[patch], step["b"])
+		exchange["method"] = step["m"]
+		if patch != "" {
+			exchange["patch"] = patch
+		}
+		if strings.Contains(path, "/token") && exchange["code"] == 201 {
+			exchange["answer"].(tree)["status"].(tree)["token"] = "TOKEN"
 		}
 		found = append(found, exchange)
 	}
@@ -142,7 +206,7 @@ func (s *server) create(file string) []tree {
 var (
 	age      = regexp.MustCompile(`^(\d+[smhd])+$|^<invalid>$`)
 	accessID = regexp.MustCompile(`^kube-api-access-\w{5}$`)
-	uid      = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	uid      = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 	moment   = regexp.MustCompile(`^\d{4}-\d\d-\d\dT[\d:.]+Z$`)
 	serverIP = regexp.MustCompile(`^10\.96\.\d+\.\d+$`)
 )
@@ -152,9 +216,9 @@ func normalise(answer tree, request string) any {
 	metadata, _ := answer["metadata"].(tree)
 	managed := metadata["managedFields"]
 	delete(metadata, "managedFields")
-	for key, fixed := range map[string]string{"resourceVersion": "RV"} {
-		if text, ok := metadata[key].(string); ok && text != "" {
-			metadata[key] = fixed
+	if items, ok := answer["items"].([]any); ok {
+		for _, item := range items {
+			delete(item.(tree)["metadata"].(tree), "managedFields")
 		}
 	}
 	replace(answer, request)
@@ -167,7 +231,9 @@ func replace(value any, request string) any {
 	switch v := value.(type) {
 	case tree:
 		for key, child := range v {
-			if key == "nodePort" || key == "healthCheckNodePort" {
+			if text, ok := child.(string); ok && key == "resourceVersion" && text != "" {
+				v[key] = "RV"
+			} else if key == "nodePort" || key == "healthCheckNodePort" {
 				v[key] = "PORT"
 			} else {
 				v[key] = replace(child, request)
@@ -181,9 +247,12 @@ func replace(value any, request string) any {
 		if strings.Contains(request, `"`+v+`"`) {
 			return value
 		}
-		if uid.MatchString(v) {
+		v = uid.ReplaceAllStringFunc(v, func(found string) string {
+			if strings.Contains(request, found) {
+				return found
+			}
 			return "UID"
-		}
+		})
 		if moment.MatchString(v) {
 			return "TIME"
 		}
@@ -193,6 +262,7 @@ func replace(value any, request string) any {
 		if serverIP.MatchString(v) {
 			return "IP"
 		}
+		return v
 	}
 	return value
 }
@@ -214,7 +284,8 @@ func (s *server) tables(created []tree) []tree {
 	sort.Strings(order)
 	found := []tree{}
 	for _, path := range order {
-		_, answer := s.ask("GET", path, accept, nil)
+		_, _, body := s.ask("GET", path, accept, "application/json", nil)
+		answer := body.(tree)
 		columns := []string{}
 		for _, column := range answer["columnDefinitions"].([]any) {
 			columns = append(columns, column.(tree)["name"].(string))
