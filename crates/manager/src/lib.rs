@@ -27,7 +27,7 @@ use std::time::Duration;
 use controllers::Settings;
 use tokio::sync::{Semaphore, watch};
 
-pub use api::{Api, HttpsClient};
+pub use api::{Api, HttpsClient, InProcess};
 pub use config::{ApiFn, ManagerConfig, NodeSpec, NodesConfig, SignFn, SignRequest};
 pub use nodes::run_nodes;
 

@@ -277,7 +277,8 @@ impl<'a> Rollout<'a> {
             }
         }
         let available: i64 = self.all().map(|s| s.status("availableReplicas")).sum();
-        let mut spare = available - min_available;
+        // The sets' statuses may be behind what was asked of them: never more than the budget.
+        let mut spare = (available - min_available).min(budget);
         for i in 0..self.old.len() {
             let count = self.old[i].replicas.min(spare);
             if count > 0 {

@@ -1,12 +1,14 @@
 //! The door to the API server: in process, or over HTTPS. Every controller and node has its own, with its own identity.
 
 mod https;
+mod in_process;
 
 use std::sync::Arc;
 
 use machinery::{GroupVersionResource, Status, Value, meta};
 
 pub use https::HttpsClient;
+pub use in_process::InProcess;
 
 /// One request, the same whatever the door.
 #[derive(Clone, Debug)]
@@ -60,6 +62,8 @@ pub enum WatchEvent {
 pub enum Watch {
     /// Over HTTPS.
     Https(https::Lines),
+    /// In this process.
+    InProcess(Box<apiserver::WatchStream>),
 }
 
 impl Watch {
@@ -73,6 +77,10 @@ impl Watch {
                 Ok(line) => Some(event_of(line)),
                 Err(status) => Some(Err(status)),
             },
+            Self::InProcess(stream) => {
+                let event = stream.next().await?;
+                Some(in_process::event_of(&event, stream))
+            }
         }
     }
 }
@@ -92,6 +100,8 @@ fn event_of(mut line: Value) -> Result<WatchEvent, Status> {
 pub enum Api {
     /// Over TLS, as anybody else.
     Https(HttpsClient),
+    /// In this process.
+    InProcess(InProcess),
 }
 
 impl Api {
@@ -102,6 +112,7 @@ impl Api {
     pub async fn call(&self, request: Request) -> Result<Arc<Value>, Status> {
         match self {
             Self::Https(client) => client.call(request).await.map(Arc::new),
+            Self::InProcess(door) => door.call(request).await.map(Arc::new),
         }
     }
 
@@ -110,6 +121,9 @@ impl Api {
     /// # Errors
     /// As [`Api::call`].
     pub async fn list(&self, path: &str, query: &str) -> Result<(Vec<Arc<Value>>, String), Status> {
+        if let Self::InProcess(door) = self {
+            return door.list(path, query).await;
+        }
         let list = self.call(Request::get(path).query(query)).await?;
         let mut list = Arc::unwrap_or_clone(list);
         let revision = meta::resource_version(&list).to_owned();
@@ -134,6 +148,7 @@ impl Api {
     pub async fn watch(&self, path: &str, query: &str) -> Result<Watch, Status> {
         match self {
             Self::Https(client) => client.watch(path, query).await.map(Watch::Https),
+            Self::InProcess(door) => door.watch(path, query).await.map(|w| Watch::InProcess(Box::new(w))),
         }
     }
 }
