@@ -296,7 +296,8 @@ impl<'a> Encoder<'a> {
         let parameter = shared.unwrap_or(parameter);
         let (kind, message) = match parameter.str_at(&["in"]) {
             "body" => {
-                return self.nested(number, |e| e.nested(1, |e| e.nested(1, |e| e.message(&BODY_PARAMETER, parameter))));
+                return self
+                    .nested(number, |e| e.nested(1, |e| e.nested(1, |e| e.message(&BODY_PARAMETER, parameter))));
             }
             "header" => (1, &PATH_PARAMETER),
             "formData" => (2, &QUERY_PARAMETER),

@@ -104,7 +104,7 @@ fn split(path: &str) -> Option<(impl Iterator<Item = CompactString> + '_, Compac
     Some((parents, decode(last)))
 }
 
-fn parent<'v>(document: &'v Value, tokens: impl Iterator<Item = CompactString>) -> Option<&'v Value> {
+fn parent(document: &Value, tokens: impl Iterator<Item = CompactString>) -> Option<&Value> {
     let mut at = document;
     for token in tokens {
         at = match at {
@@ -116,7 +116,7 @@ fn parent<'v>(document: &'v Value, tokens: impl Iterator<Item = CompactString>) 
     matches!(at, Value::Object(_) | Value::Array(_)).then_some(at)
 }
 
-fn parent_mut<'v>(document: &'v mut Value, tokens: impl Iterator<Item = CompactString>) -> Option<&'v mut Value> {
+fn parent_mut(document: &mut Value, tokens: impl Iterator<Item = CompactString>) -> Option<&mut Value> {
     let mut at = document;
     for token in tokens {
         at = match at {

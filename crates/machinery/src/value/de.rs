@@ -1,8 +1,9 @@
-//! Reading values with serde.
+//! Reading values with serde; a second reader also tells which members stood twice.
 
+use std::cell::RefCell;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{CompactString, Object, Value};
 
@@ -70,6 +71,114 @@ impl<'de> Visitor<'de> for Reader {
         let mut members: Vec<(CompactString, Value)> = Vec::new();
         while let Some(member) = map.next_entry()? {
             members.push(member);
+        }
+        Ok(Value::Object(Object::from_unsorted(members)))
+    }
+}
+
+/// More repeated members than this are not collected.
+const DUPLICATES_MAX: usize = 100;
+
+/// Parses JSON and names the members that stood twice: `spec.containers[0].name`.
+pub(super) fn from_slice_checked(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
+    let found = RefCell::new(Vec::new());
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = Checked { at: &Place::Root, found: &found }.deserialize(&mut json)?;
+    json.end()?;
+    Ok((value, found.into_inner()))
+}
+
+/// Where the reader stands: links on the stack, made into text only when something is found.
+enum Place<'p> {
+    Root,
+    Member(&'p Place<'p>, &'p str),
+    Item(&'p Place<'p>, usize),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Member(Self::Root, name) => f.write_str(name),
+            Self::Member(outer, name) => write!(f, "{outer}.{name}"),
+            Self::Item(outer, i) => write!(f, "{outer}[{i}]"),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Checked<'p> {
+    at: &'p Place<'p>,
+    found: &'p RefCell<Vec<String>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Checked<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Checked<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(Value::Int(v))
+    }
+
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(Value::from(v))
+    }
+
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(Value::Float(v))
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::String(v.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        loop {
+            let at = Place::Item(self.at, items.len());
+            let Some(item) = seq.next_element_seed(Checked { at: &at, found: self.found })? else { break };
+            items.push(item);
+        }
+        items.shrink_to_fit();
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut members: Vec<(CompactString, Value)> = Vec::new();
+        while let Some(key) = map.next_key::<CompactString>()? {
+            let value = map.next_value_seed(Checked { at: &Place::Member(self.at, &key), found: self.found })?;
+            members.push((key, value));
+        }
+        let mut keys: Vec<&str> = members.iter().map(|(key, _)| key.as_str()).collect();
+        if !keys.is_sorted_by(|a, b| a < b) {
+            keys.sort_unstable();
+            let mut found = self.found.borrow_mut();
+            let mut last = None;
+            for pair in keys.windows(2).filter(|pair| pair[0] == pair[1]) {
+                if Some(pair[0]) != last && found.len() < DUPLICATES_MAX {
+                    found.push(Place::Member(self.at, pair[0]).to_string());
+                }
+                last = Some(pair[0]);
+            }
         }
         Ok(Value::Object(Object::from_unsorted(members)))
     }

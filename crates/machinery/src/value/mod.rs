@@ -49,6 +49,16 @@ impl Value {
         serde_json::from_slice(bytes)
     }
 
+    /// Parses JSON and names the members that stood twice, as `duplicate field "spec.foo"` (at most a hundred); the
+    /// last of each is kept.
+    ///
+    /// # Errors
+    /// As [`Value::from_slice`].
+    pub fn from_slice_checked(bytes: &[u8]) -> Result<(Self, Vec<String>), serde_json::Error> {
+        let (value, found) = de::from_slice_checked(bytes)?;
+        Ok((value, found.iter().map(|path| format!("duplicate field {}", crate::go::quote(path))).collect()))
+    }
+
     /// Compact JSON.
     pub fn to_vec(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a tree with string keys always serializes")
@@ -312,6 +322,14 @@ mod tests {
     fn parses_prints_sorted_and_keeps_the_last_of_duplicate_names() {
         let v = Value::from_slice(br#"{"b":1,"a":[true,null,1.5,"x"],"b":2,"n":18446744073709551615}"#).unwrap();
         assert_eq!(v.to_string(), r#"{"a":[true,null,1.5,"x"],"b":2,"n":1.8446744073709552e+19}"#);
+    }
+
+    #[test]
+    fn members_that_stand_twice_are_named() {
+        let (v, twice) = Value::from_slice_checked(br#"{"b":[{"c":1,"d":{},"c":2}],"a":1,"a":2,"a":3}"#).unwrap();
+        assert_eq!(v, json!({"a": 3, "b": [{"c": 2, "d": {}}]}));
+        assert_eq!(twice, ["duplicate field \"b[0].c\"", "duplicate field \"a\""]);
+        assert!(Value::from_slice_checked(b"{} x").is_err());
     }
 
     #[test]

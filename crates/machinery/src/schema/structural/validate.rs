@@ -110,14 +110,12 @@ fn type_matches(schema: &Structural, value: &Value, path: &str, out: &mut Outcom
     let has = |name: &str| wanted.split(',').any(|w| w == name);
     let found = value.type_name();
     let whole_float = matches!(value, Value::Float(n) if n.fract() == 0.0) && has("integer");
+    let fits = has(found) || whole_float || (found == "integer" && has("number"));
     let numeric = has("number") || has("integer");
     if !numeric && !schema.values.format.is_empty() && matches!(value, Value::String(_) | Value::Array(_)) {
         return true;
     }
-    if !schema.values.format.is_empty()
-        && !matches!(value, Value::String(_) | Value::Array(_))
-        && !(has(found) || whole_float || (found == "integer" && has("number")))
-    {
+    if !schema.values.format.is_empty() && !matches!(value, Value::String(_) | Value::Array(_)) && !fits {
         let format = match value {
             Value::Int(_) => "int64",
             Value::Float(_) => "float64",
@@ -126,7 +124,7 @@ fn type_matches(schema: &Structural, value: &Value, path: &str, out: &mut Outcom
         out.wrong_type(path, &schema.values.format, format);
         return false;
     }
-    if has(found) || whole_float || (found == "integer" && has("number")) {
+    if fits {
         return true;
     }
     out.wrong_type(path, wanted, found);
