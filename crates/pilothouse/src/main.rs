@@ -1,1 +1,108 @@
-fn main() {}
+//! Pilothouse: a local Google Kubernetes Engine control plane. This crate is wiring: command line, fleet, edge, control.
+//!
+//! ```text
+//! up ─► cloud process: cloud, fleet, edge, control API ──channels──► signer and instance of each cluster
+//! ```
+
+mod channel;
+mod cli;
+mod commands;
+mod control;
+mod edge;
+mod fleet;
+mod identity_server;
+mod instance;
+mod layout;
+mod sandbox;
+mod signer;
+mod system;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Worker threads of a server process: enough for two busy cores, few enough to stay small.
+const WORKERS: usize = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let result = if Path::new(&name).file_stem().is_some_and(|n| n == "etcd") {
+        etcd(arguments.collect())
+    } else {
+        run(Cli::parse().command)
+    };
+    match result {
+        Ok(text) => finish(&text),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "pilothouse: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints what a command has to say; a reader that went away is no error.
+fn finish(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn run(command: Command) -> Result<String> {
+    match command {
+        Command::Up(args) => commands::up::run(&args),
+        Command::Status(args) => client(commands::status::run(&args)),
+        Command::Inspect(args) => client(commands::status::inspect(&args)),
+        Command::Env(args) => commands::env::run(&args),
+        Command::Logs(args) => commands::logs::run(&args).map(|()| String::new()),
+        Command::Down(args) => commands::stop::down(&args),
+        Command::Reset(args) => commands::stop::reset(&args),
+        Command::Etcd { args } => etcd(args),
+        Command::Cloud(args) => server(sandbox::run(&args)),
+        Command::Signer(args) => client(signer::run(&args)).map(|()| String::new()),
+        Command::Instance(args) => server(instance::run(&args)),
+    }
+}
+
+/// A process that mostly waits needs one thread.
+fn client<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    log_to_stderr();
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+fn server(work: impl Future<Output = Result<()>>) -> Result<String> {
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    runtime.block_on(work).map(|()| String::new())
+}
+
+fn etcd(arguments: Vec<OsString>) -> Result<String> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let command = match etcd::command(arguments, environment) {
+        Ok(command) => command,
+        Err(text) => {
+            let _ = writeln!(std::io::stderr(), "{text}");
+            std::process::exit(2);
+        }
+    };
+    server(async move {
+        let shutdown = commands::up::termination();
+        Ok(etcd::run_command(command, system::clock(), system::entropy(), shutdown).await?)
+    })
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}

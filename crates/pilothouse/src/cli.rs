@@ -1,0 +1,183 @@
+//! The command line, as typed: plain values only; `config` resolves them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A local Google Kubernetes Engine control plane.
+#[derive(Debug, Parser)]
+#[command(name = "pilothouse", version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start (or resume) a sandbox: the cloud and, unless told otherwise, one cluster
+    Up(UpArgs),
+    /// Show what runs, and where
+    Status(StatusArgs),
+    /// Print the shell commands that point kubectl, gcloud, etcdctl and Terraform at the sandbox
+    Env(EnvArgs),
+    /// Show how the sandbox is put together: processes, identities, certificates, what is enforced and what is not
+    Inspect(InspectArgs),
+    /// Print the logs of the sandbox's processes
+    Logs(LogsArgs),
+    /// Stop the sandbox; its data stays
+    Down(DataDirArgs),
+    /// Stop the sandbox and delete its data
+    Reset(ResetArgs),
+    /// Run the store alone, with etcd's own flags
+    #[command(disable_help_flag = true)]
+    Etcd {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
+    /// The cloud, the fleet and the edge, as `up` starts them
+    #[command(hide = true)]
+    Cloud(UpArgs),
+    /// One cluster's signer, started by the fleet
+    #[command(hide = true)]
+    Signer(RoleArgs),
+    /// One control-plane instance, started by the fleet
+    #[command(hide = true)]
+    Instance(RoleArgs),
+}
+
+/// Where the sandbox keeps its data.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DataDirArgs {
+    /// Data directory [default: $XDG_DATA_HOME/pilothouse or ~/.local/share/pilothouse]
+    #[arg(long, env = "PILOTHOUSE_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AuthMode {
+    /// Only keys and tokens that were issued or uploaded here
+    Strict,
+    /// Any credential is project owner
+    Open,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Return as soon as the sandbox answers; it goes on in the background
+    #[arg(long, short)]
+    pub(crate) detach: bool,
+    /// Where the platform's key management keeps its keys [default: DATA_DIR/platform]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) platform_dir: Option<PathBuf>,
+    /// Project id
+    #[arg(long, env = "PILOTHOUSE_PROJECT", default_value = "pilothouse-local")]
+    pub(crate) project: String,
+    /// Zone or region of the default cluster
+    #[arg(long, visible_alias = "zone", visible_alias = "region", default_value = "us-central1-a")]
+    pub(crate) location: String,
+    /// Name of the default cluster
+    #[arg(long, default_value = "demo", conflicts_with = "no_cluster")]
+    pub(crate) cluster: String,
+    /// Start the cloud alone
+    #[arg(long)]
+    pub(crate) no_cluster: bool,
+    /// Nodes of the default cluster
+    #[arg(long, default_value_t = 3)]
+    pub(crate) nodes: u32,
+    /// Port of the cloud's endpoint on 127.0.0.1; 0 takes a free one [default: 8642, or a free one when that is taken]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) cloud_port: Option<u16>,
+    /// Address of the default cluster's API server [default: a loopback alias, port 443]
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub(crate) api_address: Option<String>,
+    /// Which credentials are taken
+    #[arg(long, value_enum, default_value_t = AuthMode::Strict)]
+    pub(crate) auth: AuthMode,
+    /// Put everything into one process (faster, no isolation)
+    #[arg(long)]
+    pub(crate) in_process: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Text)]
+    pub(crate) output: OutputFormat,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Text)]
+    pub(crate) output: OutputFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Posix,
+    Fish,
+    Powershell,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EnvArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Whose syntax to print [default: from $SHELL]
+    #[arg(long, value_enum)]
+    pub(crate) shell: Option<Shell>,
+    /// Print the commands that undo it
+    #[arg(long)]
+    pub(crate) unset: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Only this process' log: `cloud`, or an instance or signer as `status` names it
+    pub(crate) process: Option<String>,
+    /// Only the last lines
+    #[arg(long, short = 'n', value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+    /// Go on printing what is added
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ResetArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// What the fleet puts on a child's command line, so that `ps` tells what it is. Everything else, keys included, comes
+/// over the inherited socket that is its standard input.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RoleArgs {
+    /// The cluster it serves
+    #[arg(long)]
+    pub(crate) cluster: String,
+    /// Its own data directory
+    #[arg(long)]
+    pub(crate) data_dir: PathBuf,
+    /// Where it listens, for the reader of `ps`
+    #[arg(long)]
+    pub(crate) address: Vec<SocketAddr>,
+}

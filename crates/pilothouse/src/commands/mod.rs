@@ -1,0 +1,7 @@
+//! What each command does.
+
+pub(crate) mod env;
+pub(crate) mod logs;
+pub(crate) mod status;
+pub(crate) mod stop;
+pub(crate) mod up;

@@ -1,0 +1,81 @@
+//! `pilothouse status` and `pilothouse inspect`.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+
+use crate::cli::{InspectArgs, OutputFormat, StatusArgs};
+use crate::control;
+use crate::fleet::report::{Inspection, Status};
+use crate::layout::Layout;
+
+/// What runs, and where.
+///
+/// # Errors
+/// When no sandbox runs.
+pub(crate) async fn run(args: &StatusArgs) -> Result<String> {
+    let layout = Layout::resolve(args.data.data_dir.as_deref(), None)?;
+    let status: Status = control::ask(&layout, "status").await?;
+    match args.output {
+        OutputFormat::Json => Ok(serde_json::to_string_pretty(&status)? + "\n"),
+        OutputFormat::Text => text(&status),
+    }
+}
+
+/// How the sandbox is put together.
+///
+/// # Errors
+/// When no sandbox runs.
+pub(crate) async fn inspect(args: &InspectArgs) -> Result<String> {
+    let layout = Layout::resolve(args.data.data_dir.as_deref(), None)?;
+    let inspection: Inspection = control::ask(&layout, "inspect").await?;
+    match args.output {
+        OutputFormat::Json => Ok(serde_json::to_string_pretty(&inspection)? + "\n"),
+        OutputFormat::Text => inspection_text(&inspection),
+    }
+}
+
+fn text(status: &Status) -> Result<String> {
+    let mut out = String::new();
+    let cloud = &status.cloud;
+    writeln!(out, "Cloud    {}  project {}  as {}  pid {}", cloud.endpoint, cloud.project, cloud.account, cloud.pid)?;
+    writeln!(out, "Data     {}", status.data_dir.display())?;
+    for cluster in &status.clusters {
+        writeln!(
+            out,
+            "\nCluster  {} in {}  {}  Kubernetes {}  {} nodes",
+            cluster.name, cluster.location, cluster.state, cluster.kubernetes_version, cluster.nodes
+        )?;
+        writeln!(out, "  API server  https://{}", cluster.endpoint)?;
+        writeln!(out, "  etcd        {}", cluster.etcd_endpoints.join(", "))?;
+        writeln!(out, "  kubeconfig  {}", cluster.kubeconfig.display())?;
+        for instance in &cluster.instances {
+            writeln!(
+                out,
+                "  {:<12}pid {}  restarts {}  {}",
+                instance.role, instance.pid, instance.restarts, instance.name
+            )?;
+        }
+    }
+    Ok(out)
+}
+
+fn inspection_text(inspection: &Inspection) -> Result<String> {
+    let mut out = text(&inspection.status)?;
+    if inspection.in_process {
+        writeln!(out, "\nEverything runs in one process (--in-process).")?;
+    }
+    writeln!(out, "\nCertificate authorities")?;
+    for certificate in &inspection.certificates {
+        writeln!(
+            out,
+            "  {:<16}{:<18}until {}  {}",
+            certificate.cluster, certificate.used_for, certificate.not_after, certificate.sha256
+        )?;
+    }
+    writeln!(out, "\nBoundaries")?;
+    for boundary in &inspection.boundaries {
+        writeln!(out, "  {:<8}{}\n          {}", boundary.enforced, boundary.what, boundary.why)?;
+    }
+    Ok(out)
+}

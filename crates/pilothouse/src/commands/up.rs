@@ -1,0 +1,151 @@
+//! `pilothouse up`: starts the cloud's process, shows how it comes up, and either stays with it or leaves it behind.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use tokio::process::Child;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::channel::Channel;
+use crate::cli::{AuthMode, UpArgs};
+use crate::fleet::spawn_detached;
+use crate::layout::Layout;
+
+/// From the starting sandbox to the person in front of it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub(crate) enum Progress {
+    /// Something is done; it took so long.
+    Step { text: String, ms: u64 },
+    /// Everything answers.
+    Ready { text: String },
+    /// It cannot start: the cause and the way out.
+    Failed { message: String },
+}
+
+/// Starts or resumes a sandbox.
+///
+/// # Errors
+/// When it cannot start; the text says why and what to do.
+pub(crate) fn run(args: &UpArgs) -> Result<String> {
+    let layout = Layout::resolve(args.data.data_dir.as_deref(), args.platform_dir.as_deref())?;
+    if let Some(state) = layout.running()? {
+        return Ok(format!(
+            "A sandbox runs already on {} (process {}), at {}.\n",
+            layout.root().display(),
+            state.pid,
+            state.cloud_endpoint
+        ));
+    }
+    layout.prepare()?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(start(args, &layout))
+}
+
+async fn start(args: &UpArgs, layout: &Layout) -> Result<String> {
+    let mut process = spawn_detached(&arguments(args, layout), &layout.log("cloud"))?;
+    let text = watch(&process.channel, &mut process.child, layout).await?;
+    if args.detach {
+        return Ok(text);
+    }
+    say(&text);
+    say("\nCtrl-C stops it; the data stays.\n");
+    stay(&mut process.child).await
+}
+
+/// Prints the steps until the sandbox is ready.
+async fn watch(channel: &Channel, child: &mut Child, layout: &Layout) -> Result<String> {
+    loop {
+        match channel.receive::<Progress>().await?.map(|(progress, _)| progress) {
+            Some(Progress::Step { text, ms }) => say(&format!("{ms:>6} ms  {text}\n")),
+            Some(Progress::Ready { text }) => return Ok(text),
+            Some(Progress::Failed { message }) => {
+                let _ = child.wait().await;
+                bail!(message);
+            }
+            None => {
+                let status = child.wait().await?;
+                let log = layout.log("cloud");
+                return Err(anyhow!("the sandbox ended while starting ({}); see {}", ended(status), log.display()));
+            }
+        }
+    }
+}
+
+/// In the foreground: passes Ctrl-C on, and ends when the sandbox does.
+async fn stay(child: &mut Child) -> Result<String> {
+    tokio::select! {
+        status = child.wait() => {
+            let status = status?;
+            if status.success() { Ok(String::new()) } else { bail!("the sandbox ended: {}", ended(status)) }
+        }
+        () = termination() => {
+            say("Stopping…\n");
+            let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+            if let Some(pid) = pid {
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+            }
+            child.wait().await?;
+            Ok("Stopped. The data stays; `pilothouse up` goes on with it.\n".to_owned())
+        }
+    }
+}
+
+fn ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(number)) => format!("signal {number}"),
+        (None, None) => "unknown cause".to_owned(),
+    }
+}
+
+/// The child's command line: role and data directory first, for the reader of `ps`.
+fn arguments(args: &UpArgs, layout: &Layout) -> Vec<OsString> {
+    let mut line: Vec<OsString> = vec!["cloud".into(), "--data-dir".into(), layout.root().into()];
+    let mut option = |name: &str, value: &str| line.extend([name.into(), value.into()]);
+    option("--platform-dir", &layout.platform().display().to_string());
+    option("--project", &args.project);
+    option("--location", &args.location);
+    option("--nodes", &args.nodes.to_string());
+    option("--auth", if args.auth == AuthMode::Open { "open" } else { "strict" });
+    if let Some(port) = args.cloud_port {
+        option("--cloud-port", &port.to_string());
+    }
+    if let Some(address) = &args.api_address {
+        option("--api-address", address);
+    }
+    if args.no_cluster {
+        line.push("--no-cluster".into());
+    } else {
+        line.extend(["--cluster".into(), args.cluster.as_str().into()]);
+    }
+    if args.in_process {
+        line.push("--in-process".into());
+    }
+    line
+}
+
+/// Resolves when the process is asked to end.
+pub(crate) async fn termination() {
+    let listen = || -> Result<_> { Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)) };
+    match listen().context("cannot listen for signals") {
+        Ok((mut terminate, mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "only a kill will end this process");
+            std::future::pending().await
+        }
+    }
+}
+
+fn say(text: &str) {
+    let mut terminal = std::io::stderr().lock();
+    let _ = terminal.write_all(text.as_bytes()).and_then(|()| terminal.flush());
+}

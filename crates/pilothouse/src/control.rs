@@ -1,0 +1,103 @@
+//! The control API, `/pilothouse/v1`: what the command line asks of a running sandbox.
+//!
+//! Every call needs the bearer token of the 0600 file `control-token`; browsers are refused by the Host allow-list.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+use crate::fleet::Fleet;
+use crate::fleet::report;
+use crate::layout::{Layout, RunState};
+
+/// Larger than any report of a local sandbox.
+const REPORT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+struct Control {
+    fleet: Arc<Fleet>,
+    token: String,
+    run: RunState,
+}
+
+/// The routes, behind the token.
+pub(crate) fn router(fleet: Arc<Fleet>, token: String, run: RunState) -> Router {
+    let control = Arc::new(Control { fleet, token, run });
+    Router::new()
+        .route("/pilothouse/v1/health", get(|| async { "ok\n" }))
+        .route("/pilothouse/v1/status", get(status))
+        .route("/pilothouse/v1/inspect", get(inspect))
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), authenticate))
+        .with_state(control)
+}
+
+async fn authenticate(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()?.strip_prefix("Bearer "));
+    let known = control.token.as_bytes();
+    let right = given.is_some_and(|g| aws_lc_rs::constant_time::verify_slices_are_equal(g.as_bytes(), known).is_ok());
+    let local = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).is_some_and(is_local);
+    if right && local && !request.headers().contains_key(header::ORIGIN) {
+        next.run(request).await
+    } else {
+        (StatusCode::UNAUTHORIZED, "the control API wants the bearer token of DATA_DIR/control-token\n").into_response()
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+async fn status(State(control): State<Arc<Control>>) -> Json<report::Status> {
+    Json(report::status(&control.fleet, &control.run).await)
+}
+
+async fn inspect(State(control): State<Arc<Control>>) -> Json<report::Inspection> {
+    Json(report::inspect(&control.fleet, &control.run).await)
+}
+
+/// Asks the running sandbox.
+///
+/// # Errors
+/// When none runs or it does not answer.
+pub(crate) async fn ask<T: serde::de::DeserializeOwned>(layout: &Layout, what: &str) -> Result<T> {
+    let run = layout.must_run()?;
+    let file = layout.control_token();
+    let token = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let request = hyper::Request::get(format!("{}/{what}", run.control_endpoint))
+        .header(header::AUTHORIZATION, format!("Bearer {}", token.trim()))
+        .body(Empty::<Bytes>::new())?;
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let response = client.request(request).await.context("the sandbox does not answer")?;
+    let code = response.status();
+    let body = http_body_util::Limited::new(response.into_body(), REPORT_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|e| anyhow::anyhow!("{e}"))?
+        .to_bytes();
+    if !code.is_success() {
+        bail!("the sandbox answered {code}: {}", String::from_utf8_lossy(&body).trim());
+    }
+    Ok(serde_json::from_slice(&body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn only_local_host_names_pass() {
+        let cases =
+            [("127.0.0.1:80", true), ("localhost", true), ("127.4.5.6:1", true), ("evil.example", false), ("", false)];
+        for (host, want) in cases {
+            assert_eq!(super::is_local(host), want, "{host}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One cluster as the fleet sees it: its record on disk, its state, the processes that serve it now.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, anyhow};
+use pki::{Authority, Signer};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::edge::Delivery;
+use crate::fleet::addresses::Addresses;
+use crate::fleet::message::{ClusterSpec, NodeSpec};
+use crate::fleet::report::{Certificate, ClusterStatus, InstanceStatus};
+use crate::fleet::user_files;
+use crate::layout::{Layout, make_directory, write_private};
+
+const RECORD_FILE: &str = "cluster.json";
+
+/// What is remembered of a cluster. No secret is in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) spec: ClusterSpec,
+    pub(crate) nodes: Vec<NodeSpec>,
+}
+
+impl Record {
+    /// Reads the record in a cluster's directory; `None` when it holds none (a deletion or creation that was cut off).
+    pub(crate) fn load(directory: &Path) -> Result<Option<Self>> {
+        let file = directory.join(RECORD_FILE);
+        match fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| {
+                format!("{} is damaged; restore it or delete the cluster's directory", file.display())
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
+        }
+    }
+
+    pub(crate) fn save(&self, layout: &Layout) -> Result<()> {
+        let directory = layout.cluster(&self.spec.id);
+        make_directory(&directory)?;
+        write_private(&directory.join(RECORD_FILE), &serde_json::to_vec_pretty(self)?)
+    }
+
+    pub(crate) fn forget(directory: &Path) -> Result<()> {
+        let file = directory.join(RECORD_FILE);
+        match fs::remove_file(&file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("cannot delete {}", file.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How a running cluster is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    pub(crate) endpoint: String,
+    pub(crate) private_endpoint: String,
+    pub(crate) ca_pem: String,
+    pub(crate) etcd_endpoints: Vec<String>,
+}
+
+/// Where a cluster stands.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    Starting,
+    Running(Access),
+    /// It cannot run until the cause is mended.
+    Failed(String),
+}
+
+/// What the supervisor is told.
+pub(crate) enum Command {
+    Nodes(Vec<NodeSpec>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// One cluster.
+pub(crate) struct Cluster {
+    spec: ClusterSpec,
+    pub(crate) addresses: Addresses,
+    pub(crate) nodes: Mutex<Vec<NodeSpec>>,
+    pub(crate) state: watch::Sender<State>,
+    pub(crate) instances: Mutex<Vec<InstanceStatus>>,
+    pub(crate) delivery: watch::Sender<Option<Delivery>>,
+    pub(crate) signer: watch::Sender<Option<Signer>>,
+    commands: mpsc::Sender<Command>,
+    pub(crate) inbox: Mutex<Option<mpsc::Receiver<Command>>>,
+}
+
+impl Cluster {
+    pub(crate) fn new(record: Record, addresses: Addresses) -> Arc<Self> {
+        let (commands, inbox) = mpsc::channel(16);
+        Arc::new(Self {
+            spec: record.spec,
+            addresses,
+            nodes: Mutex::new(record.nodes),
+            state: watch::Sender::new(State::Starting),
+            instances: Mutex::default(),
+            delivery: watch::Sender::new(None),
+            signer: watch::Sender::new(None),
+            commands,
+            inbox: Mutex::new(Some(inbox)),
+        })
+    }
+
+    pub(crate) const fn spec(&self) -> &ClusterSpec {
+        &self.spec
+    }
+
+    /// Waits until the API server answers.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub(crate) async fn until_running(&self) -> Result<Access> {
+        let mut state = self.state.subscribe();
+        let reached = state.wait_for(|s| !matches!(s, State::Starting)).await?.clone();
+        match reached {
+            State::Running(access) => Ok(access),
+            State::Failed(cause) => Err(anyhow!("cluster {}: {cause}", self.spec.name)),
+            State::Starting => Err(anyhow!("cluster {} is still starting", self.spec.name)),
+        }
+    }
+
+    pub(crate) async fn set_nodes(&self, nodes: Vec<NodeSpec>) {
+        *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes.clone();
+        let _ = self.commands.send(Command::Nodes(nodes)).await;
+    }
+
+    /// Ends the cluster's processes in order.
+    pub(crate) async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self.commands.send(Command::Stop(done)).await.is_ok() {
+            let _ = stopped.await;
+        }
+    }
+
+    pub(crate) fn remove_user_files(&self, layout: &Layout) {
+        let _ = fs::remove_dir_all(user_files::directory(layout, &self.spec));
+    }
+
+    pub(crate) fn report(&self, layout: &Layout) -> ClusterStatus {
+        let state = match &*self.state.borrow() {
+            State::Starting => "STARTING".to_owned(),
+            State::Running(_) => "RUNNING".to_owned(),
+            State::Failed(cause) => format!("FAILED: {cause}"),
+        };
+        ClusterStatus {
+            name: self.spec.name.clone(),
+            location: self.spec.location.clone(),
+            id: self.spec.id.clone(),
+            state,
+            kubernetes_version: self.spec.kubernetes_version.clone(),
+            endpoint: self.addresses.endpoint(),
+            kubeconfig: user_files::directory(layout, &self.spec).join("kubeconfig"),
+            etcd_endpoints: vec![format!("https://{}", self.addresses.etcd)],
+            nodes: self.nodes.lock().unwrap_or_else(PoisonError::into_inner).len(),
+            instances: self.instances.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    pub(crate) async fn certificates(&self) -> Vec<Certificate> {
+        let Some(signer) = self.signer.borrow().clone() else { return Vec::new() };
+        let mut all = Vec::new();
+        for authority in Authority::ALL {
+            let Ok(pem) = signer.certificate(authority).await else { continue };
+            let Some(der) = pki::pem::certificates(&pem).ok().and_then(|mut c| c.pop()) else { continue };
+            let Ok(subject) = pki::subject(&der) else { continue };
+            all.push(Certificate {
+                cluster: self.spec.name.clone(),
+                used_for: format!("{} CA", authority.name()),
+                subject: format!("CN={}", subject.common_name),
+                sha256: pki::sha256(&der),
+                not_after: subject.not_after.rfc3339(),
+            });
+        }
+        all
+    }
+}

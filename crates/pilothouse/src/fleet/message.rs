@@ -1,0 +1,107 @@
+//! What the fleet and its children say to each other over their channels.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// From the fleet to an instance.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub(crate) enum ToInstance {
+    /// The first message. Files: the signer's stream, the identity stream, the store's client listener.
+    Start(Box<InstanceStart>),
+    /// File: an accepted connection to the API server.
+    Connection,
+    /// The nodes there should be now.
+    Nodes { nodes: Vec<NodeSpec> },
+    /// Stop in order: finish requests, sync, end.
+    Stop,
+}
+
+/// From an instance to the fleet.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub(crate) enum FromInstance {
+    /// It serves.
+    Ready,
+    /// It cannot start; the text names the cause and the way out.
+    Failed { message: String },
+}
+
+/// Everything an instance needs to run one cluster's control plane.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct InstanceStart {
+    pub(crate) cluster: ClusterSpec,
+    pub(crate) instance: String,
+    pub(crate) data_dir: PathBuf,
+    /// The key its directory is sealed with, base64; the platform key that wraps it stays with the fleet.
+    pub(crate) data_key: Secret,
+    pub(crate) api_address: SocketAddr,
+    pub(crate) private_address: Ipv4Addr,
+    pub(crate) etcd_address: SocketAddr,
+    /// The project's number and service agent as the cloud knows them.
+    pub(crate) project_number: String,
+    pub(crate) nodes: Vec<NodeSpec>,
+}
+
+/// From the fleet to a signer.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub(crate) enum ToSigner {
+    /// The first message.
+    Start {
+        cluster: String,
+        data_dir: PathBuf,
+        data_key: Secret,
+    },
+    /// File: a stream whose other end belongs to `requester`.
+    Connect {
+        requester: pki::Requester,
+    },
+    Stop,
+}
+
+/// From a signer to the fleet.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub(crate) enum FromSigner {
+    Ready,
+    Failed { message: String },
+}
+
+/// What a cluster is, for the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClusterSpec {
+    /// 64 hexadecimal digits, as GKE's `cluster.id`.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) project: String,
+    pub(crate) location: String,
+    pub(crate) kubernetes_version: String,
+    pub(crate) pod_cidr: String,
+    pub(crate) service_cidr: String,
+}
+
+/// One simulated node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeSpec {
+    pub(crate) name: String,
+    pub(crate) pool: String,
+    pub(crate) zone: String,
+    pub(crate) machine_type: String,
+    pub(crate) labels: Vec<(String, String)>,
+    /// As `key=value:Effect`.
+    pub(crate) taints: Vec<String>,
+}
+
+/// Text that no log and no debug output shows.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}

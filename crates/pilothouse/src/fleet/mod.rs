@@ -1,0 +1,196 @@
+//! The fleet: makes clusters, starts their processes, starts them again when they die, and knows where everything is.
+
+mod addresses;
+mod cluster;
+mod in_process;
+mod key;
+pub(crate) mod message;
+mod process;
+pub(crate) mod report;
+mod supervise;
+mod user_files;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use anyhow::{Context, Result};
+use base::{Clock, Entropy};
+use disk::Platform;
+use policy::GoogleIdentity;
+use tracing::info;
+
+pub(crate) use addresses::{Wishes, parse_wish};
+pub(crate) use cluster::{Access, Cluster, Record};
+pub(crate) use key::SealedDirectory;
+pub(crate) use process::spawn_detached;
+pub(crate) use supervise::SIGNER;
+pub(crate) use user_files::make_default;
+
+use crate::layout::Layout;
+use message::{ClusterSpec, NodeSpec};
+use report::{Certificate, ClusterStatus};
+
+/// Whom a Google token stands for; `None` for a token that is not known.
+pub(crate) type TokenResolver = Arc<dyn Fn(&str) -> Option<GoogleIdentity> + Send + Sync>;
+
+/// All clusters of the sandbox.
+pub(crate) struct Fleet {
+    layout: Layout,
+    clock: Clock,
+    entropy: Entropy,
+    platform: Platform,
+    in_process: bool,
+    project_number: String,
+    resolver: Arc<OnceLock<TokenResolver>>,
+    clusters: Mutex<BTreeMap<String, Arc<Cluster>>>,
+}
+
+impl Fleet {
+    /// A fleet without running clusters.
+    pub(crate) fn new(
+        layout: Layout,
+        platform: Platform,
+        clock: Clock,
+        entropy: Entropy,
+        in_process: bool,
+        project_number: String,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            layout,
+            clock,
+            entropy,
+            platform,
+            in_process,
+            project_number,
+            resolver: Arc::default(),
+            clusters: Mutex::default(),
+        })
+    }
+
+    /// Tells the fleet who knows tokens. Until then every token is refused.
+    pub(crate) fn resolve_tokens_with(&self, resolver: TokenResolver) {
+        let _ = self.resolver.set(resolver);
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) const fn in_process(&self) -> bool {
+        self.in_process
+    }
+
+    /// Starts the clusters that the data directory remembers.
+    ///
+    /// # Errors
+    /// When one's record or addresses cannot be read or taken; the text names it.
+    pub(crate) fn resume(self: &Arc<Self>) -> Result<()> {
+        let directory = self.layout.clusters();
+        for entry in fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))? {
+            let path = entry?.path();
+            if let Some(record) = Record::load(&path)? {
+                info!(cluster = record.spec.name, "resuming");
+                self.launch(record, &Wishes::default())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a cluster, or finds the one that has this id already. Returns when its API server answers.
+    ///
+    /// # Errors
+    /// When its addresses cannot be had or its processes do not start.
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        spec: ClusterSpec,
+        nodes: Vec<NodeSpec>,
+        wishes: &Wishes,
+    ) -> Result<Access> {
+        let cluster = match self.find(&spec.id) {
+            Some(cluster) => cluster,
+            None => {
+                let record = Record { spec, nodes };
+                record.save(&self.layout)?;
+                self.launch(record, wishes)?
+            }
+        };
+        cluster.until_running().await
+    }
+
+    /// Stops a cluster and deletes its data.
+    ///
+    /// # Errors
+    /// When the data cannot be deleted.
+    pub(crate) async fn delete(&self, id: &str) -> Result<()> {
+        let cluster = self.lock().remove(id);
+        let directory = self.layout.cluster(id);
+        // Without its record a cluster is not resumed, whatever happens from here on.
+        Record::forget(&directory)?;
+        if let Some(cluster) = cluster {
+            cluster.stop().await;
+            cluster.remove_user_files(&self.layout);
+        }
+        match fs::remove_dir_all(&directory) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("cannot delete {}", directory.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a cluster these nodes instead of those it has.
+    ///
+    /// # Errors
+    /// When there is no such cluster or the change cannot be remembered.
+    pub(crate) async fn resize(&self, id: &str, nodes: Vec<NodeSpec>) -> Result<()> {
+        let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
+        Record { spec: cluster.spec().clone(), nodes: nodes.clone() }.save(&self.layout)?;
+        cluster.set_nodes(nodes).await;
+        Ok(())
+    }
+
+    /// A cluster by id.
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<Cluster>> {
+        self.lock().get(id).cloned()
+    }
+
+    /// All clusters, by id.
+    pub(crate) fn clusters(&self) -> Vec<Arc<Cluster>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Stops all clusters, side by side.
+    pub(crate) async fn stop(&self) {
+        let clusters = self.clusters();
+        futures_util::future::join_all(clusters.iter().map(|c| c.stop())).await;
+    }
+
+    /// For `status`.
+    pub(crate) async fn report(&self) -> Vec<ClusterStatus> {
+        self.clusters().iter().map(|c| c.report(&self.layout)).collect()
+    }
+
+    /// For `inspect`: the authorities of each cluster.
+    pub(crate) async fn certificates(&self) -> Vec<Certificate> {
+        let mut all = Vec::new();
+        for cluster in self.clusters() {
+            all.extend(cluster.certificates().await);
+        }
+        all
+    }
+
+    fn launch(self: &Arc<Self>, record: Record, wishes: &Wishes) -> Result<Arc<Cluster>> {
+        let directory = self.layout.cluster(&record.spec.id);
+        let (addresses, listeners) = addresses::bind(&directory, wishes, &self.entropy)
+            .with_context(|| format!("cluster {} in {}", record.spec.name, record.spec.location))?;
+        let cluster = Cluster::new(record, addresses);
+        self.lock().insert(cluster.spec().id.clone(), Arc::clone(&cluster));
+        supervise::start(Arc::clone(self), Arc::clone(&cluster), listeners);
+        Ok(cluster)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Cluster>>> {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,65 @@
+//! Starting and watching one child process.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use tokio::process::{Child, Command};
+
+use crate::channel::{self, Channel};
+
+/// A running child and the fleet's end of its channel. Dropping it closes the channel, which ends the child.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) channel: Channel,
+    pub(crate) pid: u32,
+}
+
+/// Starts this program again in another role; its standard error goes to `log`. It ends with its parent.
+///
+/// # Errors
+/// When the log cannot be opened or the process not started.
+pub(crate) fn spawn(arguments: &[OsString], log: &Path) -> Result<Process> {
+    start(arguments, log, true)
+}
+
+/// As [`spawn`], but the process stays when its parent is gone.
+///
+/// # Errors
+/// When the log cannot be opened or the process not started.
+pub(crate) fn spawn_detached(arguments: &[OsString], log: &Path) -> Result<Process> {
+    start(arguments, log, false)
+}
+
+fn start(arguments: &[OsString], log: &Path, ends_with_parent: bool) -> Result<Process> {
+    let (ours, theirs) = channel::pair().context("cannot make a socket pair")?;
+    let log_file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(log)
+        .with_context(|| format!("cannot open {}", log.display()))?;
+    let program = std::env::current_exe().context("cannot tell where this program lies")?;
+    let child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| passes_on(name)))
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(log_file)
+        // A terminal's Ctrl-C is for the parent, which stops its children in order.
+        .process_group(0)
+        .kill_on_drop(ends_with_parent)
+        .spawn()
+        .context("cannot start a process")?;
+    let pid = child.id().context("the process ended at once")?;
+    Ok(Process { child, channel: Channel::new(ours)?, pid })
+}
+
+/// Children get no part of the user's environment (it may hold credentials) but what steers logging.
+fn passes_on(name: &std::ffi::OsStr) -> bool {
+    name == "RUST_LOG" || name == "RUST_BACKTRACE" || name == "PATH" || name == "TZ"
+}

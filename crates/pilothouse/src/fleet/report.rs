@@ -1,0 +1,147 @@
+//! What `status` and `inspect` tell, as data.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::Fleet;
+use crate::layout::RunState;
+
+/// `pilothouse status -o json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) cloud: CloudStatus,
+    pub(crate) clusters: Vec<ClusterStatus>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CloudStatus {
+    pub(crate) endpoint: String,
+    pub(crate) project: String,
+    pub(crate) account: String,
+    pub(crate) pid: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ClusterStatus {
+    pub(crate) name: String,
+    pub(crate) location: String,
+    pub(crate) id: String,
+    /// `RUNNING`, `STARTING` or `FAILED: cause`.
+    pub(crate) state: String,
+    pub(crate) kubernetes_version: String,
+    /// `ip` or `ip:port`, as GKE's field.
+    pub(crate) endpoint: String,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) etcd_endpoints: Vec<String>,
+    pub(crate) nodes: usize,
+    pub(crate) instances: Vec<InstanceStatus>,
+}
+
+/// One process of a cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct InstanceStatus {
+    pub(crate) name: String,
+    pub(crate) pid: u32,
+    /// `control-plane` or `signer`.
+    pub(crate) role: String,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) addresses: Vec<String>,
+    /// How often it was started again since `up`.
+    pub(crate) restarts: u32,
+}
+
+/// `pilothouse inspect -o json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Inspection {
+    pub(crate) status: Status,
+    /// Are all parts in one process (`--in-process`)?
+    pub(crate) in_process: bool,
+    pub(crate) certificates: Vec<Certificate>,
+    pub(crate) boundaries: Vec<Boundary>,
+}
+
+/// A certificate authority of a cluster.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Certificate {
+    pub(crate) cluster: String,
+    pub(crate) used_for: String,
+    pub(crate) subject: String,
+    pub(crate) sha256: String,
+    pub(crate) not_after: String,
+}
+
+/// Something that keeps parts from each other, and how far it really does here.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Boundary {
+    pub(crate) what: String,
+    /// `full`, `partial` or `none`.
+    pub(crate) enforced: String,
+    pub(crate) why: String,
+}
+
+/// The state of all clusters now.
+pub(crate) async fn status(fleet: &Fleet, run: &RunState) -> Status {
+    Status {
+        data_dir: fleet.layout().root().to_owned(),
+        cloud: CloudStatus {
+            endpoint: run.cloud_endpoint.clone(),
+            project: run.project.clone(),
+            account: run.account.clone(),
+            pid: run.pid,
+        },
+        clusters: fleet.report().await,
+    }
+}
+
+/// How the sandbox is put together.
+pub(crate) async fn inspect(fleet: &Fleet, run: &RunState) -> Inspection {
+    Inspection {
+        status: status(fleet, run).await,
+        in_process: fleet.in_process(),
+        certificates: fleet.certificates().await,
+        boundaries: boundaries(fleet.in_process()),
+    }
+}
+
+fn boundaries(in_process: bool) -> Vec<Boundary> {
+    let boundary = |what: &str, enforced: &str, why: &str| Boundary {
+        what: what.to_owned(),
+        enforced: enforced.to_owned(),
+        why: why.to_owned(),
+    };
+    let separate = if in_process { "none" } else { "partial" };
+    let processes = if in_process {
+        "--in-process puts signer, store and API server into one process"
+    } else {
+        "own processes joined by inherited sockets; the same user's debugger can still read them"
+    };
+    vec![
+        boundary("the signer alone holds the CA keys", separate, processes),
+        boundary("a cluster's processes reach no other cluster's keys", separate, processes),
+        boundary(
+            "a stolen instance directory is useless",
+            "full",
+            "sealed with AES-256-GCM; the wrapping key lies in the platform directory",
+        ),
+        boundary(
+            "the store's client port answers only certificates of the etcd API CA",
+            "full",
+            "mutual TLS on a loopback address",
+        ),
+        boundary(
+            "system calls and files of an instance are confined",
+            "none",
+            "seccomp and Landlock are not applied yet",
+        ),
+        boundary("nodes and control plane are separate machines", "none", "simulated nodes live in the instance"),
+    ]
+}

@@ -1,0 +1,82 @@
+//! One control-plane instance: store, API server, controllers, scheduler and, here, the simulated nodes.
+
+mod control_plane;
+mod nodes;
+
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+
+use anyhow::{Context, Result, bail};
+use pki::{Signer, SignerClient};
+use tokio::net::UnixStream;
+use tracing::{info, warn};
+
+use crate::channel::Channel;
+use crate::cli::RoleArgs;
+use crate::fleet::message::{FromInstance, InstanceStart, ToInstance};
+
+pub(crate) use control_plane::{Doors, Instance};
+
+/// The instance's process: runs until it is told to stop, or the fleet is gone.
+///
+/// # Errors
+/// When the fleet does not speak first, or a part does not start.
+pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
+    let channel = Channel::from_stdin().context("an instance is started by the fleet, not by hand")?;
+    let instance = match start(&channel, args).await {
+        Ok(instance) => instance,
+        Err(error) => {
+            channel.send(&FromInstance::Failed { message: format!("{error:#}") }, &[]).await?;
+            return Err(error);
+        }
+    };
+    channel.send(&FromInstance::Ready, &[]).await?;
+    info!(cluster = args.cluster, "serving");
+    while let Some((message, files)) = channel.receive::<ToInstance>().await? {
+        match message {
+            ToInstance::Connection => {
+                for file in files {
+                    instance.serve(TcpStream::from(file));
+                }
+            }
+            ToInstance::Nodes { nodes } => instance.set_nodes(nodes).await,
+            ToInstance::Stop => {
+                instance.stop().await;
+                return Ok(());
+            }
+            ToInstance::Start(_) => warn!("started twice"),
+        }
+    }
+    info!("the fleet is gone; ending");
+    instance.stop().await;
+    Ok(())
+}
+
+async fn start(channel: &Channel, args: &RoleArgs) -> Result<Instance> {
+    let Some((ToInstance::Start(start), files)) = channel.receive().await? else {
+        bail!("the fleet did not say what to serve");
+    };
+    if start.data_dir != args.data_dir {
+        bail!("the command line names {}, the fleet {}", args.data_dir.display(), start.data_dir.display());
+    }
+    let doors = doors(&start, files)?;
+    Instance::start(*start, doors).await
+}
+
+fn doors(start: &InstanceStart, files: Vec<OwnedFd>) -> Result<Doors> {
+    let files: [OwnedFd; 3] =
+        files.try_into().map_err(|_| anyhow::anyhow!("the fleet sent not the files of {}", start.instance))?;
+    let [signer, identity, etcd] = files;
+    Ok(Doors {
+        signer: Signer::Socket(SignerClient::new(stream(signer)?)),
+        identity: apiserver::Identity::channel(stream(identity)?),
+        etcd: std::net::TcpListener::from(etcd),
+    })
+}
+
+fn stream(end: OwnedFd) -> Result<UnixStream> {
+    let stream = StdUnixStream::from(end);
+    stream.set_nonblocking(true)?;
+    Ok(UnixStream::from_std(stream)?)
+}

@@ -1,0 +1,96 @@
+//! What the cloud may ask of the fleet, in the fleet's own terms.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cloud::{ClusterAccess, ClusterSpec};
+use futures_util::future::BoxFuture;
+
+use crate::fleet::message::{self, NodeSpec};
+use crate::fleet::{Access, Fleet, Wishes};
+
+/// The real fleet behind the cloud's port.
+pub(super) struct FleetPort {
+    fleet: Arc<Fleet>,
+    /// The addresses asked for on the command line are the first cluster's.
+    first: Mutex<Option<Wishes>>,
+    /// Why a cluster could not be made, by its id.
+    failures: Mutex<BTreeMap<String, String>>,
+}
+
+impl FleetPort {
+    pub(super) fn new(fleet: Arc<Fleet>, first: Wishes) -> Self {
+        Self { fleet, first: Mutex::new(Some(first)), failures: Mutex::default() }
+    }
+
+    /// Why the cluster could not be made, if it could not.
+    pub(super) fn failure(&self, id: &str) -> Option<String> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+}
+
+impl cloud::Fleet for FleetPort {
+    fn create(&self, spec: ClusterSpec) -> BoxFuture<'_, Result<ClusterAccess, String>> {
+        Box::pin(async move {
+            let wishes = self.first.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+            let nodes = spec.nodes.iter().map(node).collect();
+            let cluster = message::ClusterSpec {
+                id: spec.id,
+                name: spec.name,
+                project: spec.project,
+                location: spec.location,
+                kubernetes_version: spec.kubernetes_version,
+                pod_cidr: spec.pod_cidr,
+                service_cidr: spec.service_cidr,
+            };
+            let id = cluster.id.clone();
+            self.fleet.create(cluster, nodes, &wishes).await.map(shown).map_err(|e| {
+                let text = format!("{e:#}");
+                self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(id, text.clone());
+                text
+            })
+        })
+    }
+
+    fn delete(&self, id: &str) -> BoxFuture<'_, Result<(), String>> {
+        let id = id.to_owned();
+        Box::pin(async move { self.fleet.delete(&id).await.map_err(|e| format!("{e:#}")) })
+    }
+
+    fn access(&self, id: &str) -> BoxFuture<'_, Result<ClusterAccess, String>> {
+        let cluster = self.fleet.find(id);
+        let missing = format!("no cluster {id}");
+        Box::pin(async move {
+            let access = cluster.ok_or(missing)?.until_running().await;
+            access.map(shown).map_err(|e| format!("{e:#}"))
+        })
+    }
+
+    fn resize(&self, id: &str, nodes: Vec<gke::NodeSpec>) -> BoxFuture<'_, Result<(), String>> {
+        let id = id.to_owned();
+        Box::pin(async move {
+            let nodes = nodes.iter().map(node).collect();
+            self.fleet.resize(&id, nodes).await.map_err(|e| format!("{e:#}"))
+        })
+    }
+}
+
+fn shown(access: Access) -> ClusterAccess {
+    ClusterAccess {
+        endpoint: access.endpoint,
+        private_endpoint: access.private_endpoint,
+        ca_pem: access.ca_pem,
+        etcd_endpoints: access.etcd_endpoints,
+    }
+}
+
+fn node(spec: &gke::NodeSpec) -> NodeSpec {
+    NodeSpec {
+        name: spec.name.clone(),
+        pool: spec.pool.clone(),
+        zone: spec.zone.clone(),
+        machine_type: spec.machine_type.clone(),
+        labels: spec.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        taints: spec.taints.iter().map(|(key, value, effect)| format!("{key}={value}:{effect}")).collect(),
+    }
+}

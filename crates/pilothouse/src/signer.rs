@@ -1,0 +1,65 @@
+//! The signer's process: opens its sealed directory with the key it was handed, then serves the streams it is given.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use pki::SignerCore;
+use tokio::net::UnixStream;
+use tracing::{info, warn};
+
+use crate::channel::Channel;
+use crate::cli::RoleArgs;
+use crate::fleet::SealedDirectory;
+use crate::fleet::message::{FromSigner, ToSigner};
+use crate::system;
+
+/// Runs until it is told to stop, or the fleet is gone.
+///
+/// # Errors
+/// When the fleet does not speak first, or its directory cannot be opened.
+pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
+    let channel = Channel::from_stdin().context("the signer is started by the fleet, not by hand")?;
+    let core = match open(&channel, args).await {
+        Ok(core) => Arc::new(core),
+        Err(error) => {
+            channel.send(&FromSigner::Failed { message: format!("{error:#}") }, &[]).await?;
+            return Err(error);
+        }
+    };
+    channel.send(&FromSigner::Ready, &[]).await?;
+    info!(target: "signer", cluster = args.cluster, "serving");
+    while let Some((message, files)) = channel.receive::<ToSigner>().await? {
+        match message {
+            ToSigner::Connect { requester } => match files.into_iter().next().map(stream) {
+                Some(Ok(stream)) => {
+                    tokio::spawn(pki::serve_signer(Arc::clone(&core), requester, stream));
+                }
+                Some(Err(error)) => warn!(target: "signer", %error, "cannot use a stream"),
+                None => warn!(target: "signer", "a connection without a stream"),
+            },
+            ToSigner::Stop => break,
+            ToSigner::Start { .. } => warn!(target: "signer", "started twice"),
+        }
+    }
+    Ok(())
+}
+
+async fn open(channel: &Channel, args: &RoleArgs) -> Result<SignerCore> {
+    let Some((ToSigner::Start { cluster, data_dir, data_key }, _)) = channel.receive().await? else {
+        bail!("the fleet did not say what to sign for");
+    };
+    if data_dir != args.data_dir {
+        bail!("the command line names {}, the fleet {}", args.data_dir.display(), data_dir.display());
+    }
+    let entropy = system::entropy();
+    let directory = SealedDirectory::open(&data_dir, &cluster, crate::fleet::SIGNER, &data_key, entropy.clone())?;
+    Ok(SignerCore::open(&cluster, Arc::new(directory), system::clock(), entropy)?)
+}
+
+fn stream(end: OwnedFd) -> Result<UnixStream> {
+    let stream = StdUnixStream::from(end);
+    stream.set_nonblocking(true)?;
+    Ok(UnixStream::from_std(stream)?)
+}
