@@ -1,1 +1,193 @@
-//! cloud
+//! The Google side: GKE, IAM, Resource Manager, Service Usage, the Compute that clients read, OAuth and metadata, on one
+//! port of loopback.
+//!
+//! ```text
+//! connection ─server─► guards ─routes─► service ─► Store (sealed, synced)      operations ─► Fleet port
+//! ```
+
+mod fleet;
+mod http;
+mod identity;
+mod operations;
+mod peer;
+mod server;
+mod services;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use base::{Clock, Entropy};
+use disk::Platform;
+pub use fleet::{ClusterAccess, ClusterSpec, Fleet, NodeSpec};
+use gke::ApiError;
+use machinery::json;
+use state::Store;
+use tokio::sync::watch;
+
+/// Which credentials count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Auth {
+    /// Tokens and keys that were issued or uploaded here.
+    Strict,
+    /// Anything; everybody is the project's owner.
+    Open,
+}
+
+/// What a cloud needs.
+pub struct CloudConfig {
+    /// Made when missing.
+    pub data_dir: PathBuf,
+    pub platform: Platform,
+    pub clock: Clock,
+    pub entropy: Entropy,
+    /// The one project's id.
+    pub project: String,
+    pub project_number: String,
+    /// The email of the user who owns the project.
+    pub account: String,
+    pub auth: Auth,
+    pub fleet: Arc<dyn Fleet>,
+    /// `http://127.0.0.1:8642`: where clients find this cloud. Its host is an allowed one.
+    pub endpoint: String,
+}
+
+/// Why the cloud cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CloudError {
+    /// Its data.
+    #[error(transparent)]
+    Disk(#[from] disk::DiskError),
+    /// Its directory.
+    #[error("cannot make {}: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The refusal.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its listener.
+    #[error("cannot accept connections: {0}")]
+    Accept(#[source] std::io::Error),
+    /// A request of our own was refused.
+    #[error("{0}")]
+    Refused(ApiError),
+}
+
+/// A running cloud. Clones share it.
+#[derive(Clone)]
+pub struct Cloud(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    clock: Clock,
+    entropy: Entropy,
+    project: String,
+    project_number: String,
+    account: String,
+    auth: Auth,
+    fleet: Arc<dyn Fleet>,
+    endpoint: String,
+    operation_millis: AtomicU64,
+    stopping: watch::Sender<bool>,
+}
+
+/// How long an operation runs at least: clients that poll see it RUNNING once.
+const OPERATION_MILLIS: u64 = 300;
+
+impl Cloud {
+    /// Reads or makes the state and goes on with the operations that were under way.
+    ///
+    /// # Errors
+    /// When the data cannot be read or written; the text names the path.
+    pub async fn start(config: CloudConfig) -> Result<Self, CloudError> {
+        let path = config.data_dir.clone();
+        tokio::fs::create_dir_all(&path).await.map_err(|source| CloudError::Directory { path, source })?;
+        let fresh = || identity::fresh_state(&config);
+        let store = Store::open(&config.data_dir, config.platform.clone(), fresh)?;
+        let cloud = Self(Arc::new(Inner {
+            store,
+            clock: config.clock,
+            entropy: config.entropy,
+            project: config.project,
+            project_number: config.project_number,
+            account: config.account,
+            auth: config.auth,
+            fleet: config.fleet,
+            endpoint: config.endpoint.trim_end_matches('/').to_owned(),
+            operation_millis: AtomicU64::new(OPERATION_MILLIS),
+            stopping: watch::Sender::new(false),
+        }));
+        if config.auth == Auth::Open {
+            tracing::warn!("open authentication: every caller is the project's owner");
+        }
+        operations::resume(&cloud.0);
+        Ok(cloud)
+    }
+
+    /// Sets how long an operation takes at least.
+    pub fn set_operation_time(&self, time: Duration) {
+        self.0.operation_millis.store(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Accepts connections until [`Cloud::stop`]: HTTP/1.1, and HTTP/2 with prior knowledge.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(&self, listener: tokio::net::TcpListener) -> Result<(), CloudError> {
+        server::serve(&self.0, listener).await.map_err(CloudError::Accept)
+    }
+
+    /// Whom a token stands for; `None` for one that nobody here issued or that has expired.
+    pub fn resolve_token(&self, token: &str) -> Option<policy::GoogleIdentity> {
+        self.0.resolve(token)
+    }
+
+    /// A token of an account that lives as long as the sandbox. Blocks for a write.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn issue_token(&self, email: &str) -> Result<String, CloudError> {
+        let scopes = identity::all_scopes();
+        self.0.new_token(email, scopes, None).map_err(CloudError::Refused)
+    }
+
+    /// A refresh token of an account, for clients that keep `authorized_user` credentials. Blocks for a write.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn issue_refresh_token(&self, email: &str) -> Result<String, CloudError> {
+        self.0.new_refresh_token(email, identity::all_scopes()).map_err(CloudError::Refused)
+    }
+
+    /// Makes a cluster with one pool of `nodes` per zone, as a request of the owner would, unless it is there; its id.
+    /// Does not wait for it.
+    ///
+    /// # Errors
+    /// As the request would fail.
+    pub async fn ensure_cluster(&self, location: &str, name: &str, nodes: u32) -> Result<String, CloudError> {
+        let (inner, location, name) = (self.0.clone(), location.to_owned(), name.to_owned());
+        let work = move || {
+            if let Some(cluster) = inner.store.read().cluster(&location, &name) {
+                return Ok(cluster.id.clone());
+            }
+            let pool = json!({"name": "default-pool", "initialNodeCount": nodes});
+            let mut cluster = json!({"name": name});
+            cluster.set("nodePools", vec![pool]);
+            let request = [("cluster", cluster)].into_iter().collect();
+            services::container::create_cluster(&inner, &location, &request)?;
+            let state = inner.store.read();
+            Ok(state.cluster(&location, &name).map(|c| c.id.clone()).unwrap_or_default())
+        };
+        tokio::task::spawn_blocking(work).await.expect("does not panic").map_err(CloudError::Refused)
+    }
+
+    /// Stops accepting and ends the running operations' tasks; they go on at the next start.
+    pub async fn stop(&self) {
+        self.0.stopping.send_replace(true);
+        tokio::task::yield_now().await;
+    }
+}

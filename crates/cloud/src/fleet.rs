@@ -1,0 +1,45 @@
+//! The port through which the cloud gets control planes and machines.
+
+use futures_util::future::BoxFuture;
+pub use gke::NodeSpec;
+
+/// A cluster that shall exist.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ClusterSpec {
+    /// 64 hex digits.
+    pub id: String,
+    pub name: String,
+    pub project: String,
+    /// Zone or region.
+    pub location: String,
+    pub zones: Vec<String>,
+    pub nodes: Vec<NodeSpec>,
+    /// `1.33.13-gke.1350000`.
+    pub kubernetes_version: String,
+    pub pod_cidr: String,
+    pub service_cidr: String,
+}
+
+/// How a running cluster is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterAccess {
+    /// `ip` or `ip:port`.
+    pub endpoint: String,
+    pub private_endpoint: String,
+    /// The cluster CA's certificate.
+    pub ca_pem: String,
+    /// URLs.
+    pub etcd_endpoints: Vec<String>,
+}
+
+/// Makes and unmakes control planes. Every call may come again after a restart, with the same arguments.
+pub trait Fleet: Send + Sync + 'static {
+    /// Makes the cluster, or finds the one with this id; returns when its API server answers.
+    fn create(&self, spec: ClusterSpec) -> BoxFuture<'_, Result<ClusterAccess, String>>;
+    /// Removes the cluster with its data; no error when it is gone already.
+    fn delete(&self, id: &str) -> BoxFuture<'_, Result<(), String>>;
+    /// Brings the cluster's machines to these.
+    fn resize(&self, id: &str, nodes: Vec<NodeSpec>) -> BoxFuture<'_, Result<(), String>>;
+    /// Where the cluster is.
+    fn access(&self, id: &str) -> BoxFuture<'_, Result<ClusterAccess, String>>;
+}

@@ -1,0 +1,94 @@
+//! Which service a path belongs to, and what they share.
+
+mod compute;
+pub(crate) mod container;
+mod iam;
+mod metadata;
+mod oauth;
+mod projects;
+
+use std::sync::Arc;
+
+use gke::{ApiError, ApiVersion, Code};
+use machinery::Value;
+
+use crate::Inner;
+use crate::http::{Reply, Request};
+use crate::identity::Caller;
+
+/// A service's answer.
+pub(crate) type Answer = Result<Value, ApiError>;
+
+/// Metadata and token endpoints hand out credentials: they serve processes of the same user only.
+pub(crate) fn same_user_only(path: &str) -> bool {
+    path == "/" || path.starts_with("/computeMetadata") || oauth::is_token_path(path)
+}
+
+/// Answers any request.
+pub(crate) fn answer(inner: &Arc<Inner>, request: &Request) -> Reply {
+    if same_user_only(&request.path) && !request.same_user {
+        return Reply::text(403, "Credentials are handed out to processes of the same user only.\n");
+    }
+    if request.path == "/" || request.path.starts_with("/computeMetadata") {
+        return metadata::answer(inner, request);
+    }
+    if let Some(reply) = oauth::answer(inner, request) {
+        return reply;
+    }
+    match api(inner, request) {
+        Ok(value) => Reply::json(200, &value),
+        Err(error) => refusal(inner, &error),
+    }
+}
+
+/// An error with its body and, for 401, its challenge.
+pub(crate) fn refusal(inner: &Inner, error: &ApiError) -> Reply {
+    let id: String = inner.entropy.bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let reply = Reply::json(error.code.http(), &error.to_value(&id));
+    match error.code {
+        Code::Unauthenticated => reply.with("www-authenticate", "Bearer realm=\"https://accounts.google.com/\""),
+        _ => reply,
+    }
+}
+
+fn api(inner: &Arc<Inner>, request: &Request) -> Answer {
+    let owned = request.segments();
+    let segments: Vec<&str> = owned.iter().map(String::as_str).collect();
+    let caller = inner.authenticate(request)?;
+    let verb = request.verb.as_str();
+    match segments.as_slice() {
+        ["compute", "v1" | "beta" | "alpha", rest @ ..] => compute::answer(inner, &caller, verb, rest),
+        ["v1", "projects", project, "serviceAccounts", rest @ ..] => {
+            iam::answer(inner, &caller, request, project, rest)
+        }
+        ["v1", "projects", project, services, rest @ ..] if services.starts_with("services") => {
+            let rest: Vec<&str> = std::iter::once(*services).chain(rest.iter().copied()).collect();
+            projects::services(inner, &caller, request, project, &rest)
+        }
+        ["v1", "projects", rest @ ..] if rest.len() <= 1 => projects::resources(inner, &caller, request, rest),
+        [version, "projects", project, rest @ ..] if ApiVersion::parse(version).is_some() => {
+            let version = ApiVersion::parse(version).unwrap_or(ApiVersion::V1);
+            container::answer(inner, &caller, request, version, project, &rest.join("/"))
+        }
+        _ => Err(method_not_found()),
+    }
+}
+
+pub(crate) fn method_not_found() -> ApiError {
+    ApiError::not_found("Method not found.")
+}
+
+/// 403 of the services other than container.
+pub(crate) fn forbidden() -> ApiError {
+    ApiError::new(Code::PermissionDenied, "The caller does not have permission")
+}
+
+/// Is it our project, by id or number?
+pub(crate) fn is_ours(inner: &Inner, project: &str) -> bool {
+    project == inner.project || project == inner.project_number
+}
+
+/// The project must be ours and the caller must hold the permission; else 403, which does not tell which.
+pub(crate) fn require(inner: &Inner, caller: &Caller, project: &str, permission: &str) -> Result<(), ApiError> {
+    if is_ours(inner, project) && caller.may(permission) { Ok(()) } else { Err(forbidden()) }
+}

@@ -1,0 +1,155 @@
+//! Everything the cloud remembers, and how it is kept: one sealed file, written whole and synced before any answer.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use disk::{DiskError, Platform};
+use gke::{ApiError, Cluster, Code, Operation};
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "state.sealed";
+const CONTEXT: &str = "cloud/state";
+
+/// A Google account of this sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Account {
+    pub(crate) service: bool,
+    /// 21 digits.
+    pub(crate) unique_id: String,
+    #[serde(default)]
+    pub(crate) display_name: String,
+    #[serde(default)]
+    pub(crate) keys: BTreeMap<String, Key>,
+}
+
+/// The public half of a service account's key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Key {
+    /// base64url, without padding.
+    pub(crate) n: String,
+    pub(crate) e: String,
+    pub(crate) uploaded: bool,
+    /// RFC 3339.
+    pub(crate) created: String,
+}
+
+/// What is known of a token; the token itself is not.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Token {
+    pub(crate) email: String,
+    pub(crate) scopes: Vec<String>,
+    /// Unix seconds; none for the sandbox's own token, which lives as long as the sandbox.
+    pub(crate) expires: Option<i64>,
+    #[serde(default)]
+    pub(crate) refresh: bool,
+}
+
+/// Who has a role.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Binding {
+    pub(crate) role: String,
+    pub(crate) members: Vec<String>,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) created: String,
+    pub(crate) accounts: BTreeMap<String, Account>,
+    /// By the SHA-256 of the token, in hex.
+    pub(crate) tokens: BTreeMap<String, Token>,
+    pub(crate) policy: Vec<Binding>,
+    pub(crate) policy_revision: u64,
+    pub(crate) services: Vec<String>,
+    pub(crate) clusters: Vec<Cluster>,
+    pub(crate) operations: Vec<Operation>,
+    /// PKCS #8 of the key that signs identity tokens, base64; made at first use.
+    #[serde(default)]
+    pub(crate) identity_key: Option<String>,
+}
+
+impl State {
+    pub(crate) fn cluster(&self, location: &str, name: &str) -> Option<&Cluster> {
+        self.clusters.iter().find(|c| c.location == location && c.name == name)
+    }
+
+    pub(crate) fn cluster_mut(&mut self, id: &str) -> Option<&mut Cluster> {
+        self.clusters.iter_mut().find(|c| c.id == id)
+    }
+
+    pub(crate) fn operation_mut(&mut self, name: &str) -> Option<&mut Operation> {
+        self.operations.iter_mut().find(|o| o.name == name)
+    }
+
+    /// The roles an account has by the project's policy.
+    pub(crate) fn roles_of(&self, email: &str) -> Vec<String> {
+        let is = |member: &String| {
+            let (kind, name) = member.split_once(':').unwrap_or((member, ""));
+            match kind {
+                "user" | "serviceAccount" => name.eq_ignore_ascii_case(email),
+                "domain" => email.rsplit_once('@').is_some_and(|(_, domain)| domain.eq_ignore_ascii_case(name)),
+                "allUsers" | "allAuthenticatedUsers" => true,
+                _ => false,
+            }
+        };
+        self.policy.iter().filter(|b| b.members.iter().any(is)).map(|b| b.role.clone()).collect()
+    }
+}
+
+/// The state in memory and on disk. Readers take a snapshot; writers come one after the other.
+pub(crate) struct Store {
+    current: ArcSwap<State>,
+    writer: Mutex<()>,
+    platform: Platform,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Reads the state, or begins with what `fresh` makes.
+    pub(crate) fn open(
+        dir: &std::path::Path,
+        platform: Platform,
+        fresh: impl FnOnce() -> State,
+    ) -> Result<Self, DiskError> {
+        let path = dir.join(FILE);
+        let (state, new) = match platform.open_file(&path, CONTEXT) {
+            Ok(bytes) => {
+                let what = "the cloud's state is not readable";
+                let damaged = |_| DiskError::Damaged { path: path.clone(), offset: 0, what };
+                (serde_json::from_slice(&bytes).map_err(damaged)?, false)
+            }
+            Err(DiskError::Missing { .. }) => (fresh(), true),
+            Err(other) => return Err(other),
+        };
+        let store = Self { current: ArcSwap::from_pointee(state), writer: Mutex::new(()), platform, path };
+        if new {
+            store.save(&store.read())?;
+        }
+        Ok(store)
+    }
+
+    fn save(&self, state: &State) -> Result<(), DiskError> {
+        let bytes = serde_json::to_vec(state).expect("plain data");
+        self.platform.seal_file(&self.path, CONTEXT, &bytes)
+    }
+
+    /// The state as it is now.
+    pub(crate) fn read(&self) -> Arc<State> {
+        self.current.load_full()
+    }
+
+    /// Changes the state; it is on disk when this returns. A change that fails changes nothing. Blocks.
+    pub(crate) fn write<T>(&self, change: impl FnOnce(&mut State) -> Result<T, ApiError>) -> Result<T, ApiError> {
+        let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = State::clone(&self.current.load());
+        let value = change(&mut state)?;
+        self.save(&state).map_err(|error| {
+            tracing::error!(%error, "the cloud's state cannot be written");
+            ApiError::new(Code::Unavailable, "The service is currently unavailable.")
+        })?;
+        self.current.store(Arc::new(state));
+        Ok(value)
+    }
+}

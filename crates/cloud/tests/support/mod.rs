@@ -1,0 +1,138 @@
+//! A cloud over a fleet that makes nothing, and a client of a few lines.
+#![allow(dead_code, reason = "each user takes what it needs")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use base::{Clock, ClockSource, Entropy, Timestamp};
+use cloud::{Auth, Cloud, CloudConfig, ClusterAccess, ClusterSpec, Fleet, NodeSpec};
+use disk::Platform;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+pub(crate) struct Wall;
+
+impl ClockSource for Wall {
+    fn now(&self) -> Timestamp {
+        let shell = std::fs::metadata("/proc/self").and_then(|meta| meta.modified()).expect("Linux");
+        let since = shell.duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        Timestamp::from_unix_nanos(i64::try_from(since.as_nanos()).expect("before 2262"))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Numbers that are good enough where nothing is secret.
+pub(crate) fn entropy() -> Entropy {
+    Entropy::new(|buffer| {
+        use std::io::Read;
+        std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(buffer)).expect("urandom");
+    })
+}
+
+/// Answers at once; refuses clusters named `broken`.
+#[derive(Default)]
+pub(crate) struct FakeFleet {
+    pub(crate) creations: AtomicU32,
+}
+
+impl Fleet for FakeFleet {
+    fn create(&self, spec: ClusterSpec) -> BoxFuture<'_, Result<ClusterAccess, String>> {
+        self.creations.fetch_add(1, Ordering::SeqCst);
+        let access = ClusterAccess {
+            endpoint: "127.0.0.1:18443".to_owned(),
+            private_endpoint: "172.16.0.2".to_owned(),
+            ca_pem: "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n".to_owned(),
+            etcd_endpoints: Vec::new(),
+        };
+        let result = if spec.name == "broken" { Err("no machines are left".to_owned()) } else { Ok(access) };
+        Box::pin(async move { result })
+    }
+
+    fn delete(&self, _: &str) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn resize(&self, _: &str, _: Vec<NodeSpec>) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn access(&self, _: &str) -> BoxFuture<'_, Result<ClusterAccess, String>> {
+        Box::pin(async { Err("unknown".to_owned()) })
+    }
+}
+
+pub(crate) struct Running {
+    pub(crate) cloud: Cloud,
+    pub(crate) address: String,
+    pub(crate) token: String,
+}
+
+pub(crate) async fn start(dir: &Path, auth: Auth, port: u16) -> Running {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let platform = Platform::open(&dir.join("platform"), entropy()).expect("a platform");
+    let cloud = Cloud::start(CloudConfig {
+        data_dir: dir.join("cloud"),
+        platform,
+        clock: Clock::new(Wall),
+        entropy: entropy(),
+        project: "demo-project".to_owned(),
+        project_number: "123456789012".to_owned(),
+        account: "dev@example.com".to_owned(),
+        auth,
+        fleet: Arc::new(FakeFleet::default()),
+        endpoint: format!("http://{address}"),
+    })
+    .await
+    .expect("a cloud");
+    let serving = cloud.clone();
+    tokio::spawn(async move { serving.serve(listener).await });
+    let token = cloud.issue_token("dev@example.com").expect("a token");
+    Running { cloud, address, token }
+}
+
+impl Running {
+    /// Status code and body of one request with the owner's token.
+    pub(crate) async fn call(&self, verb: &str, path: &str, body: &str) -> (u16, Value) {
+        let (code, text) = self.raw(verb, path, &format!("Authorization: Bearer {}\r\n", self.token), body).await;
+        (code, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    pub(crate) async fn raw(&self, verb: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let host = if headers.contains("Host:") { String::new() } else { format!("Host: {}\r\n", self.address) };
+        let request = format!(
+            "{verb} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(&self.address).await.expect("connects");
+        stream.write_all(request.as_bytes()).await.expect("writes");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("reads");
+        let text = String::from_utf8(answer).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code"), body.to_owned())
+    }
+
+    /// Polls an operation as gcloud does until it is done.
+    pub(crate) async fn done(&self, operation: &Value) -> Value {
+        let name = operation["name"].as_str().expect("an operation");
+        let zone = operation["zone"].as_str().expect("a place");
+        for _ in 0..500 {
+            let path = format!("/v1/projects/demo-project/locations/{zone}/operations/{name}?alt=json");
+            let (code, found) = self.call("GET", &path, "").await;
+            assert_eq!(code, 200, "{found}");
+            if found["status"] == "DONE" {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{name} does not end");
+    }
+}
