@@ -106,13 +106,13 @@ pub enum Input {
         /// `Persist::index`.
         index: LogIndex,
     },
-    /// The driver has applied entries up to here.
+    /// The driver has applied entries up to here. Gives nothing out.
     Applied(LogIndex),
     /// The leader should hand over to a voter.
     TransferLeader(MemberId),
     /// Campaign now, without waiting for a time-out.
     Campaign,
-    /// A durable checkpoint covers entries up to here: forget them.
+    /// A durable checkpoint covers entries up to here: forget them. Gives nothing out.
     Truncated(LogIndex),
     /// The snapshot asked for by [`Output::SendSnapshot`] was delivered as of an index, or was not (`None`).
     SnapshotSent(MemberId, Option<LogIndex>),

@@ -30,6 +30,8 @@ pub struct Raft {
     pub(crate) applied: LogIndex,
     /// Entries up to here are on this member's disk.
     pub(crate) stable: LogIndex,
+    /// The term that a restart would find, at least.
+    durable_term: Term,
     writes: VecDeque<Write>,
     /// The membership as of an index: the first at the base of the log, the last in force (dissertation §4.1: a change
     /// is in force as soon as it is in the log).
@@ -102,6 +104,7 @@ impl Raft {
             applied,
             stable: log.last_index(),
             log,
+            durable_term: hard_state.term,
             writes: VecDeque::new(),
             memberships,
             elapsed: 0,
@@ -128,10 +131,11 @@ impl Raft {
             Input::ProposeMembership { context, change, data } => self.propose_change(context, change, &data, out),
             Input::ReadIndex { context } => self.read_index(None, context, out),
             Input::Synced { term, index } => self.synced(term, index, out),
-            Input::Applied(index) => self.applied = self.applied.max(index).min(self.commit),
+            // Reports: drivers drop what these give out, so they give out nothing.
+            Input::Applied(index) => return self.applied = self.applied.max(index).min(self.commit),
             Input::TransferLeader(to) => self.transfer_leader(to, out),
             Input::Campaign => self.campaign(false, out),
-            Input::Truncated(index) => self.truncated(index),
+            Input::Truncated(index) => return self.truncated(index),
             Input::SnapshotSent(to, index) => self.snapshot_sent(to, index, out),
             Input::Unreachable(id) => self.unreachable(id),
         }
@@ -384,6 +388,7 @@ impl Raft {
         let Some(place) = self.writes.iter().position(|write| (write.term, write.index) == (term, index)) else {
             return;
         };
+        self.durable_term = self.durable_term.max(term);
         let durable = self.writes.drain(..=place).next_back().map_or(self.stable, |write| write.durable);
         if durable > self.stable {
             self.stable = durable;
@@ -394,6 +399,9 @@ impl Raft {
     }
 
     pub(crate) fn send(&mut self, to: MemberId, body: Body, after_sync: bool, out: &mut Vec<Output>) {
+        // The only voter leads before its term is on disk. Were it to send entries then and crash, it would lead again
+        // in the same term, with other entries.
+        let after_sync = after_sync || (self.role == Role::Leader && self.durable_term < self.term);
         if after_sync {
             self.write_hard_state(out);
         }

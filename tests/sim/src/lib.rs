@@ -40,6 +40,15 @@ mod tests {
     }
 
     #[test]
+    fn seeds_that_once_failed_hold() {
+        // 1057: the first input after a restart was a report, whose outputs the driver dropped with a committed entry.
+        // 4950: the only voter sent entries to a learner before its term was on disk, and led that term twice.
+        for (seed, voters) in [(1057, 2), (4950, 1)] {
+            simulate(seed, voters);
+        }
+    }
+
+    #[test]
     fn the_same_seed_runs_the_same_way() {
         assert_eq!(simulate(5, 3), simulate(5, 3));
     }
