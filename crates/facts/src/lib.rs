@@ -116,4 +116,15 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn every_resource_has_its_type() {
+        let set = newest();
+        for line in set.resources.lines().filter(|line| !line.starts_with('#')) {
+            let type_name = line.split(' ').find_map(|word| word.strip_prefix("type=")).expect("a resource has a type");
+            let (file, name) = type_name.split_once('.').expect("a type lies in a file");
+            let text = set.types.iter().find(|(known, _)| *known == file).map_or("", |(_, text)| text);
+            assert!(text.contains(&format!("\ntype {name} ")), "{line}");
+        }
+    }
 }
