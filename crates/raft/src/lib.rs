@@ -23,6 +23,8 @@ mod node;
 mod progress;
 mod reads;
 mod replication;
+#[cfg(test)]
+mod scenarios;
 mod types;
 
 pub use codec::DecodeError;
