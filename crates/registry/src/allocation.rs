@@ -130,7 +130,7 @@ pub(crate) fn allocate(
     }
     let spec = &mut object["spec"];
     default_families(spec, &network);
-    addresses(spec, &network, &mut errors);
+    addresses(spec, &network, cx.dry_run, &mut errors);
     node_ports(spec, &network, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "Service", meta::name(object), &errors)) }
 }
@@ -212,7 +212,8 @@ fn default_families(spec: &mut Value, network: &ServiceNetwork) {
     }
 }
 
-fn addresses(spec: &mut Value, network: &ServiceNetwork, errors: &mut FieldErrors) {
+/// Upstream words an address out of range differently when it only tries (dry run).
+fn addresses(spec: &mut Value, network: &ServiceNetwork, dry_run: bool, errors: &mut FieldErrors) {
     let kind = spec["type"].as_str().unwrap_or("ClusterIP");
     if kind == "ExternalName" {
         return;
@@ -240,9 +241,12 @@ fn addresses(spec: &mut Value, network: &ServiceNetwork, errors: &mut FieldError
                 let shown =
                     crate::validation::go::strings("string", &Value::Array(ips.iter().map(Value::from).collect()));
                 if !cidr.contains(&ip) {
-                    let detail = format!(
-                        "failed to allocate IP {text}: the provided IP ({text}) is not in the valid range. The range of valid IPs is {cidr}"
-                    );
+                    let why = if dry_run {
+                        format!("the provided IP ({text}) is not in the valid range. The range of valid IPs is {cidr}")
+                    } else {
+                        "the provided network does not match the current range".to_owned()
+                    };
+                    let detail = format!("failed to allocate IP {text}: {why}");
                     errors.push(printed(&path, shown, detail));
                 } else if network.used_addresses.contains(&ip) {
                     errors.push(printed(
@@ -349,7 +353,7 @@ mod tests {
         let mut spec = json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}, {"port": 80, "protocol": "UDP"}, {"port": 81}]});
         let (net, mut errors) = (network(&[]), Vec::new());
         default_families(&mut spec, &net);
-        addresses(&mut spec, &net, &mut errors);
+        addresses(&mut spec, &net, true, &mut errors);
         node_ports(&mut spec, &net, &mut errors);
         assert_eq!(errors, []);
         assert_eq!(spec["clusterIP"], "10.96.0.17".into());
@@ -374,7 +378,7 @@ mod tests {
             let mut spec = json!({"type": "ClusterIP", "clusterIP": ip});
             let mut errors = Vec::new();
             default_families(&mut spec, &net);
-            addresses(&mut spec, &net, &mut errors);
+            addresses(&mut spec, &net, true, &mut errors);
             assert_eq!(errors[0].to_string(), text);
         }
     }

@@ -38,3 +38,6 @@ pub use selectable::{check_selector, field, selectable_fields};
 pub use strategy::Strategy;
 pub use table::{GroupVersion, Options, Registry};
 pub use verbs::{create, delete, fill_name, needs, remove_on_update, update};
+
+#[cfg(test)]
+mod tests;

@@ -350,7 +350,8 @@ fn read_columns(text: &'static str, line: &Line<'_>) -> Vec<Column> {
             ..Column::default()
         });
     }
-    if columns.is_empty() {
+    // Upstream has a printer for storage capacities that its storage does not use.
+    if columns.is_empty() || line.kind == "CSIStorageCapacity" {
         columns = columns_without_facts(line);
     }
     columns

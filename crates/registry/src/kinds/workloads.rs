@@ -378,7 +378,13 @@ fn daemon_set(at: &At<'_>, cx: &Context, errors: &mut Errors) {
                 _ => {}
             }
         }
-        _ => errors.not_supported(&strategy.field("type"), &["RollingUpdate", "OnDelete"]),
+        kind => {
+            let mut error = FieldError::not_supported(&strategy.path, &Value::Null, &["RollingUpdate", "OnDelete"]);
+            error.value = format!(
+                "apps.DaemonSetUpdateStrategy{{Type:{kind:?}, RollingUpdate:(*apps.RollingUpdateDaemonSet)(nil)}}"
+            );
+            errors.push(error);
+        }
     }
     errors.not_negative(&spec.field("revisionHistoryLimit"));
 }

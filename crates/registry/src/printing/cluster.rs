@@ -39,7 +39,6 @@ pub(super) fn cells(kind: &str, p: Printed<'_>) -> Option<Vec<Value>> {
         "RuntimeClass" => vec![p.name(), text(&["handler"]), p.age()],
         "CSINode" => vec![p.name(), p.items(&["spec", "drivers"]).len().into(), p.age()],
         "CSIDriver" => csi_driver(p),
-        "CSIStorageCapacity" => vec![p.name(), text(&["storageClassName"]), p.text_or(&["capacity"], "<unset>")],
         "VolumeAttachment" => {
             let volume = text(&["spec", "source", "persistentVolumeName"]);
             let attached = p.flag(&["status", "attached"], false);

@@ -495,8 +495,8 @@ pub(crate) fn quantity(at: &At<'_>) -> Option<Quantity> {
 
 /// Below zero is invalid.
 pub(crate) fn non_negative_quantity(at: &At<'_>, errors: &mut Errors) {
-    if quantity(at).is_some_and(|q| q < Quantity::default()) {
-        errors.invalid(at, NOT_NEGATIVE);
+    if let Some(amount) = quantity(at).filter(|q| *q < Quantity::default()) {
+        errors.invalid_value(at, amount.to_string(), NOT_NEGATIVE);
     }
 }
 

@@ -14,6 +14,8 @@ fn context(object: &Value, namespaced: bool) -> Context {
         name_suffix: "abcde".into(),
         namespace: if namespaced { "default".into() } else { meta::namespace(object).to_owned() },
         allow_privileged: true,
+        // The recorded requests were dry runs.
+        dry_run: true,
         network: Some(std::sync::Arc::new(crate::allocation::ServiceNetwork::of(
             vec!["10.96.0.0/16".parse().unwrap()],
             [],
