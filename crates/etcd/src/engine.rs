@@ -41,6 +41,16 @@ struct Waiting {
     reply: Option<oneshot::Sender<Answer>>,
 }
 
+/// Tells everybody that the state thread is gone, also when it panicked.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.stopped.store(true, Ordering::Release);
+        lock(&self.0.hub).wake_all();
+    }
+}
+
 /// The state thread's state.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
@@ -109,14 +119,13 @@ impl Engine {
 
     /// Runs until it is told to stop or every handle is gone.
     pub(crate) fn run(mut self) {
+        let _ended = Ended(self.shared.clone());
         while !self.stopping {
             let Some(first) = self.wait() else { break };
             if let Err(error) = self.turn(first) {
                 self.fail(&error);
             }
         }
-        self.shared.stopped.store(true, Ordering::Release);
-        lock(&self.shared.hub).wake_all();
         self.journal.close();
     }
 
@@ -367,7 +376,8 @@ impl Engine {
             self.shared.publish(Published {
                 snapshot: self.keyspace.snapshot(),
                 term: status.term.0,
-                leader: status.leader.unwrap_or(0),
+                // A member without a log must not look healthy.
+                leader: if self.failed { 0 } else { status.leader.unwrap_or(0) },
                 raft_index: status.last_index.0,
                 applied_index: self.applied.0,
             });
@@ -382,11 +392,12 @@ impl Engine {
         }
     }
 
-    /// The log cannot be written: nothing is accepted any more, reads go on. What was not answered stays unknown.
+    /// The log cannot be written: nothing is accepted any more, only serializable reads go on. What was not answered stays unknown.
     fn fail(&mut self, error: &EtcdError) {
         let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
         tracing::error!(target: "etcd", %error, cause, "the log cannot be written: this member refuses writes from now on");
         self.failed = true;
+        self.dirty = true;
         self.proposals.clear();
         self.give_up_waiting(&StoreError::Stopped);
         self.publish();

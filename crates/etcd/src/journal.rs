@@ -70,30 +70,35 @@ pub(crate) struct Durable {
     view: Option<ViewWriter>,
 }
 
+/// A log as it was found.
+pub(crate) struct Opened {
+    pub(crate) log: Log,
+    /// The first record of each of its segments.
+    pub(crate) bootstrap: BytesMut,
+    /// The last index in each segment.
+    pub(crate) segments: BTreeMap<u64, LogIndex>,
+    pub(crate) hard_state: HardState,
+    /// What the checkpoint covers.
+    pub(crate) covered: LogIndex,
+    /// Bytes of the entries after it.
+    pub(crate) log_bytes: i64,
+}
+
 impl Durable {
-    pub(crate) fn new(
-        storage: Storage,
-        mut log: Log,
-        bootstrap: BytesMut,
-        segments: BTreeMap<u64, LogIndex>,
-        hard_state: HardState,
-        covered: LogIndex,
-        snapshot_count: u64,
-        view: Option<ViewWriter>,
-    ) -> Self {
+    pub(crate) fn new(storage: Storage, opened: Opened, snapshot_count: u64, view: Option<ViewWriter>) -> Self {
+        let Opened { mut log, bootstrap, segments, hard_state, covered, log_bytes } = opened;
         log.append(RECORD_BOOTSTRAP, &bootstrap);
-        let last = segments.values().copied().max().unwrap_or(covered);
         Self {
+            last: segments.values().copied().max().unwrap_or(covered),
             storage,
             log,
             bootstrap,
             hard_state,
             segments,
-            last,
             scratch: BytesMut::new(),
             snapshot_count,
             covered,
-            log_bytes: 0,
+            log_bytes,
             checkpointing: false,
             view,
         }

@@ -9,7 +9,7 @@ use mvcc::Keyspace;
 use raft::{Entry, HardState, LogIndex, Membership};
 
 use crate::error::storage;
-use crate::journal::{Durable, Journal, RECORD_BOOTSTRAP, RECORD_ENTRY, RECORD_HARD_STATE, Storage, bootstrap};
+use crate::journal::{Durable, Journal, Opened, RECORD_BOOTSTRAP, RECORD_ENTRY, RECORD_HARD_STATE, Storage, bootstrap};
 use crate::view::ViewWriter;
 use crate::{EtcdError, checkpoint, view};
 
@@ -78,7 +78,9 @@ pub(crate) fn recover(
         None
     };
     let hard_state = content.hard_state;
-    let durable = Durable::new(store, log, bootstrap, content.segments, hard_state, index, snapshot_count, writer);
+    let log_bytes = entries.iter().map(|entry| i64::try_from(entry.data.len()).unwrap_or(i64::MAX)).sum();
+    let opened = Opened { log, bootstrap, segments: content.segments, hard_state, covered: index, log_bytes };
+    let durable = Durable::new(store, opened, snapshot_count, writer);
     let raft =
         raft::Restored { hard_state, members, entries, snapshot_index: index, snapshot_term: term, applied: index };
     Ok(Recovered { cluster_id, member_id, keyspace, raft, journal: Journal::Durable(Box::new(durable)) })
