@@ -1,5 +1,6 @@
 //! Runs a member by itself: `cargo run -p etcd --example serve -- --data-dir D …`, with etcd's own flags.
 
+use std::io::Read as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use base::{Clock, ClockSource, Entropy, Timestamp};
@@ -22,7 +23,9 @@ impl ClockSource for SystemClock {
 #[expect(clippy::disallowed_methods, reason = "as above")]
 async fn main() {
     let clock = Clock::new(SystemClock(Instant::now()));
-    let entropy = Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).expect("the system has randomness"));
+    // The kernel's own: the crypto library's generator takes tens of milliseconds to seed itself.
+    let source = std::fs::File::open("/dev/urandom").expect("the system has randomness");
+    let entropy = Entropy::new(move |buffer| (&source).read_exact(buffer).expect("the system has randomness"));
     let command = match etcd::command(std::env::args_os().skip(1).collect(), |name| std::env::var(name).ok()) {
         Ok(command) => command,
         Err(error) => fail(2, &error),
