@@ -177,10 +177,10 @@ fn keep_what_was_given(spec: &mut Value, old: &Value) {
     let before = old["ports"].items();
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let same = |p: &&Value| p["port"] == port["port"] && p["protocol"] == port["protocol"];
-        if port["nodePort"].as_i64().unwrap_or(0) == 0 {
-            if let Some(node) = before.iter().find(same).map(|p| p["nodePort"].clone()).filter(|n| !n.is_null()) {
-                port.set("nodePort", node);
-            }
+        if port["nodePort"].as_i64().unwrap_or(0) == 0
+            && let Some(node) = before.iter().find(same).map(|p| p["nodePort"].clone()).filter(|n| !n.is_null())
+        {
+            port.set("nodePort", node);
         }
     }
     if unset(spec, "healthCheckNodePort") && old.get("healthCheckNodePort").is_some() {

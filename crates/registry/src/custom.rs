@@ -92,7 +92,7 @@ fn row(
     let (group, plural) = (spec.str_at(&["group"]), names.str_at(&["plural"]));
     let gvk = GroupVersionKind::new(group, version.str_at(&["name"]), names.str_at(&["kind"]));
     let singular = match names.str_at(&["singular"]) {
-        "" => gvk.kind.to_lowercase().into(),
+        "" => gvk.kind.to_lowercase(),
         given => CompactString::from(given),
     };
     let custom = custom_row(definition, names, version, served);

@@ -8,6 +8,8 @@
 //! ```
 //! Nothing here knows HTTP, storage, clocks or randomness: a [`Context`] brings time, uid and suffix, and what else a
 //! verb must know is asked for as a [`Need`] first.
+// `Status` is large, and every error here ends as one in an answer; boxing would only move it.
+#![allow(clippy::result_large_err)]
 
 pub mod allocation;
 pub mod cache;

@@ -179,6 +179,19 @@ fn every_row_can_be_found_by_path_and_by_kind_and_stores_under_its_own_prefix() 
 }
 
 #[test]
+fn objects_survive_the_way_through_json_and_their_stored_version() {
+    let registry = registry();
+    for object in stored() {
+        assert_eq!(Value::from_slice(&object.to_vec()).unwrap(), object);
+        let Some(row) = row_of(&registry, &object) else { continue };
+        let storage = registry.storage_row(row).unwrap();
+        let there = crate::to_storage(&object, row, storage);
+        assert_eq!(there.str_at(&["apiVersion"]), row.storage_api_version());
+        assert_eq!(crate::convert(&there, row), object);
+    }
+}
+
+#[test]
 fn a_pod_is_deleted_gracefully_only_where_it_runs() {
     let registry = registry();
     let row = registry.lookup("", "v1", "pods").unwrap();

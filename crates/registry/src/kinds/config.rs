@@ -110,11 +110,9 @@ fn secret(at: &At<'_>, errors: &mut Errors) {
         }
         "kubernetes.io/dockercfg" => json_data(&data, ".dockercfg", errors),
         "kubernetes.io/dockerconfigjson" => json_data(&data, ".dockerconfigjson", errors),
-        "kubernetes.io/basic-auth" => {
-            if !["username", "password"].iter().any(|k| data.field(k).is_set()) {
-                required("username", errors);
-                required("password", errors);
-            }
+        "kubernetes.io/basic-auth" if !["username", "password"].iter().any(|k| data.field(k).is_set()) => {
+            required("username", errors);
+            required("password", errors);
         }
         "kubernetes.io/ssh-auth" if data.field("ssh-privatekey").is_empty() => {
             errors.push(FieldError::required(&data.path.key("ssh-privatekey"), ""));

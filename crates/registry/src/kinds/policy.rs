@@ -251,16 +251,16 @@ fn bounds(limit: &At<'_>, resource: &str, errors: &mut Errors) {
                      at_low: bool,
                      show_low: bool,
                      text: [&str; 2]| {
-        if let (Some((low_amount, low_at)), Some((high_amount, high_at))) = (low, high) {
-            if low_amount > high_amount {
-                let at = if at_low { low_at } else { high_at };
-                let shown = if show_low { low_at } else { high_at };
-                errors.invalid_as(
-                    at,
-                    go::quantity(shown.value),
-                    format!("{} value {low_amount} is greater than {} value {high_amount}", text[0], text[1]),
-                );
-            }
+        if let (Some((low_amount, low_at)), Some((high_amount, high_at))) = (low, high)
+            && low_amount > high_amount
+        {
+            let at = if at_low { low_at } else { high_at };
+            let shown = if show_low { low_at } else { high_at };
+            errors.invalid_as(
+                at,
+                go::quantity(shown.value),
+                format!("{} value {low_amount} is greater than {} value {high_amount}", text[0], text[1]),
+            );
         }
     };
     check(&min, &max, true, true, ["min", "max"]);

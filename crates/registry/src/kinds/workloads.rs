@@ -346,10 +346,10 @@ fn daemon_set(at: &At<'_>, cx: &Context, errors: &mut Errors) {
     let chosen = spec.field("selector");
     label_selector(&chosen, errors);
     let given = spec.at(&["template", "metadata", "labels"]);
-    if let Ok(selector) = labels::Selector::from_label_selector(chosen.value) {
-        if !chosen.is_set() || !selector.matches(Some(given.value)) {
-            errors.invalid_as(&given, go::string_map(given.value), "`selector` does not match template `labels`");
-        }
+    if let Ok(selector) = labels::Selector::from_label_selector(chosen.value)
+        && (!chosen.is_set() || !selector.matches(Some(given.value)))
+    {
+        errors.invalid_as(&given, go::string_map(given.value), "`selector` does not match template `labels`");
     }
     if chosen.is_set() && chosen.field("matchLabels").is_empty() && chosen.field("matchExpressions").is_empty() {
         errors.invalid_as(&chosen, go::selector(chosen.value), "empty selector is invalid for daemonset");

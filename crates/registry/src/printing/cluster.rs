@@ -63,6 +63,14 @@ pub(super) fn cells(kind: &str, p: Printed<'_>) -> Option<Vec<Value>> {
         "PriorityLevelConfiguration" => priority_level(p),
         "APIService" => api_service(p),
         "CustomResourceDefinition" => vec![p.name(), text(&["metadata", "creationTimestamp"])],
+        _ => return devices(kind, p),
+    })
+}
+
+/// Dynamic resource allocation.
+fn devices(kind: &str, p: Printed<'_>) -> Option<Vec<Value>> {
+    let text = |path: &[&str]| Value::from(p.text(path));
+    Some(match kind {
         "DeviceClass" | "ResourceClaimTemplate" => vec![p.name(), p.age()],
         "ResourceClaim" => vec![p.name(), claim_state(p).into(), p.age()],
         "ResourceSlice" => {

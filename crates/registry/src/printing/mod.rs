@@ -77,10 +77,11 @@ fn row(resource: &Resource, object: &Value, include: IncludeObject, now: Timesta
         if resource.custom.is_some() { custom_cells(resource, object, now) } else { cells(resource, object, now) };
     let mut row = Value::object();
     row.set("cells", Value::Array(cells));
-    if resource.gvk.kind == "Pod" && resource.gvk.group.is_empty() {
-        if let Some(condition) = pod::row_condition(object) {
-            row.set("conditions", Value::Array(vec![condition]));
-        }
+    if resource.gvk.kind == "Pod"
+        && resource.gvk.group.is_empty()
+        && let Some(condition) = pod::row_condition(object)
+    {
+        row.set("conditions", Value::Array(vec![condition]));
     }
     match include {
         IncludeObject::None => row.set("object", Value::Null),

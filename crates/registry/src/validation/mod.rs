@@ -4,6 +4,7 @@ pub(crate) mod container;
 pub(crate) mod go;
 pub(crate) mod metadata;
 pub(crate) mod pod_spec;
+mod resources;
 pub(crate) mod scheduling;
 pub(crate) mod volumes;
 
