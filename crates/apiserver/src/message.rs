@@ -162,6 +162,7 @@ impl Reply {
         match self.content {
             Content::Status(status) => Err(status),
             Content::Object { object, row } => Ok(registry::convert(&object.object, &row)),
+            Content::Tree { object, .. } if self.code >= 400 => Err(Status::from_value(&object)),
             Content::Tree { object, .. } => Ok(object),
             Content::List(_) | Content::Watch(_) | Content::Bytes { .. } => {
                 Err(Status::internal("the reply is not an object"))
@@ -177,6 +178,7 @@ impl Reply {
         match self.content {
             Content::Status(status) => Err(status),
             Content::List(list) => Ok(list),
+            Content::Tree { object, .. } if self.code >= 400 => Err(Status::from_value(&object)),
             _ => Err(Status::internal("the reply is not a list")),
         }
     }

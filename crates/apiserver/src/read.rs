@@ -119,8 +119,17 @@ impl Call<'_> {
 
     pub(crate) async fn list(&self, row: &Arc<Resource>) -> Result<Reply, Status> {
         let options = ListOptions::parse(&self.query, false)?;
-        let list = self.select(row, &options).await?;
-        Ok(Reply::new(200, Content::List(list)))
+        match self.select(row, &options).await {
+            Ok(list) => Ok(Reply::new(200, Content::List(list))),
+            Err(status) if status.code == 410 && !options.continue_token.is_empty() => {
+                // The client may go on from there, on the newest state.
+                let start = Continue::decode(&options.continue_token)?.start;
+                let mut value = status.to_value();
+                value["metadata"].set("continue", Continue::encode(-1, &start));
+                Ok(Reply::tree(410, value, "meta/v1.Status"))
+            }
+            Err(status) => Err(status),
+        }
     }
 
     /// The objects a list is about, in key order.

@@ -1,0 +1,84 @@
+//! A server alone on a store in memory, for trying things by hand: `serve DIRECTORY [PORT]` writes a kubeconfig there.
+#![expect(clippy::disallowed_methods, reason = "an example is its own binary: it makes the clock and the entropy")]
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use apiserver::{ApiServer, Config};
+use base::{Clock, ClockSource, Entropy, Timestamp};
+use pki::{Authority, Profile, Requester, Signer, SignerCore, Vault, request_identity};
+use tokio::net::TcpListener;
+
+struct Real(Instant);
+
+impl ClockSource for Real {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_unix_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[derive(Default)]
+struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl Vault for Memory {
+    fn load(&self, name: &str) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, String> {
+        Ok(self.0.lock().map_err(|e| e.to_string())?.get(name).cloned().map(zeroize::Zeroizing::new))
+    }
+
+    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
+        self.0.lock().map_err(|e| e.to_string())?.insert(name.to_owned(), content.to_vec());
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter("info").init();
+    let mut arguments = std::env::args().skip(1);
+    let directory = std::path::PathBuf::from(arguments.next().ok_or("serve DIRECTORY [PORT]")?);
+    let port: u16 = arguments.next().map_or(Ok(26443), |p| p.parse())?;
+    let clock = Clock::new(Real(Instant::now()));
+    let entropy = Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).expect("the system has randomness"));
+    let core = SignerCore::open("example", Arc::new(Memory::default()), clock.clone(), entropy.clone())?;
+    let signer = Signer::InProcess(Arc::new(core), Requester::Instance);
+    let member = etcd::Member::start(etcd::MemberConfig::new("example", clock.clone(), entropy.clone()))?;
+    let ca = signer.certificate(Authority::Cluster).await?;
+    let serving =
+        Profile::ApiServerServing { dns: vec!["localhost".into()], ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] };
+    let serving = request_identity(&signer, &serving, None).await?;
+    let admin = Profile::KubeClient { user: "admin".into(), groups: vec!["system:masters".into()] };
+    let admin = request_identity(&signer, &admin, None).await?;
+    let user = Profile::KubeClient { user: "jane".into(), groups: vec!["dev".into()] };
+    let user = request_identity(&signer, &user, None).await?;
+    std::fs::create_dir_all(&directory)?;
+    for (name, identity) in [("admin", &admin), ("jane", &user)] {
+        std::fs::write(directory.join(format!("{name}.crt")), identity.certificate_pem())?;
+        std::fs::write(directory.join(format!("{name}.key")), identity.key_pem().as_bytes())?;
+        let config = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{port}', certificate-authority: {0}/ca.crt}}}}]\nusers: [{{name: u, user: {{client-certificate: {0}/{name}.crt, client-key: {0}/{name}.key}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n",
+            directory.display()
+        );
+        std::fs::write(directory.join(format!("{name}.kubeconfig")), config)?;
+    }
+    std::fs::write(directory.join("ca.crt"), &ca)?;
+    let begun = Instant::now();
+    let server = ApiServer::start(Config::new(member.store(), clock, entropy, signer, serving, ca)).await?;
+    tracing::info!(took = ?begun.elapsed(), port, "ready");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    let stopper = server.clone();
+    tokio::spawn(async move {
+        let _ = tokio::signal::ctrl_c().await;
+        stopper.stop();
+    });
+    server.serve(listener).await;
+    member.stop();
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! The server in this process, on a store in memory: what clients can rely on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use apiserver::{ApiServer, Body, Config, Reply, Request, WatchKind};
+use base::{Entropy, FakeClock, Timestamp};
+use http::Method;
+use machinery::{Status, Value, json, meta};
+use pki::{Authority, Profile, Requester, Signer, SignerCore, Vault, request_identity};
+use policy::UserInfo;
+
+#[derive(Default)]
+struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl Vault for Memory {
+    fn load(&self, name: &str) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, String> {
+        Ok(self.0.lock().unwrap().get(name).cloned().map(zeroize::Zeroizing::new))
+    }
+
+    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
+        self.0.lock().unwrap().insert(name.to_owned(), content.to_vec());
+        Ok(())
+    }
+}
+
+struct Cluster {
+    server: ApiServer,
+    _member: etcd::Member,
+}
+
+fn admin() -> UserInfo {
+    UserInfo::authenticated("admin", &["system:masters"])
+}
+
+async fn cluster() -> Cluster {
+    let clock = FakeClock::new(Timestamp::from_unix_seconds(1_800_000_000)).clock();
+    let entropy = Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).unwrap());
+    let core = SignerCore::open("c", Arc::new(Memory::default()), clock.clone(), entropy.clone()).unwrap();
+    let signer = Signer::InProcess(Arc::new(core), Requester::Instance);
+    let member = etcd::Member::start(etcd::MemberConfig::new("m", clock.clone(), entropy.clone())).unwrap();
+    let ca = signer.certificate(Authority::Cluster).await.unwrap();
+    let serving = Profile::ApiServerServing { dns: vec!["localhost".into()], ips: Vec::new() };
+    let serving = request_identity(&signer, &serving, None).await.unwrap();
+    let server = ApiServer::start(Config::new(member.store(), clock, entropy, signer, serving, ca)).await.unwrap();
+    Cluster { server, _member: member }
+}
+
+impl Cluster {
+    async fn send(&self, user: &UserInfo, method: Method, path: &str, body: Body) -> Reply {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        self.server.handle(Request::verified(user, method, path, query, body)).await
+    }
+
+    async fn object(&self, method: Method, path: &str, body: Value) -> Result<Value, Status> {
+        let body = if body.is_null() { Body::Empty } else { Body::Tree(body) };
+        self.send(&admin(), method, path, body).await.into_object()
+    }
+
+    async fn get(&self, path: &str) -> Result<Value, Status> {
+        self.object(Method::GET, path, Value::Null).await
+    }
+
+    async fn patch(&self, path: &str, kind: &'static str, patch: Value) -> Result<Value, Status> {
+        let request = Request::verified(&admin(), Method::PATCH, path, "", Body::Tree(patch)).content_type(kind);
+        self.server.handle(request).await.into_object()
+    }
+}
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "1"}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_is_created_changed_and_deleted_with_kubernetes_answers() {
+    let c = cluster().await;
+    let made = c.object(Method::POST, MAPS, map("x")).await.unwrap();
+    assert!(!meta::uid(&made).is_empty() && !meta::resource_version(&made).is_empty());
+    let twice = c.object(Method::POST, MAPS, map("x")).await.unwrap_err();
+    assert_eq!((twice.code, twice.message.as_str()), (409, "configmaps \"x\" already exists"));
+    assert_eq!(c.get(&format!("{MAPS}/x")).await.unwrap(), made);
+    let patched = c.patch(&format!("{MAPS}/x"), "application/merge-patch+json", json!({"data": {"b": "2"}})).await;
+    let patched = patched.unwrap();
+    assert_eq!(patched["data"], json!({"a": "1", "b": "2"}));
+    let stale = c.object(Method::PUT, &format!("{MAPS}/x"), made).await.unwrap_err();
+    assert_eq!(
+        stale.message,
+        "Operation cannot be fulfilled on configmaps \"x\": the object has been modified; please apply your changes to the latest version and try again"
+    );
+    let same = c.object(Method::PUT, &format!("{MAPS}/x"), patched.clone()).await.unwrap();
+    assert_eq!(same, patched, "a write that changes nothing makes no revision");
+    let dry = c.object(Method::DELETE, &format!("{MAPS}/x?dryRun=All"), Value::Null).await.unwrap();
+    assert_eq!(dry["status"], "Success".into());
+    let gone = c.object(Method::DELETE, &format!("{MAPS}/x"), Value::Null).await.unwrap();
+    assert_eq!(gone["details"]["uid"], patched["metadata"]["uid"]);
+    let missing = c.get(&format!("{MAPS}/x")).await.unwrap_err();
+    assert_eq!((missing.code, missing.message.as_str()), (404, "configmaps \"x\" not found"));
+    let nowhere = c.object(Method::POST, "/api/v1/namespaces/nope/configmaps", map("x")).await.unwrap_err();
+    assert_eq!((nowhere.code, nowhere.message.as_str()), (404, "namespaces \"nope\" not found"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_a_list_stay_at_one_revision() {
+    let c = cluster().await;
+    for i in 0..5 {
+        c.object(Method::POST, MAPS, map(&format!("m{i}"))).await.unwrap();
+    }
+    let list = async |query: &str| {
+        c.send(&admin(), Method::GET, &format!("{MAPS}?{query}"), Body::Empty).await.into_list().unwrap()
+    };
+    let first = list("limit=2").await;
+    c.object(Method::DELETE, &format!("{MAPS}/m3"), Value::Null).await.unwrap();
+    let names = |list: &apiserver::List| -> Vec<String> {
+        list.items.iter().map(|o| meta::name(&o.object).to_owned()).collect()
+    };
+    assert_eq!((names(&first), first.remaining), (vec!["m0".to_owned(), "m1".to_owned()], Some(3)));
+    let second = list(&format!("limit=2&continue={}", first.continue_token)).await;
+    assert_eq!(names(&second), ["m2", "m3"]);
+    assert_eq!(second.resource_version, first.resource_version);
+    let third = list(&format!("limit=2&continue={}", second.continue_token)).await;
+    assert_eq!((names(&third), third.continue_token.as_str()), (vec!["m4".to_owned()], ""));
+    assert_eq!(names(&list("").await), ["m0", "m1", "m2", "m4"]);
+    assert_eq!(names(&list("fieldSelector=metadata.name%3Dm2").await), ["m2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_shows_an_object_enter_and_leave_its_selector() {
+    let c = cluster().await;
+    let start = c.object(Method::POST, MAPS, map("w")).await.unwrap();
+    let query = format!("{MAPS}?watch=1&labelSelector=on%3Dyes&resourceVersion={}", meta::resource_version(&start));
+    let mut watch = c.send(&admin(), Method::GET, &query, Body::Empty).await.into_watch().unwrap();
+    let label = async |value: Value| {
+        let patch = json!({"metadata": {"labels": {"on": value}}});
+        c.patch(&format!("{MAPS}/w"), "application/merge-patch+json", patch).await.unwrap()
+    };
+    label("yes".into()).await;
+    assert_eq!(watch.next().await.unwrap().kind, WatchKind::Added);
+    c.patch(&format!("{MAPS}/w"), "application/merge-patch+json", json!({"data": {"z": "1"}})).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().kind, WatchKind::Modified);
+    label(Value::Null).await;
+    assert_eq!(watch.next().await.unwrap().kind, WatchKind::Deleted);
+    let old = format!("{MAPS}?watch=1&resourceVersion=1");
+    let mut old = c.send(&admin(), Method::GET, &old, Body::Empty).await.into_watch().unwrap();
+    let first = old.next().await.unwrap();
+    assert_eq!(first.kind, WatchKind::Error, "history before the server's start is not known: 410");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rbac_decides_and_says_so_in_kubernetes_words() {
+    let c = cluster().await;
+    let jane = UserInfo::authenticated("jane", &[]);
+    let refused = c.send(&jane, Method::GET, MAPS, Body::Empty).await.into_list().unwrap_err();
+    assert_eq!(
+        refused.message,
+        "configmaps is forbidden: User \"jane\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\""
+    );
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "v"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]});
+    c.object(Method::POST, "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", binding)
+        .await
+        .unwrap();
+    assert!(c.send(&jane, Method::GET, MAPS, Body::Empty).await.into_list().is_ok());
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {"verb": "get", "resource": "nodes"}}});
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let review = c.send(&jane, Method::POST, path, Body::Tree(review)).await.into_object().unwrap();
+    assert_eq!(review["status"]["allowed"], false.into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_custom_resource_is_served_and_goes_with_its_definition() {
+    let c = cluster().await;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object",
+            "properties": {"spec": {"type": "object", "properties": {"n": {"type": "integer", "default": 3}}}}}}}]}});
+    c.object(Method::POST, path, definition).await.unwrap();
+    let query = format!("{path}?watch=1");
+    let mut watch = c.send(&admin(), Method::GET, &query, Body::Empty).await.into_watch().unwrap();
+    let row = watch.row.clone();
+    let established =
+        |v: &Value| v["status"]["conditions"].items().iter().any(|c| c.str_at(&["type"]) == "Established");
+    while !established(&watch.next().await.unwrap().shown(&row)) {}
+    let widgets = "/apis/example.com/v1/namespaces/default/widgets";
+    let widget =
+        json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": {"zz": 1}});
+    let widget = c.object(Method::POST, widgets, widget).await.unwrap();
+    assert_eq!(widget["spec"], json!({"n": 3}));
+    c.object(Method::DELETE, &format!("{path}/widgets.example.com"), Value::Null).await.unwrap();
+    while watch.next().await.unwrap().kind != WatchKind::Deleted {}
+    assert_eq!(c.send(&admin(), Method::GET, widgets, Body::Empty).await.code, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_cluster_has_what_clients_expect() {
+    let c = cluster().await;
+    for path in [
+        "/api/v1/namespaces/kube-node-lease",
+        "/api/v1/namespaces/default/services/kubernetes",
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes",
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin",
+        "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical",
+        "/apis/networking.k8s.io/v1/servicecidrs/kubernetes",
+        "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/catch-all",
+        "/version",
+        "/api",
+        "/apis",
+        "/apis/apps/v1",
+    ] {
+        assert!(c.get(path).await.is_ok(), "{path}");
+    }
+    for path in ["/readyz", "/openapi/v2", "/openapi/v3", "/openapi/v3/apis/apps/v1"] {
+        assert_eq!(c.send(&admin(), Method::GET, path, Body::Empty).await.code, 200, "{path}");
+    }
+}
