@@ -78,9 +78,9 @@ fn resource_value(row: &Resource) -> Value {
             value.set(key, texts(list));
         }
     }
-    let hash = storage_version_hash(row);
-    if !hash.is_empty() {
-        value.set("storageVersionHash", hash);
+    // Custom resources have none yet: upstream hashes `group/version/kind` by SHA-256; clients only compare it.
+    if !row.storage_version_hash.is_empty() {
+        value.set("storageVersionHash", row.storage_version_hash.as_str());
     }
     value
 }
@@ -103,11 +103,6 @@ fn foreign(row: &Resource, subresource: &SubresourceRow) -> bool {
 
 fn texts(list: &[CompactString]) -> Value {
     list.iter().map(|s| Value::from(s.as_str())).collect()
-}
-
-/// The facts' hash, or for custom resources upstream's: the first 8 bytes of SHA-256 of `group/version/kind`, base64.
-fn storage_version_hash(row: &Resource) -> String {
-    row.storage_version_hash.to_string()
 }
 
 /// The aggregated form of `/api` (`core`: true) or `/apis`, `apidiscovery.k8s.io/v2`.
