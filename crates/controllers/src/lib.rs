@@ -20,9 +20,11 @@ pub mod template;
 pub mod world;
 
 mod certificates;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod garbage;
+mod job;
 mod namespace;
 mod nodes;
 mod publisher;
@@ -72,6 +74,9 @@ pub static ALL: &[&Controller] = &[
     &deployment::CONTROLLER,
     &replicaset::REPLICA_SET,
     &replicaset::REPLICATION_CONTROLLER,
+    &daemonset::CONTROLLER,
+    &job::JOB,
+    &job::TTL_AFTER_FINISHED,
     &namespace::CONTROLLER,
     &publisher::SERVICE_ACCOUNT,
     &publisher::ROOT_CA,

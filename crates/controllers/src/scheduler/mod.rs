@@ -20,6 +20,7 @@ use crate::world::is;
 use crate::{Action, Change, conditions, pods};
 
 pub use filter::Misfit;
+pub(crate) use filter::matches_node;
 use request::{Amounts, host_ports, of_pod};
 
 /// A node and what runs on it.
