@@ -14,13 +14,14 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+/// Moves with real time from a day in 2026: the real date is of no interest here.
 pub(crate) struct Wall;
 
 impl ClockSource for Wall {
     fn now(&self) -> Timestamp {
-        let shell = std::fs::metadata("/proc/self").and_then(|meta| meta.modified()).expect("Linux");
-        let since = shell.duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-        Timestamp::from_unix_nanos(i64::try_from(since.as_nanos()).expect("before 2262"))
+        let text = std::fs::read_to_string("/proc/uptime").expect("Linux");
+        let seconds: f64 = text.split(' ').next().and_then(|s| s.parse().ok()).expect("a number");
+        Timestamp::from_unix_seconds(1_795_000_000) + Duration::from_secs_f64(seconds)
     }
 
     fn monotonic(&self) -> Duration {
