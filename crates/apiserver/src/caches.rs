@@ -148,7 +148,7 @@ impl Caches {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Status::unavailable("the watch cache is stopping")),
             Err(_) => {
-                let text = format!("Too large resource version: {revision}, current: {}", self.revision());
+                let text = format!("Timeout: Too large resource version: {revision}, current: {}", self.revision());
                 let mut status = Status::timeout(text);
                 status.retry_after_seconds = 1;
                 status.causes.push(machinery::StatusCause {

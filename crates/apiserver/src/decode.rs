@@ -74,7 +74,15 @@ impl Call<'_> {
         };
         match media_of(self.content_type())? {
             Media::Json => {
-                let tree = Value::from_slice(&bytes).map_err(|e| unreadable(expected, &json_error(&bytes, &e)))?;
+                let tree =
+                    Value::from_slice(&bytes).map_err(|e| unrecognized(expected, &bytes, &json_error(&bytes, &e)))?;
+                if tree.as_object().is_none() && !tree.is_null() {
+                    let why = format!(
+                        "json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
+                        tree.type_name()
+                    );
+                    return Err(unrecognized(expected, &bytes, &why));
+                }
                 check_kind(tree, expected)
             }
             Media::Yaml => {
@@ -151,23 +159,48 @@ fn strict(expected: &Expected<'_>, errors: Vec<String>, v: FieldValidation) -> R
 
 fn unreadable(expected: &Expected<'_>, why: &str) -> Status {
     let GroupVersionKind { kind, version, .. } = expected.gvk;
-    let version = if expected.gvk.group.is_empty() { version.to_string() } else { version.to_string() };
     Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
 }
 
 fn wrong_kind(got: &GroupVersionKind, expected: &Expected<'_>) -> Status {
     let want = expected.gvk;
-    if got.group == want.group && got.version == want.version {
-        let (kind, version) = (&got.kind, &got.version);
+    let (kind, version) = (&got.kind, &got.version);
+    let refused = |why: String| {
+        Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", want.kind))
+    };
+    if got.group != want.group {
         return Status::bad_request(format!(
-            "{kind} in version {version:?} cannot be handled as a {}: converting ({kind}) to ({}): unknown conversion",
-            want.kind, want.kind
+            "the API version in the data ({}) does not match the expected API version ({})",
+            got.api_version(),
+            want.api_version()
         ));
     }
+    if got.version != want.version {
+        let version = got.api_version();
+        return refused(format!(
+            "no kind {:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:110\"",
+            kind.as_str()
+        ));
+    }
+    let internal = want.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+    refused(format!("converting ({version}.{kind}) to ({internal}.{}): unknown conversion", want.kind))
+}
+
+/// What is not even JSON, with its first bytes (`runtime.NewNotRegistered…`, `summarizeData`).
+fn unrecognized(expected: &Expected<'_>, bytes: &[u8], why: &str) -> Status {
+    const SHOWN_MAX: usize = 30;
+    let cut = &bytes[..bytes.len().min(SHOWN_MAX)];
+    let mut shown = match bytes.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(cut).into_owned(),
+        Some(_) => cut.iter().map(|b| format!("{b:02x}")).collect(),
+    };
+    if bytes.len() > SHOWN_MAX {
+        shown.push_str(" ...");
+    }
     Status::bad_request(format!(
-        "the API version in the data ({}) does not match the expected API version ({})",
-        got.api_version(),
-        want.api_version()
+        "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: {why} ({shown})",
+        expected.gvk.kind
     ))
 }
 

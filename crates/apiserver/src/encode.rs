@@ -70,7 +70,7 @@ impl Wanted {
 pub(crate) fn not_acceptable() -> Status {
     Status::new(
         machinery::Reason::NotAcceptable,
-        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
     )
 }
 

@@ -246,16 +246,16 @@ impl ListOptions {
     /// The number in `resourceVersion`, `None` when absent.
     ///
     /// # Errors
-    /// 422 when it is no number.
+    /// 400 when it is no number.
     pub(crate) fn revision(&self) -> Result<Option<u64>, Status> {
         if self.resource_version.is_empty() {
             return Ok(None);
         }
         self.resource_version.parse().map(Some).map_err(|_| {
-            let path = machinery::FieldPath::new("resourceVersion");
-            let why = format!("strconv.ParseUint: parsing {:?}: invalid syntax", self.resource_version);
-            let error = machinery::FieldError::invalid(&path, &self.resource_version.as_str().into(), why);
-            Status::invalid("", "", "", &vec![error])
+            let text = &self.resource_version;
+            Status::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+            ))
         })
     }
 }

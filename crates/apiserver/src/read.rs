@@ -38,7 +38,8 @@ impl Continue {
     }
 
     fn decode(token: &str) -> Result<Self, Status> {
-        let bad = |why: String| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bad =
+            |why: String| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|e| bad(e.to_string()))?;
         let value = Value::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         if value.str_at(&["v"]) != "meta.k8s.io/v1" {

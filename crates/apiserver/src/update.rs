@@ -65,6 +65,13 @@ impl Call<'_> {
     pub(crate) async fn update(&self, row: &Arc<Resource>, subresource: Subresource) -> Result<Reply, Status> {
         let options = WriteOptions::parse(&self.query, "UpdateOptions")?;
         let (mut object, warnings) = self.object_of(row, options.validation)?;
+        let name = meta::name(&object);
+        if !name.is_empty() && name != self.info.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                self.info.name
+            )));
+        }
         self.server.defaults.apply(row.type_name(), &mut object);
         let (code, object) = self.write(row, Build::Replace(object), subresource, &options).await?;
         let mut reply = Reply::new(code, Content::Object { object, row: row.clone() });
