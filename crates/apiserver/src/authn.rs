@@ -206,7 +206,7 @@ impl Inner {
                 namespace,
                 subresource,
                 name,
-                version: if group.is_empty() { "v1" } else { "v1" },
+                version: "v1",
                 ..Attributes::resource(&who.user, "impersonate", group, resource)
             };
             let decision = self.authorizers.load().authorize(&a, who.google.as_ref());
