@@ -15,22 +15,20 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("mvcc", &["base"]),
     ("disk", &["base"]),
     ("facts", &[]),
-    ("cel", &["machinery", "base"]),
     ("pki", &["disk", "base"]),
-    ("registry", &["machinery", "cel", "facts", "base"]),
-    ("policy", &["registry", "cel", "machinery", "base"]),
+    ("registry", &["machinery", "facts", "base"]),
+    ("policy", &["registry", "machinery", "base"]),
     ("controllers", &["registry", "machinery", "base"]),
     ("gke", &["policy", "machinery", "base"]),
     ("etcd", &["raft", "mvcc", "disk", "pki", "base"]),
     ("apiserver", &["registry", "policy", "etcd", "disk", "pki", "facts", "machinery", "base"]),
     ("manager", &["controllers", "apiserver", "pki", "registry", "policy", "machinery", "base"]),
     ("cloud", &["gke", "policy", "pki", "disk", "machinery", "base"]),
-    ("console", &["machinery"]),
 ];
 
 /// Crates that know no runtime, file, socket or clock.
 const CORE: &[&str] =
-    &["base", "machinery", "cel", "facts", "registry", "policy", "controllers", "gke", "raft", "mvcc"];
+    &["base", "machinery", "facts", "registry", "policy", "controllers", "gke", "raft", "mvcc"];
 
 /// What a core crate must not name.
 const FORBIDDEN_IN_CORE: &[&str] = &[

@@ -29,7 +29,14 @@ pub(crate) fn clock() -> Clock {
     Clock::new(SystemClock)
 }
 
-/// The operating system's randomness, through the one crypto library.
+/// The operating system's randomness, from the kernel itself: the crypto library's own generator first spends a tenth of a
+/// second on self-tests, which a start that is over in half of that cannot afford.
 pub(crate) fn entropy() -> Entropy {
-    Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).expect("the operating system gives randomness"))
+    Entropy::new(|buffer| {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let flags = rustix::rand::GetRandomFlags::empty();
+            filled += rustix::rand::getrandom(&mut buffer[filled..], flags).expect("the kernel gives randomness");
+        }
+    })
 }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::SignerError;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// X.520's organizationName.
+const ORGANIZATION: [u64; 4] = [2, 5, 4, 10];
 /// Leaves of the control plane; renewed at each start of an instance.
 const LEAF_LIFETIME: Duration = Duration::from_secs(365 * DAY.as_secs());
 
@@ -97,8 +99,16 @@ impl Profile {
         let mut params = CertificateParams::default();
         let (common_name, organizations) = self.subject();
         let mut subject = DistinguishedName::new();
-        for organization in organizations {
-            subject.push(DnType::OrganizationName, organization.as_str());
+        // rcgen keeps one value a type; the object identifier spelled out is a second type with the same meaning.
+        let types = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION.to_vec())];
+        if organizations.len() > types.len() {
+            return Err(SignerError::BadRequest(format!(
+                "{} groups; a certificate here names two",
+                organizations.len()
+            )));
+        }
+        for (kind, organization) in types.into_iter().zip(&organizations) {
+            subject.push(kind, organization.as_str());
         }
         subject.push(DnType::CommonName, common_name);
         params.distinguished_name = subject;
@@ -114,13 +124,15 @@ impl Profile {
         Ok(params)
     }
 
-    fn subject(&self) -> (&str, &[String]) {
+    fn subject(&self) -> (String, Vec<String>) {
         match self {
-            Self::ApiServerServing { .. } => ("kube-apiserver", &[]),
-            Self::EtcdServing { .. } => ("etcd", &[]),
-            Self::EtcdClient { name } | Self::EtcdPeer { name, .. } | Self::FrontProxyClient { name } => (name, &[]),
-            Self::KubeClient { user, groups } => (user, groups),
-            Self::KubeletServing { node, .. } => (node, &[]),
+            Self::ApiServerServing { .. } => ("kube-apiserver".to_owned(), Vec::new()),
+            Self::EtcdServing { .. } => ("etcd".to_owned(), Vec::new()),
+            Self::EtcdClient { name } | Self::EtcdPeer { name, .. } | Self::FrontProxyClient { name } => {
+                (name.clone(), Vec::new())
+            }
+            Self::KubeClient { user, groups } => (user.clone(), groups.clone()),
+            Self::KubeletServing { node, .. } => (format!("system:node:{node}"), vec!["system:nodes".to_owned()]),
         }
     }
 

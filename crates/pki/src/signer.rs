@@ -20,6 +20,8 @@ use crate::subject::{sha256, subject};
 use crate::token_key::TokenKey;
 use crate::{SignerError, pem};
 
+/// The group that RBAC is not asked about.
+const ADMINISTRATORS: &str = "system:masters";
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const AUTHORITIES_FILE: &str = "authorities";
 const TOKEN_KEY_FILE: &str = "service-account-key";
@@ -57,9 +59,14 @@ impl Requester {
         }
     }
 
+    /// An API server that was broken into must not be able to make itself an administrator for good.
     fn may_have(self, profile: &Profile) -> bool {
         match self {
-            Self::Instance => !matches!(profile, Profile::EtcdClient { name } if name == "root"),
+            Self::Instance => match profile {
+                Profile::KubeClient { groups, .. } => !groups.iter().any(|g| g == ADMINISTRATORS),
+                Profile::EtcdClient { name } => name != "root",
+                _ => true,
+            },
             Self::Fleet => matches!(profile, Profile::EtcdClient { .. }),
         }
     }
@@ -129,8 +136,7 @@ impl SignerCore {
         lifetime: Option<Duration>,
     ) -> Result<CertificateDer<'static>, SignerError> {
         if !requester.may_have(profile) {
-            warn!(target: "signer", cluster = self.cluster, requester = requester.name(), profile = profile.name(),
-                "refused");
+            warn!(target: "signer", cluster = self.cluster, requester = requester.name(), ?profile, "refused: not for it");
             let (requester, what) = (requester.name().to_owned(), profile.name().to_owned());
             return Err(SignerError::Refused { requester, what });
         }
@@ -190,6 +196,7 @@ impl SignerCore {
             }
             Call::Certificate { authority } => Ok(self.certificate(authority).into()),
             Call::SignJwt { .. } if requester != Requester::Instance => {
+                warn!(target: "signer", cluster = self.cluster, requester = requester.name(), "refused a token");
                 Err(SignerError::Refused { requester: requester.name().to_owned(), what: "a token".to_owned() })
             }
             Call::SignJwt { claims } => Ok(self.sign_jwt(&claims).await?.into()),

@@ -89,6 +89,21 @@ async fn a_certificate_of_one_purpose_is_refused_for_another() {
 }
 
 #[tokio::test]
+async fn every_group_of_a_user_stands_in_the_certificate_or_none_is_issued() {
+    let clock = clock().clock();
+    let door = Signer::InProcess(signer(&clock), Requester::Instance);
+    let profile = |groups: &[&str]| Profile::KubeClient {
+        user: "bob".to_owned(),
+        groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+    };
+    let two = request_identity(&door, &profile(&["dev", "ops"]), None).await.unwrap();
+    assert_eq!(subject(&two.chain()[0]).unwrap().organizations, ["dev", "ops"]);
+    assert!(request_identity(&door, &profile(&["a", "b", "c"]), None).await.is_err());
+    let masters = request_identity(&door, &profile(&["system:masters"]), None).await;
+    assert!(matches!(masters, Err(SignerError::Refused { .. })), "an instance made itself an administrator");
+}
+
+#[tokio::test]
 async fn the_fleet_cannot_make_itself_a_cluster_administrator() {
     let clock = clock().clock();
     let door = Signer::InProcess(signer(&clock), Requester::Fleet);

@@ -219,7 +219,8 @@ async fn sign_one(signer: &Signer, request: &SignRequest) -> Result<String> {
     let csr = pki::pem::signing_request(pem)?;
     let subject = pki::request_subject(&csr)?;
     let profile = if request.signer_name == "kubernetes.io/kubelet-serving" {
-        Profile::KubeletServing { node: subject.common_name, dns: subject.dns, ips: subject.ips }
+        let node = subject.common_name.strip_prefix("system:node:").context("not a node's name")?.to_owned();
+        Profile::KubeletServing { node, dns: subject.dns, ips: subject.ips }
     } else {
         Profile::KubeClient { user: subject.common_name, groups: subject.organizations }
     };
