@@ -2,6 +2,7 @@
 .PHONY: up test full lint sim e2e bench docs
 
 up: ## build and start a sandbox with one cluster
+	cargo fetch --locked
 	cargo build --release --locked --bin pilothouse
 	target/release/pilothouse up --detach
 

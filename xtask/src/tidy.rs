@@ -27,8 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that know no runtime, file, socket or clock.
-const CORE: &[&str] =
-    &["base", "machinery", "facts", "registry", "policy", "controllers", "gke", "raft", "mvcc"];
+const CORE: &[&str] = &["base", "machinery", "facts", "registry", "policy", "controllers", "gke", "raft", "mvcc"];
 
 /// What a core crate must not name.
 const FORBIDDEN_IN_CORE: &[&str] = &[

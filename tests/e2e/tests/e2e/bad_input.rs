@@ -80,7 +80,7 @@ fn malformed_bodies_are_refused_with_a_status() -> Result<()> {
         (json, b"{", 400, "Failure"),
         (json, deep.as_bytes(), 400, "Failure"),
         (json, large.as_bytes(), 413, "Request entity too large"),
-        (json, wrong_kind.as_bytes(), 400, "does not match the expected"),
+        (json, wrong_kind.as_bytes(), 400, "cannot be handled as a ConfigMap"),
         (json, bad_name.as_bytes(), 422, "metadata.name: Invalid value"),
         ("application/vnd.kubernetes.protobuf", b"k8s\0\x0a\xff\xff\xff\xff\x0f", 400, "Failure"),
         ("application/yaml", b"a: &x [*x, *x]\n\t- b", 400, "Failure"),

@@ -9,7 +9,11 @@ use e2e::{Sandbox, on_path, skipped};
 /// A published Go module, the folder of its CRDs, and one that must be there.
 const PUBLISHED: &[(&str, &str, &str)] = &[
     ("sigs.k8s.io/gateway-api@v1.3.0", "config/crd/standard", "httproutes.gateway.networking.k8s.io"),
-    ("github.com/cert-manager/cert-manager@v1.18.2", "deploy/crds", "certificates.cert-manager.io"),
+    (
+        "github.com/prometheus-operator/prometheus-operator@v0.83.0",
+        "example/prometheus-operator-crd",
+        "prometheuses.monitoring.coreos.com",
+    ),
 ];
 
 #[test]
