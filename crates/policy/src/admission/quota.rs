@@ -67,7 +67,7 @@ fn charge(
     let mut after = used.clone();
     let mut exceeded = Vec::new();
     for (name, amount) in delta {
-        let sum = used.get(name).map_or_else(|| amount.clone(), |have| have.plus(amount));
+        let sum = used.get(name).map_or_else(|| *amount, |have| have.plus(amount));
         if hard.get(name).is_some_and(|most| sum > *most) {
             exceeded.push(name.as_str());
         }
@@ -168,7 +168,7 @@ fn pod_usage(pod: &Value, used: &mut Amounts) {
     for (name, amount) in pod_total(pod, "requests") {
         let native = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage");
         if native || name.starts_with("hugepages-") {
-            used.insert(name.clone(), amount.clone());
+            used.insert(name.clone(), *amount);
         }
         used.insert(format!("requests.{name}"), amount);
     }

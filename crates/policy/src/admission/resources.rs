@@ -25,7 +25,7 @@ pub(super) fn to_value(amounts: &Amounts) -> Value {
 
 fn add(into: &mut Amounts, other: &Amounts) {
     for (name, quantity) in other {
-        let sum = into.get(name).map_or_else(|| quantity.clone(), |have| have.plus(quantity));
+        let sum = into.get(name).map_or_else(|| *quantity, |have| have.plus(quantity));
         into.insert(name.clone(), sum);
     }
 }
@@ -33,7 +33,7 @@ fn add(into: &mut Amounts, other: &Amounts) {
 fn raise(into: &mut Amounts, other: &Amounts) {
     for (name, quantity) in other {
         if into.get(name).is_none_or(|have| have < quantity) {
-            into.insert(name.clone(), quantity.clone());
+            into.insert(name.clone(), *quantity);
         }
     }
 }

@@ -118,7 +118,7 @@ fn mountable_secrets(account: &Value, pod: &Value) -> Result<(), String> {
         }
     }
     for (title, container) in containers(&pod["spec"]) {
-        for (place, secret) in secret_names(container).filter(|(_, secret)| !listed("secrets", secret)) {
+        if let Some((place, secret)) = secret_names(container).find(|(_, secret)| !listed("secrets", secret)) {
             return Err(format!(
                 "{title} {} with {place} referencing secret.secretName=\"{secret}\" is not allowed because service \
                  account {name} does not reference that secret",

@@ -103,7 +103,7 @@ impl Rule {
 
     fn covers_resource(&self, resource: &str) -> bool {
         has_or_star(&self.resources, resource)
-            || resource.split_once('/').is_some_and(|(_, sub)| self.resources.iter().any(|r| r == &format!("*/{sub}")))
+            || resource.split_once('/').is_some_and(|(_, sub)| self.resources.iter().any(|r| *r == format!("*/{sub}")))
     }
 
     /// The rule taken apart: at most one verb, group, resource and name each.
