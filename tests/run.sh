@@ -12,6 +12,7 @@ step() {
 
 step 'the real clients' tests/clients.sh
 step 'format' cargo fmt --all --check
+step 'lints' cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 step 'the binary' cargo build --locked --quiet --bin pilothouse
 
 log=$(mktemp)

@@ -165,10 +165,9 @@ fn finish(body: &mut Value, version: &str) {
         json!({"image": format!("gke-{plain}-cos-121-18867-199-12-c-pre"), "imageProject": "gke-node-images"});
     if body["upgradeSettings"].str_at(&["strategy"]) == "SURGE"
         && is_empty(&body["upgradeSettings"]["blueGreenSettings"])
+        && let Some(settings) = body.get_mut("upgradeSettings")
     {
-        if let Some(settings) = body.get_mut("upgradeSettings") {
-            settings.remove("blueGreenSettings");
-        }
+        settings.remove("blueGreenSettings");
     }
     if body["autoscaling"]["enabled"].as_bool() == Some(true) {
         if body["autoscaling"]["locationPolicy"].is_null() {

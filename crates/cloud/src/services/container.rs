@@ -36,7 +36,8 @@ pub(crate) fn answer(
     let part = |i: usize| parts.get(i).copied().unwrap_or_default();
     let (location, name, pool) = (part(0), part(1), part(2));
     let resource = resource(project, location, if path.contains("/operations") { "" } else { name });
-    if !method.permission.is_empty() && !(is_ours(inner, project) && caller.may(method.permission)) {
+    let allowed = method.permission.is_empty() || (is_ours(inner, project) && caller.may(method.permission));
+    if !allowed {
         tracing::info!(caller = caller.email, permission = method.permission, resource, "denied");
         return Err(ApiError::permission(method.permission, &resource));
     }

@@ -79,7 +79,8 @@ fn set_policy(inner: &Inner, request: &Value) -> Answer {
             return Err(ApiError::unimplemented("policy.bindings.condition"));
         }
         let (role, members) = (binding.str_at(&["role"]), checked_members(binding)?);
-        if !policy::iam::is_known_role(role) && !(role.starts_with("roles/") || role.starts_with("projects/")) {
+        let supported = ["roles/", "projects/"].iter().any(|prefix| role.starts_with(prefix));
+        if !supported && !policy::iam::is_known_role(role) {
             return Err(ApiError::invalid(format!("Role {role} is not supported for this resource.")));
         }
         match bindings.iter_mut().find(|b| b.role == role) {

@@ -129,18 +129,7 @@ impl Store {
                 }
                 Ok(Some(self.settle(&resource, &held, new)))
             }
-            Action::Patch { resource, object, patch, .. } => {
-                let held = self.held(&resource, &object)?;
-                let wanted = patch.str_at(&["metadata", "resourceVersion"]);
-                let version = wanted.is_empty() || wanted == meta::resource_version(&held);
-                let uid = patch.str_at(&["metadata", "uid"]);
-                if !version || !(uid.is_empty() || uid == meta::uid(&held)) {
-                    return Err(Status::modified(&resource.group_resource(), &object.name));
-                }
-                let mut new = Value::clone(&held);
-                merge(&mut new, &patch);
-                Ok(Some(self.settle(&resource, &held, new)))
-            }
+            Action::Patch { resource, object, patch, .. } => self.patch(&resource, &object, &patch).map(Some),
             Action::Delete { resource, object, options } => {
                 let held = self.held(&resource, &object)?;
                 if options.uid != meta::uid(&held) {
@@ -168,6 +157,24 @@ impl Store {
             },
             Action::Event(_) | Action::Sign { .. } | Action::Requeue { .. } => Ok(None),
         }
+    }
+
+    fn patch(
+        &mut self,
+        resource: &GroupVersionResource,
+        object: &ObjectKey,
+        patch: &Value,
+    ) -> Result<Arc<Value>, Status> {
+        let held = self.held(resource, object)?;
+        let wanted = patch.str_at(&["metadata", "resourceVersion"]);
+        let version = wanted.is_empty() || wanted == meta::resource_version(&held);
+        let uid = patch.str_at(&["metadata", "uid"]);
+        if !version || !(uid.is_empty() || uid == meta::uid(&held)) {
+            return Err(Status::modified(&resource.group_resource(), &object.name));
+        }
+        let mut new = Value::clone(&held);
+        merge(&mut new, patch);
+        Ok(self.settle(resource, &held, new))
     }
 
     pub(crate) fn delete(

@@ -25,9 +25,14 @@ pub(crate) fn run(args: &LogsArgs) -> Result<()> {
         print(file, files.len() > 1, last_lines(&text, args.tail))?;
         offsets.push(text.len() as u64);
     }
-    while args.follow {
+    if args.follow { follow(&files, &mut offsets) } else { Ok(()) }
+}
+
+/// Prints what is added to the files, until the process is ended.
+fn follow(files: &[PathBuf], offsets: &mut [u64]) -> Result<()> {
+    loop {
         std::thread::sleep(FOLLOW_POLL);
-        for (file, offset) in files.iter().zip(&mut offsets) {
+        for (file, offset) in files.iter().zip(offsets.iter_mut()) {
             let mut opened = File::open(file)?;
             opened.seek(SeekFrom::Start(*offset))?;
             let mut added = String::new();
@@ -36,7 +41,6 @@ pub(crate) fn run(args: &LogsArgs) -> Result<()> {
             print(file, files.len() > 1, &added)?;
         }
     }
-    Ok(())
 }
 
 fn files(layout: &Layout, process: Option<&str>) -> Result<Vec<PathBuf>> {

@@ -168,7 +168,7 @@ fn pod_usage(pod: &Value, used: &mut Amounts) {
     for (name, amount) in pod_total(pod, "requests") {
         let native = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage");
         if native || name.starts_with("hugepages-") {
-            used.insert(name.clone(), *amount);
+            used.insert(name.clone(), amount);
         }
         used.insert(format!("requests.{name}"), amount);
     }
