@@ -16,6 +16,8 @@ lint: ## format, clippy, the rules of the house
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo xtask tidy
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
+	else echo 'SKIPPED cargo-deny: `cargo install cargo-deny` brings it'; fi
 
 sim: ## the seeded simulation alone; SIM_SEEDS=5000 for more
 	cargo test --locked -p sim
@@ -26,7 +28,6 @@ e2e: ## the real clients against the built binary alone
 	cargo test --locked -p e2e
 
 bench: ## side by side with etcd and kube-apiserver when PEERS_DIR names their binaries
-	cargo build --release --locked --bin pilothouse
 	tests/bench/run.sh
 
 docs: ## rustdoc of every crate

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Times start, idle and load of our binary and, when PEERS_DIR names their binaries (PEERS_DIR/bin/{etcd,kube-apiserver}),
 # of etcd + kube-apiserver, in turn, and prints a table. RUNS (3), SECONDS_EACH (5), IDLE_SECONDS (60).
+# What is not measured yet because it is not there yet: server-side apply, three members, 100,000 pods.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
-cargo build --release --locked --quiet --bin pilothouse -p bench -p pilothouse
+cargo build --release --locked --quiet -p pilothouse -p bench
 bench=$target/release/bench pilothouse=$target/release/pilothouse
 kubectl=$(command -v kubectl || echo "$target/clients/bin/kubectl")
 runs=${RUNS:-3} each=${SECONDS_EACH:-5} idle=${IDLE_SECONDS:-60}
@@ -30,17 +31,56 @@ measure() { # name kubeconfig pids
   "$bench" load --server "$1" --kubeconfig "$2" --pids "$3" --seconds "$each" >>"$lines"
 }
 
+up() { # data directory, more flags
+  "$pilothouse" up --detach --cloud-port 0 --data-dir "$@" >/dev/null 2>&1
+}
+
+pids_of() { "$pilothouse" status --data-dir "$1" -o json | grep -oE '"pid": [0-9]+' | grep -oE '[0-9]+' | sort -u | paste -sd,; }
+
 ours() {
   local dir=$work/ours from
-  rm -rf "$dir"
   from=$(now_ms)
-  "$pilothouse" up --detach --data-dir "$dir" --cloud-port 0 >/dev/null 2>&1
+  up "$dir"
   until_ns "$dir/user/kubeconfig"
   say pilothouse 'start to first kubectl get ns' $(($(now_ms) - from)) ms
-  local pids
-  pids=$("$pilothouse" status --data-dir "$dir" -o json | grep -oE '"pid": [0-9]+' | grep -oE '[0-9]+' | paste -sd,)
-  measure pilothouse "$dir/user/kubeconfig" "$pids"
-  "$pilothouse" down --data-dir "$dir" >/dev/null
+  measure pilothouse "$dir/user/kubeconfig" "$(pids_of "$dir")"
+  end "$dir"
+
+  from=$(now_ms)
+  up "$dir" --in-process
+  say pilothouse 'start of all in one process to its first answer' $(($(now_ms) - from)) ms
+  end "$dir"
+
+  # GKE puts 110 pods on a node at most.
+  up "$dir" --nodes 6
+  until_ns "$dir/user/kubeconfig"
+  "$bench" rollout --server pilothouse --kubeconfig "$dir/user/kubeconfig" --pids "$(pids_of "$dir")" >>"$lines"
+  end "$dir"
+
+  store pilothouse "$pilothouse" etcd
+}
+
+end() {
+  "$pilothouse" down --data-dir "$1" >/dev/null
+  rm -rf "$1"
+}
+
+etcd_flags() { # data directory, client port
+  printf '%s\n' --data-dir "$1" --log-level error --listen-client-urls "http://127.0.0.1:$2" \
+    --advertise-client-urls "http://127.0.0.1:$2" --listen-peer-urls "http://127.0.0.1:$(($2 + 1))" \
+    --initial-advertise-peer-urls "http://127.0.0.1:$(($2 + 1))" --initial-cluster "default=http://127.0.0.1:$(($2 + 1))"
+}
+
+store() { # name, command
+  local name=$1 dir=$work/store flags
+  shift
+  mapfile -t flags < <(etcd_flags "$dir" 23990)
+  "$@" "${flags[@]}" >"$work/store.log" 2>&1 &
+  peer_pids=($!)
+  until curl -sf http://127.0.0.1:23990/health >/dev/null; do sleep 0.02; done
+  "$bench" store --server "$name" --endpoint http://127.0.0.1:23990 --pids "${peer_pids[0]}" --seconds "$each" >>"$lines"
+  stop_peer
+  rm -rf "$dir"
 }
 
 keys() { # the fewest certificates a kube-apiserver starts with
@@ -61,13 +101,12 @@ K
 }
 
 peer() {
-  local dir=$work/peer from
+  local dir=$work/peer from flags
   rm -rf "$dir"
   keys "$dir/pki"
   from=$(now_ms)
-  "$PEERS_DIR/bin/etcd" --data-dir "$dir/etcd" --log-level error --listen-client-urls http://127.0.0.1:23890 \
-    --advertise-client-urls http://127.0.0.1:23890 --listen-peer-urls http://127.0.0.1:23891 \
-    --initial-advertise-peer-urls http://127.0.0.1:23891 --initial-cluster default=http://127.0.0.1:23891 >"$dir/etcd.log" 2>&1 &
+  mapfile -t flags < <(etcd_flags "$dir/etcd" 23890)
+  "$PEERS_DIR/bin/etcd" "${flags[@]}" >"$dir/etcd.log" 2>&1 &
   peer_pids=($!)
   "$PEERS_DIR/bin/kube-apiserver" --etcd-servers http://127.0.0.1:23890 --bind-address 127.0.0.1 --secure-port 26543 \
     --advertise-address 127.0.0.1 --endpoint-reconciler-type none --service-cluster-ip-range 10.96.0.0/16 \
@@ -79,6 +118,7 @@ peer() {
   say 'etcd + kube-apiserver' 'start to first kubectl get ns' $(($(now_ms) - from)) ms
   measure 'etcd + kube-apiserver' "$dir/pki/kubeconfig" "$(IFS=,; echo "${peer_pids[*]}")"
   stop_peer
+  store 'etcd + kube-apiserver' "$PEERS_DIR/bin/etcd"
 }
 
 for _ in $(seq "$runs"); do

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
@@ -67,6 +68,19 @@ impl Connection {
 
     /// Sends a request and reads the answer whole.
     pub(crate) async fn send(&mut self, method: &str, path: &str, body: String) -> Result<(u16, Bytes)> {
+        let response = self.request(method, path, body).await?;
+        let status = response.status().as_u16();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    }
+
+    /// Sends a GET and hands out the answer as it comes; the connection must be kept meanwhile.
+    pub(crate) async fn stream(&mut self, path: &str) -> Result<Stream> {
+        let response = self.request("GET", path, String::new()).await?;
+        ensure!(response.status().is_success(), "{path}: {}", response.status());
+        Ok(Stream(response.into_body()))
+    }
+
+    async fn request(&mut self, method: &str, path: &str, body: String) -> Result<hyper::Response<Incoming>> {
         let request = hyper::Request::builder()
             .method(method)
             .uri(path)
@@ -75,8 +89,16 @@ impl Connection {
             .header("content-type", "application/json")
             .header("accept", "application/json")
             .body(Full::new(Bytes::from(body)))?;
-        let response = self.sender.send_request(request).await?;
-        let status = response.status().as_u16();
-        Ok((status, response.into_body().collect().await?.to_bytes()))
+        Ok(self.sender.send_request(request).await?)
+    }
+}
+
+/// A body that is still coming.
+pub(crate) struct Stream(Incoming);
+
+impl Stream {
+    /// The next bytes; `None` at the end.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        Ok(self.0.frame().await.transpose()?.and_then(|frame| frame.into_data().ok()))
     }
 }
