@@ -214,7 +214,7 @@ impl Feeder {
         let mut published = ByPrefix::new();
         for (prefix, (row, objects)) in split {
             for object in &objects {
-                self.derived.apply(&row, &machinery::meta::key(&object.object), Some(&object.object));
+                self.derived.apply(&row, &machinery::meta::key(&object.object), Some(&*object.object));
             }
             let cache = Cache::restore(at, objects);
             let shared = ResourceCache::new(row, &cache);

@@ -98,8 +98,7 @@ impl Filter {
             (true, false) if event.kind == EventKind::Deleted => (WatchKind::Deleted, event.object.clone()),
             (true, false) => {
                 let last = event.previous.as_ref()?;
-                let gone = Cached::new(last.object.clone(), event.revision(), last.size_bytes);
-                (WatchKind::Deleted, Arc::new(gone))
+                (WatchKind::Deleted, Arc::new(last.at_revision(event.revision())))
             }
         };
         Some(WatchEvent { kind, object: WatchObject::Cached(object) })

@@ -23,13 +23,12 @@ impl CacheReader<'_> {
 
 impl Reader for CacheReader<'_> {
     fn get(&self, resource: &GroupResource, namespace: &str, name: &str) -> Option<Arc<Value>> {
-        let cached = self.cache(resource)?.get(&ObjectKey::new(namespace, name))?;
-        Some(Arc::new(cached.object.clone()))
+        Some(self.cache(resource)?.get(&ObjectKey::new(namespace, name))?.object.clone())
     }
 
     fn list(&self, resource: &GroupResource, namespace: &str) -> Vec<Arc<Value>> {
         let Some(cache) = self.cache(resource) else { return Vec::new() };
         let snapshot = cache.snapshot();
-        snapshot.list(namespace, None).map(|(_, cached)| Arc::new(cached.object.clone())).collect()
+        snapshot.list(namespace, None).map(|(_, cached)| cached.object.clone()).collect()
     }
 }

@@ -121,7 +121,7 @@ impl Call<'_> {
             let pod = self.server.current(row, self.namespace(row), &self.info.name).await?;
             let pod = pod.ok_or_else(|| Status::not_found(&row.group_resource(), &self.info.name))?;
             let budgets = self.server.cache_of(&budgets_row).await?.snapshot();
-            let here = budgets.list(self.namespace(row), None).map(|(_, b)| &b.object);
+            let here = budgets.list(self.namespace(row), None).map(|(_, b)| &*b.object);
             match eviction::evict(&pod.object, here, self.server.config.clock.now())? {
                 eviction::Eviction::Delete => {}
                 eviction::Eviction::Charge(budget) => {
@@ -217,6 +217,6 @@ impl Call<'_> {
             );
             return Err(Status::conflict(&row.group_resource(), name, &why));
         }
-        Ok(Some(found.object.clone()))
+        Ok(Some(Value::clone(&found.object)))
     }
 }

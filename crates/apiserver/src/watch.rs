@@ -1,7 +1,6 @@
 //! A running watch: reads the watch cache's history from where it stands, at its own pace. A reader that falls behind
 //! what is kept gets 410 and an end, as upstream's does.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -59,14 +58,11 @@ pub struct WatchEvent {
 }
 
 impl WatchEvent {
-    /// The object as the row shows it.
-    pub fn shown(&self, row: &Resource) -> Cow<'_, Value> {
+    /// The object as the row shows it, shared with the watch cache where that holds it in this version.
+    pub fn shown(&self, row: &Resource) -> Arc<Value> {
         match &self.object {
-            WatchObject::Tree(value) => Cow::Borrowed(value),
-            WatchObject::Cached(cached) if cached.object.str_at(&["apiVersion"]) == row.api_version() => {
-                Cow::Borrowed(&cached.object)
-            }
-            WatchObject::Cached(cached) => Cow::Owned(registry::convert(&cached.object, row)),
+            WatchObject::Tree(value) => Arc::new(value.clone()),
+            WatchObject::Cached(cached) => registry::shared(&cached.object, row),
         }
     }
 }

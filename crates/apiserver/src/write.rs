@@ -159,7 +159,7 @@ impl Inner {
     /// The Services' addresses and ports, by the caches.
     pub(crate) fn service_network(&self) -> ServiceNetwork {
         let cache = self.caches.started("/registry/services/specs/").map(|c| c.snapshot());
-        let services = cache.as_deref().map(|c| c.list("", None).map(|(_, s)| &s.object).collect::<Vec<_>>());
+        let services = cache.as_deref().map(|c| c.list("", None).map(|(_, s)| &*s.object).collect::<Vec<_>>());
         let seed = self.with_rng(base::Rng::next_u64);
         ServiceNetwork::of(self.config.service_cidrs.clone(), services.unwrap_or_default(), seed)
     }
@@ -249,7 +249,7 @@ pub(crate) fn unwritten(server: &Inner, row: &Resource, object: &Value, old: Opt
     let storage = registry.storage_row(row).map_or(row, |r| r);
     let mut cached = Cached::new(registry::to_storage(object, row, storage), old.map_or(0, |o| o.revision), 0);
     if old.is_none() {
-        cached.object["metadata"].remove("resourceVersion");
+        Arc::make_mut(&mut cached.object)["metadata"].remove("resourceVersion");
     }
     Arc::new(cached)
 }

@@ -120,11 +120,17 @@ impl World {
         self.types.get(self.kinds.get(&(group.into(), kind.into()))?)
     }
 
-    /// Takes an object in. `None` when what we have is at least as new.
+    /// Takes an object in. `None` when what we have is at least as new; of two equally new ones the later is kept, as
+    /// it is the one that is shared with the watch cache.
     pub fn apply(&mut self, resource: &GroupResource, object: Arc<Value>) -> Option<Change> {
         let key = meta::key(&object);
         let old = self.tables.get(resource).and_then(|t| t.get(&key)).cloned();
-        if old.as_ref().is_some_and(|old| !newer(&object, old)) {
+        if let Some(old) = old.as_ref().filter(|old| !newer(&object, old)) {
+            if meta::resource_version(old) == meta::resource_version(&object)
+                && let Some(table) = self.tables.get_mut(resource)
+            {
+                table.insert(key, object);
+            }
             return None;
         }
         if let Some(old) = &old {

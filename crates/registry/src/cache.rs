@@ -19,13 +19,14 @@ const ENCODINGS: usize = 8;
 /// An object at one revision with the encodings made of it so far.
 #[derive(Debug)]
 pub struct Cached {
-    /// In the storage version, `metadata.resourceVersion` in place.
-    pub object: Value,
+    /// In the storage version, `metadata.resourceVersion` in place; callers in this process share it.
+    pub object: Arc<Value>,
     /// The revision that wrote it.
     pub revision: u64,
     /// Bytes of the stored form, for the bound on memory.
     pub size_bytes: usize,
-    encodings: [OnceLock<(Encoding, Bytes)>; ENCODINGS],
+    /// Boxed: most objects are never asked for in most encodings.
+    encodings: [OnceLock<Box<(Encoding, Bytes)>>; ENCODINGS],
 }
 
 /// Which shared encoding: the API version served and the media type.
@@ -55,19 +56,25 @@ impl Cached {
             }
             object["metadata"].set("resourceVersion", revision.to_string());
         }
-        Self { object, revision, size_bytes, encodings: Default::default() }
+        Self { object: Arc::new(object), revision, size_bytes, encodings: Default::default() }
+    }
+
+    /// The same object as of a later revision, as the event of its deletion shows it.
+    #[must_use]
+    pub fn at_revision(&self, revision: u64) -> Self {
+        Self::new(Value::clone(&self.object), revision, self.size_bytes)
     }
 
     /// The bytes in an encoding: made by `encode` on first use, shared afterwards.
     pub fn encoded(&self, encoding: &Encoding, encode: impl FnOnce(&Value) -> Bytes) -> Bytes {
         for slot in &self.encodings {
             match slot.get() {
-                Some((made, bytes)) if made == encoding => return bytes.clone(),
+                Some(made) if made.0 == *encoding => return made.1.clone(),
                 Some(_) => {}
                 None => {
                     let bytes = encode(&self.object);
                     // Somebody else may have filled the slot meanwhile; then ours is simply not shared.
-                    let _ = slot.set((encoding.clone(), bytes.clone()));
+                    let _ = slot.set(Box::new((encoding.clone(), bytes.clone())));
                     return bytes;
                 }
             }
@@ -156,7 +163,7 @@ impl Cache {
             None => {
                 let last = previous?;
                 self.take(&event.key);
-                let cached = Arc::new(Cached::new(last.object.clone(), event.revision, last.size_bytes));
+                let cached = Arc::new(last.at_revision(event.revision));
                 Event { kind: EventKind::Deleted, key: event.key, object: cached, previous: Some(last) }
             }
         };

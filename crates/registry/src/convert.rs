@@ -1,6 +1,8 @@
 //! Between versions of a kind. Most built-ins have one version, and custom resources without a webhook change their
 //! `apiVersion` only; what is left is the autoscaler and events.
 
+use std::sync::Arc;
+
 use machinery::{Value, json};
 
 use crate::row::Resource;
@@ -22,6 +24,12 @@ pub fn convert(object: &Value, to: &Resource) -> Value {
     };
     converted.set("apiVersion", target);
     converted
+}
+
+/// As [`convert`], without a copy when the object is in that version already.
+#[must_use]
+pub fn shared(object: &Arc<Value>, to: &Resource) -> Arc<Value> {
+    if object.str_at(&["apiVersion"]) == to.api_version() { object.clone() } else { Arc::new(convert(object, to)) }
 }
 
 /// The object in the version it is stored in, under that version's `apiVersion`.

@@ -32,7 +32,7 @@ mod validation;
 mod verbs;
 
 pub use context::{Context, DeleteOptions, Deletion, Need, Propagation, Subresource};
-pub use convert::{convert, to_storage};
+pub use convert::{convert, shared, to_storage};
 pub use features::{Features, RuntimeConfig};
 pub use printing::{IncludeObject, partial_metadata, table};
 pub use row::{Column, CustomRow, Resource, ScalePaths, SchemaRef, SubresourceRow};

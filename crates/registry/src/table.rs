@@ -117,11 +117,13 @@ impl Registry {
 
     /// The row of a group's resource in its preferred version.
     pub fn preferred(&self, resource: &GroupResource) -> Option<&Arc<Resource>> {
-        let versions = self.group_versions();
-        versions
-            .iter()
-            .filter(|v| v.group == resource.group)
-            .find_map(|v| self.lookup(&v.group, &v.version, &resource.resource))
+        let builtin = self.builtin_versions.iter().filter(|v| v.group == resource.group);
+        let mut builtin = builtin.filter_map(|v| self.lookup(&v.group, &v.version, &resource.resource));
+        builtin.next().or_else(|| {
+            let ours = |row: &&Arc<Resource>| row.gvk.group == resource.group && row.plural == resource.resource;
+            let custom = self.rows.values().filter(|row| row.custom.is_some()).filter(ours);
+            custom.max_by(|a, b| custom::compare_versions(&a.gvk.version, &b.gvk.version))
+        })
     }
 
     /// Groups in discovery order with their versions, best first. The core group is first, its name empty.

@@ -50,7 +50,7 @@ impl InProcess {
 
     pub(super) async fn list(&self, path: &str, query: &str) -> Result<(Vec<Arc<Value>>, String), Status> {
         let list = self.handle(Request::get(path).query(query)).await?.into_list()?;
-        let items = list.items.iter().map(|cached| Arc::new(registry::convert(&cached.object, &list.row)));
+        let items = list.items.iter().map(|cached| registry::shared(&cached.object, &list.row));
         Ok((items.collect(), list.resource_version.to_string()))
     }
 
@@ -64,8 +64,8 @@ impl InProcess {
 pub(super) fn event_of(event: &apiserver::WatchEvent, stream: &WatchStream) -> Result<WatchEvent, Status> {
     let object = event.shown(&stream.row);
     match event.kind {
-        WatchKind::Added | WatchKind::Modified => Ok(WatchEvent::Applied(Arc::new(object.into_owned()))),
-        WatchKind::Deleted => Ok(WatchEvent::Deleted(Arc::new(object.into_owned()))),
+        WatchKind::Added | WatchKind::Modified => Ok(WatchEvent::Applied(object)),
+        WatchKind::Deleted => Ok(WatchEvent::Deleted(object)),
         WatchKind::Bookmark => Ok(WatchEvent::Bookmark(meta::resource_version(&object).to_owned())),
         WatchKind::Error => Err(Status::from_value(&object)),
     }
