@@ -21,7 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("controllers", &["registry", "machinery", "base"]),
     ("gke", &["policy", "machinery", "base"]),
     ("etcd", &["raft", "mvcc", "disk", "pki", "base"]),
-    ("apiserver", &["mvcc", "registry", "policy", "etcd", "disk", "pki", "facts", "machinery", "base"]),
+    ("apiserver", &["registry", "policy", "etcd", "disk", "pki", "facts", "machinery", "base"]),
     ("manager", &["controllers", "apiserver", "pki", "registry", "policy", "machinery", "base"]),
     ("cloud", &["gke", "policy", "pki", "disk", "machinery", "base"]),
 ];

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use etcd::{Compare, PutRequest, RequestOp, TxnRequest};
 use machinery::{GroupVersionKind, Status, Value, json, meta};
-use mvcc::{Compare, PutRequest, RequestOp, TxnRequest};
 use registry::{Context, Resource, Subresource};
 
 use crate::caches::revision;

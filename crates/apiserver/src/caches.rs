@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use etcd::{Store, StoreError, WatchRequest};
+use etcd::{EventKind, KeyValue, RangeRequest, Store, StoreError, WatchRequest, prefix_end};
 use imbl::OrdMap;
 use machinery::{ObjectKey, Status};
-use mvcc::{EventKind, KeyValue, RangeRequest, prefix_end};
 use registry::Resource;
 use registry::cache::{Cache, CacheEvent, Cached};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -305,7 +304,7 @@ impl Feeder {
         Ok(())
     }
 
-    fn apply(&mut self, upto: u64, events: Vec<mvcc::Event>) {
+    fn apply(&mut self, upto: u64, events: Vec<etcd::Event>) {
         let mut touched: Vec<String> = Vec::new();
         for event in events {
             let Ok(text) = std::str::from_utf8(&event.kv.key) else { continue };

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use etcd::KeyValue;
 use machinery::{ObjectKey, Value, meta};
-use mvcc::KeyValue;
 use policy::{Authorizers, RbacKind};
 use registry::{Registry, Resource};
 

@@ -6,9 +6,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use etcd::StoreError;
+use etcd::{RangeRequest, StoreError, prefix_end};
 use machinery::{ObjectKey, Status, Value, json};
-use mvcc::{RangeRequest, prefix_end};
 use registry::Resource;
 use registry::cache::Cached;
 
@@ -238,7 +237,7 @@ impl Call<'_> {
 
     /// 410, for a continuation with a token that goes on from there on the newest state.
     fn gone(&self, error: &StoreError, start: Option<&str>) -> Status {
-        if matches!(error, StoreError::Refused(mvcc::MvccError::FutureRevision)) {
+        if matches!(error, StoreError::Refused(etcd::MvccError::FutureRevision)) {
             return Status::timeout("Too large resource version");
         }
         if !matches!(error, StoreError::Compacted { .. }) {

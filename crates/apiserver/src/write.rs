@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd::StoreError;
+use etcd::{Compare, DeleteRangeRequest, PutRequest, RequestOp, StoreError, TxnRequest};
 use machinery::{GroupVersionKind, Status, Value, meta};
-use mvcc::{Compare, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
 use policy::RbacKind;
 use policy::admission::{self, AdmissionRequest, Operation};
 use policy::rbac::{EscalationRequest, check_escalation};

@@ -29,6 +29,11 @@ pub use flags::Flags;
 pub use journal::Storage;
 pub use local::{LocalStore, LocalWatch};
 pub use member::{Member, MemberConfig};
+// What the calls of `Store` take and give.
+pub use mvcc::{
+    Compare, DeleteRangeRequest, DeleteRangeResponse, Event, EventKind, KeyValue, MvccError, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, prefix_end,
+};
 pub use remote::{RemoteStore, RemoteWatch};
 pub use store::{LeaseGranted, LeaseTimeToLive, Store, StoreStatus, Watch, WatchBatch, WatchRequest};
 
