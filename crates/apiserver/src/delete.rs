@@ -8,7 +8,6 @@ use registry::cache::Cached;
 use registry::{DeleteOptions, Deletion, Resource, Subresource};
 
 use crate::decode::Expected;
-use crate::info::ListOptions;
 use crate::message::{Content, Reply, success};
 use crate::server::Call;
 use crate::write::{Asked, Change, unwritten, written};
@@ -56,8 +55,12 @@ impl Call<'_> {
             let body = read(&kinds[0]).or_else(|first| kinds[1..].iter().find_map(|k| read(k).ok()).ok_or(first))?;
             options = DeleteOptions::from_value(&body);
         }
-        if let Ok(seconds) = self.query.get("gracePeriodSeconds").parse() {
-            options.grace_period_seconds = Some(seconds);
+        match self.query.get("gracePeriodSeconds") {
+            "" => {}
+            text => {
+                let why = |_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"));
+                options.grace_period_seconds = Some(text.parse().map_err(why)?);
+            }
         }
         if self.query.has("propagationPolicy") {
             options.propagation_policy = Some(self.query.get("propagationPolicy").to_owned());
@@ -128,7 +131,7 @@ impl Call<'_> {
     /// Deletes what the selectors match and answers with the list of it.
     pub(crate) async fn delete_collection(&self, row: &Arc<Resource>) -> Result<Reply, Status> {
         let options = self.delete_options()?;
-        let selection = ListOptions::parse(&self.query, false)?;
+        let selection = self.list_options(false)?;
         let mut list = self.select(row, &selection).await?;
         let mut left = Vec::with_capacity(list.items.len());
         for cached in std::mem::take(&mut list.items) {

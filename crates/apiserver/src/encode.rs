@@ -18,6 +18,17 @@ pub(crate) enum View {
     Table,
     /// `PartialObjectMetadata`
     Partial,
+    /// `PartialObjectMetadataList`
+    PartialList,
+}
+
+/// What the client cannot have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unacceptable {
+    /// None of the media types is served.
+    Media,
+    /// A media type is, but not in that form.
+    Form,
 }
 
 /// What the client takes.
@@ -29,31 +40,36 @@ pub(crate) struct Wanted {
     pub(crate) pretty: bool,
 }
 
-/// The first form of an Accept header that can be had; `protobuf` says whether the objects have it.
-pub(crate) fn negotiate(accept: &str, protobuf: bool) -> Option<Wanted> {
+/// The first form of an Accept header that can be had; `protobuf` says whether the objects have it. `application/*` is
+/// not understood upstream either.
+pub(crate) fn negotiate(accept: &str, protobuf: bool) -> Result<Wanted, Unacceptable> {
     let plain = |media| Wanted { media, view: View::Whole, include: IncludeObject::default(), pretty: false };
     if accept.trim().is_empty() {
-        return Some(plain(Media::Json));
+        return Ok(plain(Media::Json));
     }
-    accept.split(',').find_map(|clause| {
+    let mut why = Unacceptable::Media;
+    let found = accept.split(',').find_map(|clause| {
         let parameter = |name: &str| {
             clause.split(';').skip(1).find_map(|p| p.trim().strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()
         };
         let media = match media_type(clause).as_str() {
-            "*/*" | "application/*" | "application/json" => Media::Json,
+            "*/*" | "application/json" => Media::Json,
             "application/yaml" => Media::Yaml,
             "application/vnd.kubernetes.protobuf" => Media::Protobuf,
             _ => return None,
         };
+        why = Unacceptable::Form;
         let view = match (parameter("as"), parameter("g"), parameter("v")) {
             ("", ..) => View::Whole,
             ("Table", "meta.k8s.io", "v1") if media != Media::Protobuf => View::Table,
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => View::Partial,
+            ("PartialObjectMetadata", "meta.k8s.io", "v1") => View::Partial,
+            ("PartialObjectMetadataList", "meta.k8s.io", "v1") => View::PartialList,
             _ => return None,
         };
-        let possible = media != Media::Protobuf || protobuf || view == View::Partial;
+        let possible = media != Media::Protobuf || protobuf || matches!(view, View::Partial | View::PartialList);
         possible.then(|| Wanted { view, ..plain(media) })
-    })
+    });
+    found.ok_or(why)
 }
 
 impl Wanted {
@@ -67,11 +83,42 @@ impl Wanted {
     }
 }
 
-pub(crate) fn not_acceptable() -> Status {
-    Status::new(
-        machinery::Reason::NotAcceptable,
-        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
-    )
+const MEDIA_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const STREAM_TYPES: &str = ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+
+impl Unacceptable {
+    /// The 406 in the router's words, or in those of the objects' serializer.
+    pub(crate) fn status(self, content: &Content) -> Status {
+        let reason = machinery::Reason::NotAcceptable;
+        match self {
+            Self::Media => {
+                let streams = if matches!(content, Content::List(_) | Content::Watch(_)) { STREAM_TYPES } else { "" };
+                let text = format!("406: Not Acceptable\n\nAvailable representations: {MEDIA_TYPES}{streams}");
+                Status::generic(reason, text)
+            }
+            Self::Form => Status::new(reason, format!("only the following media types are accepted: {MEDIA_TYPES}")),
+        }
+    }
+}
+
+/// 406 when a list is asked for in the form of an object or the other way round.
+pub(crate) fn check_view(view: View, content: &Content) -> Result<(), Status> {
+    let refused = |text| Err(Status::new(machinery::Reason::NotAcceptable, text));
+    let internal =
+        |row: &Resource| row.gvk.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core").to_owned();
+    match (view, content) {
+        (View::Partial, Content::List(list)) => refused(format!(
+            "you requested PartialObjectMetadata, but the requested object is a list (*{}.{})",
+            internal(&list.row),
+            list.row.list_kind()
+        )),
+        (View::PartialList, Content::Object { row, .. }) => refused(format!(
+            "you requested PartialObjectMetadataList, but the requested object is not a list (*{}.{})",
+            internal(row),
+            row.gvk.kind
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Encodes for one server at one moment.
@@ -137,7 +184,7 @@ impl Encoder<'_> {
                 metadata.set("resourceVersion", version);
                 self.tree(&self.table([object].into_iter(), row, metadata, true), "")
             }
-            (View::Partial, _) => {
+            (View::Partial | View::PartialList, _) => {
                 self.tree(&registry::partial_metadata(&object.object), "meta/v1.PartialObjectMetadata")
             }
         }
@@ -156,7 +203,7 @@ impl Encoder<'_> {
             };
             let types = &self.server.types;
             let made = match format {
-                Format::Json => return shown.to_vec().into(),
+                Format::Json => return json(row, shown),
                 Format::Protobuf => protobuf::encode_object(types, row.type_name(), shown),
                 Format::ProtobufItem => protobuf::encode(types, row.type_name(), shown),
             };
@@ -189,10 +236,16 @@ impl Encoder<'_> {
             metadata.set("remainingItemCount", remaining);
         }
         let row = &list.row;
+        if row.custom.is_some() && self.wanted.view == View::Whole && list.continue_token.is_empty() {
+            // Lists of custom resources are no Go structs, and print it empty.
+            metadata.set("continue", "");
+        }
         let objects = list.items.iter().map(AsRef::as_ref);
         match (self.wanted.view, self.wanted.media) {
             (View::Whole, Media::Json) if !self.wanted.pretty => {
                 let parts: Vec<Bytes> = objects.map(|o| self.shared(o, row, Format::Json)).collect();
+                // Items of built-in lists do not say their kind, as Go's do not: the part up to the next member goes.
+                let skipped = if row.custom.is_some() { 0 } else { type_members(row).len() + 1 };
                 let size: usize = parts.iter().map(|p| p.len() + 1).sum();
                 let mut bytes = BytesMut::with_capacity(size + 256);
                 let head = format!(
@@ -205,7 +258,10 @@ impl Encoder<'_> {
                     if i > 0 {
                         bytes.put_u8(b',');
                     }
-                    bytes.put_slice(part);
+                    if skipped > 0 {
+                        bytes.put_u8(b'{');
+                    }
+                    bytes.put_slice(&part[skipped..]);
                 }
                 bytes.put_slice(b"]}\n");
                 bytes.freeze()
@@ -219,7 +275,7 @@ impl Encoder<'_> {
             }
             (View::Table, _) => self.tree(&self.table(objects, row, metadata, true), ""),
             (view, _) => {
-                let partial = view == View::Partial;
+                let partial = view != View::Whole;
                 let mut value = if partial {
                     json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"})
                 } else {
@@ -228,7 +284,15 @@ impl Encoder<'_> {
                 value.set("metadata", metadata);
                 let items: Value = objects
                     .map(|o| {
-                        if partial { registry::partial_metadata(&o.object) } else { registry::convert(&o.object, row) }
+                        if partial {
+                            return registry::partial_metadata(&o.object);
+                        }
+                        let mut item = registry::convert(&o.object, row);
+                        if row.custom.is_none() {
+                            item.remove("apiVersion");
+                            item.remove("kind");
+                        }
+                        item
                     })
                     .collect();
                 value.set("items", items);
@@ -249,7 +313,9 @@ impl Encoder<'_> {
                     table["metadata"].remove("creationTimestamp");
                     self.tree(&table, "")
                 }
-                (_, View::Partial, _) => self.tree(&registry::partial_metadata(tree), "meta/v1.PartialObjectMetadata"),
+                (_, View::Partial | View::PartialList, _) => {
+                    self.tree(&registry::partial_metadata(tree), "meta/v1.PartialObjectMetadata")
+                }
                 _ => self.tree(tree, row.type_name()),
             },
             WatchObject::Cached(cached) => match (self.wanted.view, self.wanted.media) {
@@ -286,9 +352,40 @@ impl Encoder<'_> {
     }
 }
 
+/// How the JSON of a built-in kind begins: Go prints these two first.
+fn type_members(row: &Resource) -> String {
+    format!("{{\"kind\":{:?},\"apiVersion\":{:?}", row.gvk.kind, row.api_version())
+}
+
+/// The JSON of an object; a built-in's begins with [`type_members`] and goes on with another member.
+fn json(row: &Resource, object: &Value) -> Bytes {
+    if row.custom.is_some() {
+        return object.to_vec().into();
+    }
+    let mut bytes = BytesMut::from(type_members(row).as_bytes());
+    for (name, member) in object.members().filter(|(name, _)| !matches!(*name, "kind" | "apiVersion")) {
+        bytes.put_u8(b',');
+        bytes.put_slice(&Value::from(name).to_vec());
+        bytes.put_u8(b':');
+        bytes.put_slice(&member.to_vec());
+    }
+    bytes.put_u8(b'}');
+    bytes.freeze()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn built_in_json_begins_with_the_type() {
+        let registry = registry::Registry::builtin(facts::set("1.33").unwrap(), &registry::Options::default()).unwrap();
+        let row = registry.lookup("", "v1", "configmaps").unwrap();
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}, "metadata": {"name": "x"}});
+        let text = r#"{"kind":"ConfigMap","apiVersion":"v1","data":{"a":"b"},"metadata":{"name":"x"}}"#;
+        assert_eq!(json(row, &object), text);
+        assert_eq!(&text[type_members(row).len() + 1..], r#""data":{"a":"b"},"metadata":{"name":"x"}}"#);
+    }
 
     #[test]
     fn the_first_form_that_can_be_had_is_taken() {
@@ -304,9 +401,13 @@ mod tests {
                 Some((Media::Json, View::Whole)),
             ),
             ("text/html", true, None),
+            ("application/*", true, None),
+            ("application/json;as=Nope;v=v1;g=meta.k8s.io", true, None),
         ];
         for (accept, protobuf, expect) in cases {
-            assert_eq!(negotiate(accept, protobuf).map(|w| (w.media, w.view)), expect, "{accept}");
+            assert_eq!(negotiate(accept, protobuf).map(|w| (w.media, w.view)).ok(), expect, "{accept}");
         }
+        assert_eq!(negotiate("text/html", true), Err(Unacceptable::Media));
+        assert_eq!(negotiate("application/json;as=Nope;v=v1;g=meta.k8s.io", true), Err(Unacceptable::Form));
     }
 }

@@ -19,7 +19,7 @@ use registry::IncludeObject;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::encode::{Encoder, Wanted, negotiate, not_acceptable};
+use crate::encode::{Encoder, Wanted, check_view, negotiate};
 use crate::message::{Body, Caller, Content, Peer, Reply, Request};
 use crate::server::ApiServer;
 use crate::watch::WatchStream;
@@ -145,11 +145,14 @@ impl ApiServer {
         let document = matches!(reply.content, Content::Bytes { .. } | Content::Status(_));
         let negotiated = negotiate(accept, has_protobuf);
         let (reply, mut wanted) = match negotiated {
-            Some(wanted) => (reply, wanted),
-            None if document || matches!(&reply.content, Content::Tree { type_name, .. } if type_name.is_empty()) => {
+            Ok(wanted) => match check_view(wanted.view, &reply.content) {
+                Ok(()) => (reply, wanted),
+                Err(status) => (status.into(), negotiate("", false).unwrap_or_else(unreachable_wanted)),
+            },
+            Err(_) if document || matches!(&reply.content, Content::Tree { type_name, .. } if type_name.is_empty()) => {
                 (reply, negotiate("", false).unwrap_or_else(unreachable_wanted))
             }
-            None => (not_acceptable().into(), negotiate("", false).unwrap_or_else(unreachable_wanted)),
+            Err(why) => (why.status(&reply.content).into(), negotiate("", false).unwrap_or_else(unreachable_wanted)),
         };
         let query = crate::info::Query::parse(query);
         wanted.pretty = query.flag("pretty");
@@ -213,7 +216,7 @@ impl ApiServer {
     }
 }
 
-fn unreachable_wanted() -> Wanted {
+fn unreachable_wanted(_: crate::encode::Unacceptable) -> Wanted {
     Wanted {
         media: crate::decode::Media::Json,
         view: crate::encode::View::Whole,

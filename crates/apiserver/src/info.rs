@@ -16,6 +16,8 @@ pub(crate) struct RequestInfo {
     pub(crate) subresource: String,
     pub(crate) name: String,
     pub(crate) path: String,
+    /// Is the method one that routes exist for? HEAD reads like GET to authorization, but has no route.
+    pub(crate) routed: bool,
 }
 
 /// Subresources of namespaces that are not resources within them.
@@ -47,6 +49,7 @@ impl RequestInfo {
             _ => "",
         }
         .to_owned();
+        info.routed = matches!(*method, Method::GET | Method::POST | Method::PUT | Method::PATCH | Method::DELETE);
         let mut watch_path = false;
         if matches!(parts.first(), Some(&"watch")) && parts.len() > 1 {
             watch_path = true;
@@ -163,11 +166,11 @@ pub(crate) struct ListOptions {
 }
 
 impl ListOptions {
-    /// Reads and checks the options of a list or watch.
+    /// Reads and checks the options of a list or watch; `watch_list` is the feature gate `WatchList`.
     ///
     /// # Errors
     /// 400 for what cannot be read; 422 for combinations upstream refuses.
-    pub(crate) fn parse(query: &Query, watch: bool) -> Result<Self, Status> {
+    pub(crate) fn parse(query: &Query, watch: bool, watch_list: bool) -> Result<Self, Status> {
         let number = |key: &str| -> Result<Option<u64>, Status> {
             match query.get(key) {
                 "" => Ok(None),
@@ -178,12 +181,7 @@ impl ListOptions {
             }
         };
         let options = Self {
-            labels: labels::Selector::parse(query.get("labelSelector")).map_err(|e| {
-                Status::bad_request(format!(
-                    "unable to parse requirement: {}",
-                    e.trim_start_matches("unable to parse requirement: ")
-                ))
-            })?,
+            labels: labels::Selector::parse(query.get("labelSelector")).map_err(Status::bad_request)?,
             fields: fields::Selector::parse(query.get("fieldSelector")).map_err(Status::bad_request)?,
             limit: number("limit")?.unwrap_or(0),
             continue_token: query.get("continue").to_owned(),
@@ -193,11 +191,11 @@ impl ListOptions {
             send_initial_events: query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents")),
             timeout_seconds: number("timeoutSeconds")?,
         };
-        options.check(watch)?;
+        options.check(watch, watch_list)?;
         Ok(options)
     }
 
-    fn check(&self, watch: bool) -> Result<(), Status> {
+    fn check(&self, watch: bool, watch_list: bool) -> Result<(), Status> {
         use machinery::{FieldError, FieldPath};
         let path = FieldPath::new("resourceVersionMatch");
         let given = self.resource_version_match.as_str();
@@ -208,6 +206,15 @@ impl ListOptions {
                     &path,
                     "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
                 ));
+            }
+            if !watch_list {
+                errors.push(FieldError::forbidden(
+                    &FieldPath::new("sendInitialEvents"),
+                    "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+                ));
+            }
+            if !matches!(given, "" | "NotOlderThan") {
+                errors.push(FieldError::not_supported(&path, &given.into(), &["NotOlderThan"]));
             }
         } else if watch && !given.is_empty() {
             errors.push(FieldError::forbidden(
@@ -248,16 +255,18 @@ impl ListOptions {
     /// # Errors
     /// 400 when it is no number.
     pub(crate) fn revision(&self) -> Result<Option<u64>, Status> {
-        if self.resource_version.is_empty() {
-            return Ok(None);
-        }
-        self.resource_version.parse().map(Some).map_err(|_| {
-            let text = &self.resource_version;
-            Status::bad_request(format!(
-                "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-            ))
-        })
+        revision(&self.resource_version).map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))
     }
+}
+
+/// The number of a `resourceVersion`, `None` when it is empty; otherwise why it is none.
+pub(crate) fn revision(text: &str) -> Result<Option<u64>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let why =
+        || format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+    text.parse().map(Some).map_err(|_| why())
 }
 
 /// The options of a write.
@@ -300,11 +309,27 @@ impl WriteOptions {
                 FieldValidation::Warn
             }
         };
+        check_manager(query.get("fieldManager"), &mut errors);
         if errors.is_empty() {
             Ok(Self { dry_run: !dry.is_empty(), validation })
         } else {
             Err(Status::invalid("meta.k8s.io", kind, "", &errors))
         }
+    }
+}
+
+/// `fieldManager`: at most so many bytes, all of them printable.
+const MANAGER_BYTES_MAX: usize = 128;
+
+fn check_manager(manager: &str, errors: &mut machinery::FieldErrors) {
+    use machinery::{FieldError, FieldPath};
+    let path = FieldPath::new("fieldManager");
+    if manager.len() > MANAGER_BYTES_MAX {
+        errors.push(FieldError::too_long(&path, MANAGER_BYTES_MAX));
+    }
+    if let Some((at, bad)) = manager.chars().enumerate().find(|(_, c)| c.is_control()) {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(bad));
+        errors.push(FieldError::invalid(&path, &manager.into(), why));
     }
 }
 
@@ -341,13 +366,22 @@ mod tests {
 
     #[test]
     fn options_that_contradict_each_other_are_refused() {
-        let check = |query: &str, watch| ListOptions::parse(&Query::parse(query), watch).is_ok();
+        let check = |query: &str, watch| ListOptions::parse(&Query::parse(query), watch, true).is_ok();
         assert!(check("limit=5&resourceVersion=0", false));
         assert!(!check("resourceVersionMatch=Exact", false));
         assert!(!check("resourceVersionMatch=Exact&resourceVersion=0", false));
         assert!(!check("sendInitialEvents=true", true));
         assert!(check("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true));
         assert!(!check("limit=x", false));
+        let off = ListOptions::parse(&Query::parse("sendInitialEvents=true&resourceVersionMatch=Exact"), true, false);
+        assert_eq!(off.err().map(|s| s.causes.len()), Some(3));
         assert!(WriteOptions::parse(&Query::parse("dryRun=Some"), "CreateOptions").is_err());
+        let manager = |m: &str| WriteOptions::parse(&Query::parse(&format!("fieldManager={m}")), "PatchOptions");
+        assert!(manager("kubectl-edit").is_ok());
+        assert_eq!(
+            manager("a%00").unwrap_err().message,
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Invalid value: \"a\\x00\": invalid character U+0000 (at position 1)"
+        );
+        assert!(manager(&"x".repeat(129)).is_err());
     }
 }

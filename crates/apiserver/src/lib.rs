@@ -33,6 +33,7 @@ mod paths;
 mod read;
 mod reader;
 mod reviews;
+mod route;
 mod server;
 mod special;
 mod stored;

@@ -154,6 +154,14 @@ impl Reply {
         Self::new(code, Content::Bytes { content_type: "text/plain; charset=utf-8".to_owned(), body: text.into() })
     }
 
+    /// With the header that Go's `http.Error` sets.
+    #[must_use]
+    pub(crate) fn nosniff(mut self) -> Self {
+        let name = http::header::X_CONTENT_TYPE_OPTIONS;
+        self.headers.insert(name, http::HeaderValue::from_static("nosniff"));
+        self
+    }
+
     /// The object in the version asked for.
     ///
     /// # Errors

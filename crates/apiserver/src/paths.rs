@@ -71,7 +71,7 @@ impl Call<'_> {
     }
 
     fn not_found() -> Reply {
-        Reply::text(404, "404 page not found\n")
+        crate::route::no_page()
     }
 
     pub(crate) async fn path(&self) -> Reply {
@@ -111,7 +111,11 @@ impl Call<'_> {
         };
         match found {
             Some(value) => Reply::tree(200, value, ""),
-            None => Self::not_found(),
+            None => match parts.as_slice() {
+                ["api", ..] => crate::route::unknown(&registry, ""),
+                ["apis", group, _] => crate::route::unknown(&registry, group),
+                _ => Self::not_found(),
+            },
         }
     }
 
@@ -180,30 +184,23 @@ impl Call<'_> {
             }
         }
         if failed {
-            return Reply::text(500, format!("{lines}{kind} check failed\n"));
+            return Reply::text(500, format!("{lines}{kind} check failed\n")).nosniff();
         }
         if self.query.has("verbose") {
-            Reply::text(200, format!("{lines}{kind} check passed\n"))
+            Reply::text(200, format!("{lines}{kind} check passed\n")).nosniff()
         } else {
-            Reply::text(200, "ok")
+            Reply::text(200, "ok").nosniff()
         }
     }
 
     fn groups(&self, core: bool) -> Reply {
         let registry = self.server.registry.load_full();
-        if self.accept().contains("APIGroupDiscoveryList") && self.accept().contains("v=v2") {
+        // v2beta1 is not served any more since 1.33 (`AggregatedDiscoveryRemoveBetaType`).
+        if self.accept().contains("APIGroupDiscoveryList") && accepts_v2(self.accept()) {
             let name = if core { "/api" } else { "/apis" };
-            let beta = !accepts_v2(self.accept());
-            let key = if beta { format!("{name} v2beta1") } else { name.to_owned() };
-            let made = self.server.documents.get(&registry, &key, |registry| {
-                let mut list = discovery::aggregated(registry, core);
-                if beta {
-                    list.set("apiVersion", "apidiscovery.k8s.io/v2beta1");
-                }
-                list.to_vec()
-            });
-            let media = if beta { AGGREGATED.replace("v=v2;", "v=v2beta1;") } else { AGGREGATED.to_owned() };
-            let mut reply = self.with_etag(made, &media);
+            let made =
+                self.server.documents.get(&registry, name, |registry| discovery::aggregated(registry, core).to_vec());
+            let mut reply = self.with_etag(made, AGGREGATED);
             reply.headers.insert(header::VARY, HeaderValue::from_static("Accept"));
             return reply;
         }

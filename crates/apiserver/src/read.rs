@@ -97,6 +97,10 @@ impl Call<'_> {
     pub(crate) async fn get(&self, row: &Arc<Resource>) -> Result<Reply, Status> {
         let name = &self.info.name;
         let version = self.query.get("resourceVersion");
+        match crate::info::revision(version).map_err(unreasoned)? {
+            Some(at) if at > 0 => self.server.caches.wait(at).await?,
+            _ => {}
+        }
         let found = if version == "0" {
             let cache = self.server.cache_of(row).await?;
             match cache.get(&ObjectKey::new(self.namespace(row), name)) {
@@ -117,8 +121,14 @@ impl Call<'_> {
         if row.namespaced { &self.info.namespace } else { "" }
     }
 
+    /// The options of a list or watch.
+    pub(crate) fn list_options(&self, watch: bool) -> Result<ListOptions, Status> {
+        let watch_list = self.server.registry.load().features().enabled("WatchList");
+        ListOptions::parse(&self.query, watch, watch_list)
+    }
+
     pub(crate) async fn list(&self, row: &Arc<Resource>) -> Result<Reply, Status> {
-        let options = ListOptions::parse(&self.query, false)?;
+        let options = self.list_options(false)?;
         match self.select(row, &options).await {
             Ok(list) => Ok(Reply::new(200, Content::List(list))),
             Err(status) if status.code == 410 && !options.continue_token.is_empty() => {
@@ -238,7 +248,7 @@ impl Call<'_> {
     /// 410, for a continuation with a token that goes on from there on the newest state.
     fn gone(&self, error: &StoreError, start: Option<&str>) -> Status {
         if matches!(error, StoreError::Refused(etcd::MvccError::FutureRevision)) {
-            return Status::timeout("Too large resource version");
+            return unreasoned("etcdserver: mvcc: required revision is a future revision");
         }
         if !matches!(error, StoreError::Compacted { .. }) {
             return crate::write::store_error(error);
@@ -252,10 +262,10 @@ impl Call<'_> {
     }
 
     pub(crate) async fn watch(&self, row: &Arc<Resource>) -> Result<Reply, Status> {
-        let options = ListOptions::parse(&self.query, true)?;
+        let options = self.list_options(true)?;
         let filter = Filter::new(row, &self.info, &options)?;
         let cache = self.server.cache_of(row).await?;
-        let wanted = options.revision()?;
+        let wanted = crate::info::revision(&options.resource_version).map_err(unreasoned)?;
         let begin = match (options.send_initial_events, wanted) {
             (Some(true), at) => {
                 match at {
@@ -287,6 +297,11 @@ impl Call<'_> {
         );
         Ok(Reply::new(200, Content::Watch(stream)))
     }
+}
+
+/// What upstream did not make a status of: 500 and the error's text alone.
+pub(crate) fn unreasoned(text: impl Into<String>) -> Status {
+    Status::new(machinery::Reason::Unknown, text)
 }
 
 fn page(row: &Arc<Resource>, items: Vec<Arc<Cached>>, resource_version: u64) -> List {

@@ -256,13 +256,10 @@ impl Call<'_> {
         }
         let registry = self.server.registry.load_full();
         let Some(row) = registry.lookup(&self.info.group, &self.info.version, &self.info.resource).cloned() else {
-            if registry.rows_of(&self.info.group, &self.info.version).next().is_some() {
-                return Status::path_not_found().into();
-            }
-            return Reply::text(404, "404 page not found\n");
+            return crate::route::unknown(&registry, &self.info.group);
         };
-        if !row.namespaced && !self.info.namespace.is_empty() && row.plural != "namespaces" {
-            return Reply::text(404, "404 page not found\n");
+        if let Some(reply) = crate::route::refusal(&row, &self.info) {
+            return reply;
         }
         if let Some(warning) = row.warning.clone() {
             let mut reply = self.resource(row, &registry).await;
@@ -273,15 +270,7 @@ impl Call<'_> {
     }
 
     async fn resource(self, row: Arc<Resource>, registry: &Registry) -> Reply {
-        let misplaced = match self.info.verb.as_str() {
-            "update" | "patch" => self.info.name.is_empty(),
-            "create" => !self.info.name.is_empty() && self.info.subresource.is_empty(),
-            _ => false,
-        };
-        let reply = if misplaced {
-            let text = "the server does not allow this method on the requested resource";
-            Err(Status::new(machinery::Reason::MethodNotAllowed, text))
-        } else if !self.info.subresource.is_empty() {
+        let reply = if !self.info.subresource.is_empty() {
             self.subresource(row, registry).await
         } else if row.etcd_prefix.is_empty() {
             self.virtual_resource(&row).await

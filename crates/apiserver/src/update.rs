@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use machinery::{Status, Value, meta, patch};
+use machinery::{FieldError, FieldPath, GroupVersionKind, Reason, Status, Value, meta, patch};
 use policy::admission::Operation;
 use registry::cache::Cached;
 use registry::{Resource, Subresource};
 
-use crate::decode::{Expected, media_type};
+use crate::decode::{Expected, json_error, media_type};
 use crate::info::{FieldValidation, WriteOptions};
 use crate::message::{Body, Content, Reply};
 use crate::server::Call;
@@ -66,7 +66,13 @@ impl Call<'_> {
         let options = WriteOptions::parse(&self.query, "UpdateOptions")?;
         let (mut object, warnings) = self.object_of(row, options.validation)?;
         let name = meta::name(&object);
-        if !name.is_empty() && name != self.info.name {
+        if name.is_empty() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                self.info.name
+            )));
+        }
+        if name != self.info.name {
             return Err(Status::bad_request(format!(
                 "the name of the object ({name}) does not match the name on the URL ({})",
                 self.info.name
@@ -84,7 +90,8 @@ impl Call<'_> {
         let tree = || match &self.body {
             Body::Tree(tree) => Ok(tree.clone()),
             Body::Bytes(bytes) => {
-                Value::from_slice(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+                let refused = |e| Status::bad_request(format!("error decoding patch: {}", json_error(bytes, &e)));
+                Value::from_slice(bytes).map_err(refused)
             }
             Body::Empty => Err(Status::bad_request("error decoding patch: unexpected end of JSON input")),
         };
@@ -93,6 +100,8 @@ impl Call<'_> {
                 "the body of the request was in an unknown format - accepted media types include: {accepted}"
             ))
         };
+        // Routing takes these for built-ins only where they can be a patch.
+        let unrouted = || Status::generic(Reason::UnsupportedMediaType, "415: Unsupported Media Type");
         match media_type(self.content_type()).as_str() {
             "application/json-patch+json" => Ok(Patch::Json(tree()?)),
             "application/merge-patch+json" => {
@@ -104,9 +113,10 @@ impl Call<'_> {
             _ if row.custom.is_some() => Err(unsupported(
                 "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
             )),
-            _ => Err(unsupported(
-                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
+            "application/apply-patch+yaml" => Err(unsupported(
+                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
             )),
+            _ => Err(unrouted()),
         }
     }
 
@@ -138,26 +148,48 @@ impl Call<'_> {
         match build {
             Build::Replace(object) => Ok(object.clone()),
             Build::With(make) => make(old),
-            Build::Patch(patch) => {
-                let mut object = patch.apply(self, old, row.type_name())?;
-                if object.as_object().is_none() {
-                    return Err(Status::bad_request("the patched object is not an object"));
-                }
-                for (member, want) in [("apiVersion", row.api_version()), ("kind", row.gvk.kind.to_string())] {
-                    if object.str_at(&[member]) != want {
-                        let got = object.str_at(&[member]).to_owned();
-                        return Err(Status::bad_request(format!(
-                            "the patch changes {member} from {want:?} to {got:?}"
-                        )));
-                    }
-                }
-                let expected = Expected { gvk: &row.gvk, type_name: row.type_name() };
-                let v = if v == FieldValidation::Strict { v } else { FieldValidation::Ignore };
-                self.server.shape(row, &expected, &mut object, v)?;
-                self.server.defaults.apply(row.type_name(), &mut object);
-                Ok(object)
-            }
+            Build::Patch(patch) => self.patched(row, old, patch, v),
         }
+    }
+
+    /// The patched object, read as one that was sent. What cannot be read is a 422 about the patch, with no object named
+    /// (`applyJSPatch`, `strategicPatchObject`).
+    fn patched(&self, row: &Resource, old: &Value, patch: &Patch, v: FieldValidation) -> Result<Value, Status> {
+        let mut object = patch.apply(self, old, row.type_name())?;
+        if object.as_object().is_none() {
+            return Err(Status::bad_request("the patched object is not an object"));
+        }
+        let refused = |object: &Value, why: String| {
+            let shown = match patch {
+                Patch::Strategic(changes) => machinery::go::print(changes),
+                Patch::Json(_) | Patch::Merge(_) => object.to_string(),
+            };
+            let error = FieldError::invalid(&FieldPath::new("patch"), &shown.into(), why);
+            Status::invalid("", "", "", &vec![error])
+        };
+        for (member, want) in [("apiVersion", row.api_version()), ("kind", row.gvk.kind.to_string())] {
+            let got = object.str_at(&[member]);
+            if got == want {
+                continue;
+            }
+            if row.custom.is_some() {
+                let error = FieldError::invalid(&FieldPath::new(member), &got.into(), format!("must be {want}"));
+                let kind = if member == "kind" { got } else { row.gvk.kind.as_str() };
+                return Err(Status::invalid(&row.gvk.group, kind, meta::name(old), &vec![error]));
+            }
+            if got.is_empty() || matches!(patch, Patch::Strategic(_)) {
+                object.set(member, want);
+                continue;
+            }
+            let got = GroupVersionKind::of(object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
+            return Err(refused(&object, self.server.why_not(&got, &row.gvk)));
+        }
+        let expected = Expected { gvk: &row.gvk, type_name: row.type_name() };
+        let v = if v == FieldValidation::Strict { v } else { FieldValidation::Ignore };
+        let sent = object.clone();
+        self.server.shape(row, &expected, (&mut object, Vec::new()), v).map_err(|why| refused(&sent, why))?;
+        self.server.defaults.apply(row.type_name(), &mut object);
+        Ok(object)
     }
 
     /// The loop. Answers with 200, or 201 when it created the object.

@@ -218,3 +218,31 @@ async fn a_new_cluster_has_what_clients_expect() {
         assert_eq!(c.send(&admin(), Method::GET, path, Body::Empty).await.code, 200, "{path}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_refused_as_upstream_refuses_it() {
+    let c = cluster().await;
+    c.object(Method::POST, MAPS, map("x")).await.unwrap();
+    let x = format!("{MAPS}/x");
+    let merge = "application/merge-patch+json";
+    let refused = c.patch(&x, merge, json!({"data": {"a": 1}})).await.unwrap_err();
+    assert_eq!((refused.code, refused.causes[0].field.as_str()), (422, "patch"));
+    assert!(refused.message.starts_with(" \"\" is invalid: patch: Invalid value: \"{\\\"apiVersion"), "{refused}");
+    let strategic = "application/strategic-merge-patch+json";
+    let kept = c.patch(&x, strategic, json!({"kind": "Secret"})).await.unwrap();
+    assert_eq!(kept.str_at(&["kind"]), "ConfigMap");
+    let refused = c.patch(&x, "application/json", json!({})).await.unwrap_err();
+    assert_eq!((refused.code, refused.message.as_str(), refused.generic), (415, "415: Unsupported Media Type", true));
+    let cases = [
+        (json!({"kind": "Foo"}), 400, "no kind \"Foo\" is registered for version \"v1\""),
+        (json!({"metadata": {"resourceVersion": "abc", "name": "x"}}), 500, "strconv.ParseUint: parsing \"abc\""),
+        (json!({"metadata": {}}), 400, "the name of the object (x based on URL) was undeterminable"),
+    ];
+    for (body, code, text) in cases {
+        let refused = c.object(Method::PUT, &x, body.clone()).await.unwrap_err();
+        assert_eq!(refused.code, code, "{body}");
+        assert!(refused.message.contains(text), "{refused}");
+    }
+    let missing = c.get(&format!("{MAPS}/x?resourceVersion=99999999")).await.unwrap_err();
+    assert_eq!(missing.code, 504, "a version that is not there yet is waited for");
+}

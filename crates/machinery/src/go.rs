@@ -49,7 +49,7 @@ pub(crate) fn float(n: f64) -> String {
 }
 
 /// A JSON tree as `%v` prints Go's maps and slices.
-pub(crate) fn print(value: &Value) -> String {
+pub fn print(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::Bool(b) => b.to_string(),

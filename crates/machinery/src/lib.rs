@@ -3,7 +3,7 @@
 pub mod duration;
 mod field;
 pub mod fields;
-mod go;
+pub mod go;
 pub mod labels;
 pub mod meta;
 pub mod names;

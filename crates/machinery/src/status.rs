@@ -122,6 +122,8 @@ pub struct Status {
     pub causes: Vec<StatusCause>,
     /// `details.retryAfterSeconds`, also sent as `Retry-After`; zero for none.
     pub retry_after_seconds: u32,
+    /// `details` is written even when empty.
+    pub generic: bool,
 }
 
 impl Status {
@@ -137,7 +139,15 @@ impl Status {
             uid: String::new(),
             causes: Vec::new(),
             retry_after_seconds: 0,
+            generic: false,
         }
+    }
+
+    /// One of the answers Kubernetes makes of an HTTP code alone (`NewGenericServerResponse`): `details` stands there
+    /// even when it is empty.
+    #[must_use]
+    pub fn generic(reason: Reason, message: impl Into<String>) -> Self {
+        Self { generic: true, ..Self::new(reason, message) }
     }
 
     fn about(mut self, resource: &GroupResource, name: &str) -> Self {
@@ -154,7 +164,12 @@ impl Status {
 
     /// 404: no such path or resource.
     pub fn path_not_found() -> Self {
-        Self::new(Reason::NotFound, "the server could not find the requested resource")
+        Self::generic(Reason::NotFound, "the server could not find the requested resource")
+    }
+
+    /// 405: the path exists, but not for this method.
+    pub fn method_not_allowed() -> Self {
+        Self::generic(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
     }
 
     /// 409: the name is taken.
@@ -280,7 +295,7 @@ impl Status {
         if self.retry_after_seconds > 0 {
             details.set("retryAfterSeconds", self.retry_after_seconds);
         }
-        if details.members().next().is_some() {
+        if self.generic || details.members().next().is_some() {
             status.set("details", details);
         }
         status
@@ -300,6 +315,7 @@ impl Status {
         status.kind = details.str_at(&["kind"]).to_owned();
         status.uid = details.str_at(&["uid"]).to_owned();
         status.causes = details["causes"].items().iter().map(cause_of).collect();
+        status.generic = details.as_object().is_some_and(|d| d.is_empty());
         status.retry_after_seconds =
             details["retryAfterSeconds"].as_i64().and_then(|s| u32::try_from(s).ok()).unwrap_or(0);
         status

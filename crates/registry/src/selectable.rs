@@ -13,7 +13,7 @@ pub fn selectable_fields(resource: &Resource, object: &Value) -> Vec<(String, St
 pub fn field(resource: &Resource, object: &Value, label: &str) -> Option<String> {
     match label {
         "metadata.name" => return Some(meta::name(object).to_owned()),
-        "metadata.namespace" if resource.namespaced || resource.custom.is_none() => {
+        "metadata.namespace" if has_namespace_label(resource) => {
             return Some(meta::namespace(object).to_owned());
         }
         _ => {}
@@ -33,7 +33,7 @@ pub fn field(resource: &Resource, object: &Value, label: &str) -> Option<String>
 
 fn labels(resource: &Resource) -> Vec<String> {
     let mut labels = vec!["metadata.name".to_owned()];
-    if resource.namespaced || resource.custom.is_none() {
+    if has_namespace_label(resource) {
         labels.push("metadata.namespace".to_owned());
     }
     match &resource.custom {
@@ -41,6 +41,11 @@ fn labels(resource: &Resource) -> Vec<String> {
         None => labels.extend(resource.strategy.selectable.iter().map(|f| f.label.to_owned())),
     }
     labels
+}
+
+/// Cluster-scoped kinds take the label too, unless they list their fields themselves.
+fn has_namespace_label(resource: &Resource) -> bool {
+    resource.namespaced || (resource.custom.is_none() && resource.strategy.selectable.is_empty())
 }
 
 /// 400 when the selector names a field that is not selectable.
@@ -51,7 +56,14 @@ pub fn check_selector(resource: &Resource, label: &str) -> Result<(), Status> {
     if field(resource, &Value::object(), label).is_some() {
         return Ok(());
     }
-    Err(Status::bad_request(format!("field label not supported: {label}")))
+    Err(Status::bad_request(if resource.gvk.group == "batch" && resource.plural == "jobs" {
+        format!("field label {label:?} not supported for Job")
+    } else if resource.custom.is_none() && resource.strategy.selectable.is_empty() {
+        // Kinds without fields of their own are left to the scheme's default.
+        format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+    } else {
+        format!("field label not supported: {label}")
+    }))
 }
 
 fn show(value: &Value) -> String {

@@ -15,7 +15,7 @@ use crate::{Reason, Status};
 
 /// What the API answers when a well-formed patch does not apply; the cause stays in the server.
 fn unprocessable() -> Status {
-    Status::new(Reason::Invalid, "the server rejected our request due to an error in our request")
+    Status::generic(Reason::Invalid, "the server rejected our request due to an error in our request")
 }
 
 /// How upstream reports an error without a status of its own.

@@ -24,11 +24,8 @@ pub(crate) static DEPLOYMENT: Strategy = Strategy {
     ..Strategy::PLAIN
 };
 
-const REPLICAS: &[Selectable] = &[Selectable { label: "status.replicas", path: "status.replicas", unset: "0" }];
-
 pub(crate) static REPLICA_SET: Strategy = Strategy {
     generation: Generation::Spec,
-    selectable: REPLICAS,
     validate: replica_set,
     validate_update: Some(|new, old, cx, errors| {
         replica_set(new, cx, errors);
@@ -40,7 +37,7 @@ pub(crate) static REPLICA_SET: Strategy = Strategy {
 
 pub(crate) static REPLICATION_CONTROLLER: Strategy = Strategy {
     generation: Generation::Spec,
-    selectable: REPLICAS,
+    selectable: &[Selectable { label: "status.replicas", path: "status.replicas", unset: "0" }],
     propagation: Propagation::Orphan,
     validate: replication_controller,
     validate_subresource: |new, _, _, errors| replica_counts(&new.field("status"), errors),

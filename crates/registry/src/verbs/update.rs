@@ -1,6 +1,6 @@
 //! Update of an object or of a subresource (`rest.BeforeUpdate`).
 
-use machinery::{Status, Value, meta};
+use machinery::{Reason, Status, Value, meta};
 
 use super::create::finish;
 use super::{content, ensure_namespace, normalize, root};
@@ -54,6 +54,9 @@ fn check_identity(resource: &Resource, old: &Value, new: &mut Value, cx: &Contex
         } else {
             new["metadata"].remove("resourceVersion");
         }
+    } else if given.parse::<u64>().is_err() {
+        // Upstream's storage parses it, and makes no status of the failure.
+        return Err(Status::new(Reason::Unknown, format!("strconv.ParseUint: parsing {given:?}: invalid syntax")));
     } else if given != stored {
         return Err(Status::modified(&resource.group_resource(), meta::name(old)));
     }
