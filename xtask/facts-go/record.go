@@ -39,10 +39,12 @@ func record(dir string) {
 	s := &server{client, config.Host, map[schema.GroupVersionKind]string{}}
 	must(os.MkdirAll(dir, 0o755))
 	lines(dir, "discovery.jsonl", s.discovery())
-	created := s.create("requests/sparse.yaml")
+	created := s.create("requests/sparse.yaml", true)
 	lines(dir, "created.jsonl", created)
-	lines(dir, "refused.jsonl", s.create("requests/wrong.yaml"))
+	lines(dir, "refused.jsonl", s.create("requests/wrong.yaml", false))
 	lines(dir, "tables.jsonl", s.tables(created))
+	lines(dir, "updated.jsonl", s.updates("requests/updates.yaml"))
+	// The last: it deletes the namespace.
 	lines(dir, "changed.jsonl", s.changes("requests/changes.yaml"))
 }
 
@@ -123,8 +125,8 @@ func (s *server) discovery() []tree {
 	return found
 }
 
-// create posts each object of a file.
-func (s *server) create(file string) []tree {
+// requests reads a file of one YAML tree a line.
+func requests(file string) []tree {
 	text, err := os.ReadFile(file)
 	must(err)
 	found := []tree{}
@@ -132,14 +134,57 @@ func (s *server) create(file string) []tree {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		object := tree{}
-		must(yaml.Unmarshal([]byte(line), &object))
-		gvk := schema.FromAPIVersionAndKind(object["apiVersion"].(string), object["kind"].(string))
-		path := s.places[gvk]
-		if path == "" {
-			must(fmt.Errorf("nobody serves %v", gvk))
+		request := tree{}
+		must(yaml.Unmarshal([]byte(line), &request))
+		found = append(found, request)
+	}
+	return found
+}
+
+// place is the collection of an object.
+func (s *server) place(object tree) string {
+	gvk := schema.FromAPIVersionAndKind(object["apiVersion"].(string), object["kind"].(string))
+	path := s.places[gvk]
+	if path == "" {
+		must(fmt.Errorf("nobody serves %v", gvk))
+	}
+	return path
+}
+
+// create posts each object of a file.
+func (s *server) create(file string, keep bool) []tree {
+	found := []tree{}
+	for _, object := range requests(file) {
+		path := s.place(object)
+		exchange := s.exchange("POST", path, "application/json", object)
+		found = append(found, exchange)
+		if exchange["code"] == 201 && !keep {
+			s.remove(path + "/" + object["metadata"].(tree)["name"].(string))
 		}
-		found = append(found, s.exchange("POST", path, "application/json", object))
+	}
+	return found
+}
+
+func (s *server) remove(path string) {
+	s.ask("DELETE", path+"?gracePeriodSeconds=0", "application/json", "application/json", nil)
+}
+
+// updates creates the object of each line, tries the patch of the line on it, and deletes it again.
+func (s *server) updates(file string) []tree {
+	found := []tree{}
+	for _, request := range requests(file) {
+		object := request["o"].(tree)
+		path := s.place(object)
+		old := s.exchange("POST", path, "application/json", object)
+		if old["code"] != 201 {
+			must(fmt.Errorf("%v: %v", object, old["answer"]))
+		}
+		path += "/" + object["metadata"].(tree)["name"].(string)
+		exchange := s.exchange("PATCH", path+"?dryRun=All", patches["merge"], request["p"])
+		exchange["old"] = old["answer"]
+		delete(exchange, "managed")
+		found = append(found, exchange)
+		s.remove(path)
 	}
 	return found
 }
@@ -174,15 +219,8 @@ var patches = map[string]string{
 
 // changes sends the requests of a file one after the other.
 func (s *server) changes(file string) []tree {
-	text, err := os.ReadFile(file)
-	must(err)
 	found := []tree{}
-	for _, line := range strings.Split(string(text), "\n") {
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		step := tree{}
-		must(yaml.Unmarshal([]byte(line), &step))
+	for _, step := range requests(file) {
 		path, patch := step["p"].(string), ""
 		if !strings.HasPrefix(path, "/") {
 			path = "/api/v1/namespaces/sparse/" + path

@@ -2,7 +2,7 @@
 
 use machinery::{Value, json, labels, meta, names};
 
-use super::cron;
+use super::{cron, job_policies};
 use crate::context::{Context, Propagation};
 use crate::strategy::{Generation, Selectable, Strategy};
 use crate::validation::{At, Errors, go, label_selector, pod_spec, same};
@@ -38,6 +38,12 @@ pub(crate) static CRON_JOB: Strategy = Strategy {
 /// The controller appends a dash and ten digits.
 const CRON_JOB_NAME_BYTES_MAX: usize = 52;
 
+/// Bounds of indexed jobs, and of those that have more completions than the first bound.
+const INDEXES_MAX: i64 = 100_000;
+const MANY_INDEXES_MAX: i64 = 10_000;
+/// Longest `managedBy`.
+const MANAGER_BYTES_MAX: usize = 63;
+
 /// Unless the user brings his own, a job selects its pods by its uid.
 fn generate_selector(job: &mut Value, _: &Context) {
     if job["spec"]["manualSelector"].as_bool() == Some(true) {
@@ -71,28 +77,78 @@ fn job_spec(spec: &At<'_>, cx: &Context, errors: &mut Errors) {
     ] {
         errors.not_negative(&spec.field(member));
     }
+    let failed = spec.field("maxFailedIndexes");
+    if failed.is_set() && !spec.field("backoffLimitPerIndex").is_set() {
+        errors.required(&spec.field("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
+    let manager = spec.field("managedBy");
+    if manager.is_set() {
+        super::networking::domain_prefixed_path(&manager, errors);
+        if manager.text().len() > MANAGER_BYTES_MAX {
+            errors.push(machinery::FieldError::too_long(&manager.path, MANAGER_BYTES_MAX));
+        }
+    }
     let mode = spec.field("completionMode");
     if mode.is_set() {
         errors.one_of(&mode, &["NonIndexed", "Indexed"]);
     }
-    if mode.text() == "Indexed" {
-        if !spec.field("completions").is_set() {
-            errors.required(&spec.field("completions"), "when completion mode is Indexed");
-        }
-        let parallelism = spec.field("parallelism");
-        if parallelism.int().is_some_and(|n| n > 100_000) {
-            errors.invalid(&parallelism, "must be less than or equal to 100000 when completion mode is Indexed");
-        }
-    } else {
-        for member in ["backoffLimitPerIndex", "maxFailedIndexes"] {
-            if spec.field(member).is_set() {
-                errors.invalid(&spec.field(member), "requires indexed completion mode");
+    match mode.text() {
+        "Indexed" => indexed(spec, errors),
+        "" | "NonIndexed" => {
+            for member in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+                if spec.field(member).is_set() {
+                    errors.invalid(&spec.field(member), "requires indexed completion mode");
+                }
             }
         }
-        if spec.field("successPolicy").is_set() {
-            errors.invalid(&spec.field("successPolicy"), "requires indexed completion mode");
-        }
+        _ => {}
     }
+    if spec.field("podFailurePolicy").is_set() {
+        job_policies::failure_policy(spec, errors);
+    }
+    if spec.field("successPolicy").is_set() && mode.text() == "Indexed" {
+        job_policies::success_policy(spec, errors);
+    } else if spec.field("successPolicy").is_set() {
+        errors.invalid(&spec.field("successPolicy"), "requires indexed completion mode");
+    }
+    job_policies::replacement_policy(spec, errors);
+    template(spec, cx, errors);
+}
+
+/// Bounds of an indexed job.
+fn indexed(spec: &At<'_>, errors: &mut Errors) {
+    let (completions, parallelism, failed) =
+        (spec.field("completions"), spec.field("parallelism"), spec.field("maxFailedIndexes"));
+    if !completions.is_set() {
+        errors.required(&completions, "when completion mode is Indexed");
+    }
+    if parallelism.int().is_some_and(|n| n > INDEXES_MAX) {
+        let text = format!("must be less than or equal to {INDEXES_MAX} when completion mode is Indexed");
+        errors.invalid(&parallelism, text);
+    }
+    if let (Some(all), Some(most)) = (completions.int(), failed.int())
+        && most > all
+    {
+        errors.invalid(&failed, "must be less than or equal to completions");
+    }
+    if failed.int().is_some_and(|n| n > INDEXES_MAX) {
+        errors.invalid(&failed, format!("must be less than or equal to {INDEXES_MAX}"));
+    }
+    if completions.int().is_none_or(|n| n <= INDEXES_MAX) || !spec.field("backoffLimitPerIndex").is_set() {
+        return;
+    }
+    if !failed.is_set() {
+        errors.required(&failed, &format!("must be specified when completions is above {INDEXES_MAX}"));
+    }
+    for at in [parallelism, failed].iter().filter(|at| at.int().is_some_and(|n| n > MANY_INDEXES_MAX)) {
+        let text = format!(
+            "must be less than or equal to {MANY_INDEXES_MAX} when completions are above {INDEXES_MAX} and used with backoff limit per index"
+        );
+        errors.invalid(at, text);
+    }
+}
+
+fn template(spec: &At<'_>, cx: &Context, errors: &mut Errors) {
     pod_spec::template(&spec.field("template"), cx, errors);
     let policy = spec.at(&["template", "spec", "restartPolicy"]);
     match policy.text() {
@@ -176,8 +232,14 @@ fn job_update(new: &At<'_>, old: &At<'_>, cx: &Context, errors: &mut Errors) {
     }
     let at = At { value: &template, path: spec.field("template").path };
     errors.immutable(&at, &before.field("template"));
-    for member in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+    for member in ["completionMode", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         errors.immutable(&spec.field(member), &before.field(member));
+    }
+    let (policy, then) = (spec.field("podFailurePolicy"), before.field("podFailurePolicy"));
+    if policy.is_set() != then.is_set() || !same(policy.value, then.value) {
+        let rules = if policy.field("rules").is_empty() { "{}" } else { "{...}" };
+        let shown = format!("batch.PodFailurePolicy{{Rules:[]batch.PodFailurePolicyRule{rules}}}");
+        errors.invalid_as(&policy, shown, crate::validation::IMMUTABLE);
     }
 }
 
@@ -206,7 +268,8 @@ fn cron_job(at: &At<'_>, old: Option<&At<'_>>, cx: &Context, errors: &mut Errors
     let job = spec.at(&["jobTemplate", "spec"]);
     job_spec(&job, cx, errors);
     if job.field("selector").is_set() {
-        errors.invalid(&job.field("selector"), "`selector` will be auto-generated");
+        let selector = job.field("selector");
+        errors.invalid_as(&selector, go::selector(selector.value), "`selector` will be auto-generated");
     }
     if job.field("manualSelector").truth() {
         errors.not_supported(&job.field("manualSelector"), &["nil", "false"]);

@@ -7,6 +7,7 @@ use machinery::{FieldError, Value, names};
 
 use super::service::valid_ip;
 use crate::strategy::{Generation, Strategy};
+use crate::validation::addresses::sloppy_ip;
 use crate::validation::{At, Errors};
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
@@ -14,6 +15,7 @@ const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const ENDPOINTS_MAX: usize = 1000;
 const ADDRESSES_MAX: usize = 100;
 const PORTS_MAX: usize = 20_000;
+const HINTS_MAX: usize = 8;
 
 pub(crate) static ENDPOINTS: Strategy = Strategy {
     create_on_update: true,
@@ -27,6 +29,9 @@ pub(crate) static ENDPOINTS: Strategy = Strategy {
                 special_ip(&address.field("ip"), errors);
                 if !address.field("hostname").is_empty() {
                     errors.dns_label(&address.field("hostname"));
+                }
+                if address.field("nodeName").is_set() {
+                    errors.dns_subdomain(&address.field("nodeName"));
                 }
             }
             let ports = subset.field("ports").items();
@@ -49,13 +54,26 @@ fn endpoint_port(port: &At<'_>, require_name: bool, errors: &mut Errors) {
         errors.invalid_value(&number, number.int().unwrap_or(0), complaint);
     }
     errors.one_of_required(&port.field("protocol"), &PROTOCOLS);
+    app_protocol(port, errors);
+}
+
+fn app_protocol(port: &At<'_>, errors: &mut Errors) {
+    let protocol = port.field("appProtocol");
+    if protocol.is_set() {
+        errors.all_invalid(&protocol, names::is_qualified_name(protocol.text()));
+    }
 }
 
 /// Addresses that no endpoint may have: loopback and link-local ones would reach the node itself.
 pub(crate) fn special_ip(at: &At<'_>, errors: &mut Errors) {
-    let Ok(ip) = at.text().parse::<IpAddr>() else { return };
+    let Some(ip) = sloppy_ip(at.text()) else {
+        errors.invalid(at, "must be a valid IP address");
+        return;
+    };
+    if ip.is_unspecified() {
+        errors.invalid(at, format!("may not be unspecified ({})", at.text()));
+    }
     let complaint = match ip {
-        _ if ip.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
         _ if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
         IpAddr::V4(ip) if ip.is_link_local() => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
         IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80 => {
@@ -100,6 +118,7 @@ fn slice(at: &At<'_>, errors: &mut Errors) {
             errors.push(FieldError::duplicate(&name.path, &name.text().into()));
         }
         errors.one_of_required(&protocol, &PROTOCOLS);
+        app_protocol(&port, errors);
     }
     let endpoints = at.field("endpoints");
     if endpoints.items().len() > ENDPOINTS_MAX {
@@ -117,18 +136,17 @@ fn slice_endpoint(at: &At<'_>, kind: &str, errors: &mut Errors) {
         errors.push(FieldError::too_many(&addresses.path, addresses.items().len(), ADDRESSES_MAX));
     }
     for address in addresses.items() {
-        let parsed = address.text().parse::<IpAddr>();
-        match (kind, parsed) {
-            ("IPv4" | "IPv6", Err(_)) => valid_ip(&address, errors),
-            ("IPv4", Ok(IpAddr::V6(_))) => {
+        match (kind, sloppy_ip(address.text())) {
+            ("IPv4" | "IPv6", None) => valid_ip(&address, errors),
+            ("IPv4", Some(IpAddr::V6(_))) => {
                 errors.invalid(&address.renamed(addresses.path.clone()), "must be an IPv4 address");
                 special_ip(&address, errors);
             }
-            ("IPv6", Ok(IpAddr::V4(_))) => {
+            ("IPv6", Some(IpAddr::V4(_))) => {
                 errors.invalid(&address.renamed(addresses.path.clone()), "must be an IPv6 address");
                 special_ip(&address, errors);
             }
-            ("IPv4" | "IPv6", Ok(_)) => special_ip(&address, errors),
+            ("IPv4" | "IPv6", Some(_)) => special_ip(&address, errors),
             ("FQDN", _) => errors.dns_subdomain(&address),
             _ => {}
         }
@@ -139,5 +157,21 @@ fn slice_endpoint(at: &At<'_>, kind: &str, errors: &mut Errors) {
             Value::String(_) if member.path.to_string().ends_with("hostname") => errors.dns_label(&member),
             _ => errors.dns_subdomain(&member),
         }
+    }
+    hints(&at.at(&["hints", "forZones"]), names::is_valid_label_value, errors);
+    hints(&at.at(&["hints", "forNodes"]), names::is_dns1123_subdomain, errors);
+}
+
+fn hints(at: &At<'_>, rule: fn(&str) -> Vec<String>, errors: &mut Errors) {
+    if at.items().len() > HINTS_MAX {
+        errors.push(FieldError::too_many(&at.path, at.items().len(), HINTS_MAX));
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for name in at.items().iter().map(|hint| hint.field("name")) {
+        if !seen.insert(name.text()) {
+            errors.push(FieldError::duplicate(&name.path, &name.text().into()));
+        }
+        errors.all_invalid(&name, rule(name.text()));
     }
 }

@@ -1,17 +1,25 @@
 //! One file per kind that has rules, and the look-up from resource to rules.
 
+mod addresses;
+mod admission_policies;
+mod autoscaler;
 mod batch;
 mod config;
 mod cron;
+mod csi;
 mod definition;
 mod endpoints;
 mod events;
+mod flow_control;
+mod job_policies;
 pub(crate) mod namespace;
 mod networking;
 mod node;
 mod pod;
 mod policy;
+mod quota;
 mod rbac;
+mod runtime_class;
 mod service;
 mod signing_request;
 mod storage;
@@ -23,9 +31,6 @@ use crate::strategy::{Generation, Strategy};
 static PLAIN: Strategy = Strategy::PLAIN;
 /// No rules, but changes of the spec are counted.
 static COUNTED: Strategy = Strategy { generation: Generation::Spec, ..Strategy::PLAIN };
-/// As above, and only a client that knows the version may write.
-static COUNTED_CONDITIONAL: Strategy =
-    Strategy { generation: Generation::Spec, unconditional_update: false, ..Strategy::PLAIN };
 static CONDITIONAL: Strategy = Strategy { unconditional_update: false, ..Strategy::PLAIN };
 static CREATED_BY_UPDATE: Strategy =
     Strategy { create_on_update: true, unconditional_update: false, ..Strategy::PLAIN };
@@ -43,8 +48,8 @@ pub(crate) fn strategy(group: &str, plural: &str) -> &'static Strategy {
         ("", "configmaps") => &config::CONFIG_MAP,
         ("", "secrets") => &config::SECRET,
         ("", "events") => &events::CORE,
-        ("", "limitranges") => &policy::LIMIT_RANGE,
-        ("", "resourcequotas") => &policy::QUOTA,
+        ("", "limitranges") => &quota::LIMIT_RANGE,
+        ("", "resourcequotas") => &quota::QUOTA,
         ("", "persistentvolumes") => &storage::VOLUME,
         ("", "persistentvolumeclaims") => &storage::CLAIM,
         ("apps", "deployments") => &workloads::DEPLOYMENT,
@@ -54,11 +59,13 @@ pub(crate) fn strategy(group: &str, plural: &str) -> &'static Strategy {
         ("apps", "controllerrevisions") => &workloads::CONTROLLER_REVISION,
         ("batch", "jobs") => &batch::JOB,
         ("batch", "cronjobs") => &batch::CRON_JOB,
-        ("autoscaling", "horizontalpodautoscalers") => &policy::AUTOSCALER,
+        ("autoscaling", "horizontalpodautoscalers") => &autoscaler::STRATEGY,
         ("policy", "poddisruptionbudgets") => &policy::BUDGET,
         ("scheduling.k8s.io", "priorityclasses") => &policy::PRIORITY_CLASS,
         ("networking.k8s.io", "ingresses") => &networking::INGRESS,
         ("networking.k8s.io", "ingressclasses") => &networking::INGRESS_CLASS,
+        ("networking.k8s.io", "ipaddresses") => &addresses::ADDRESS,
+        ("networking.k8s.io", "servicecidrs") => &addresses::RANGE,
         ("networking.k8s.io", "networkpolicies") => &networking::NETWORK_POLICY,
         ("discovery.k8s.io", "endpointslices") => &endpoints::SLICE,
         ("events.k8s.io", "events") => &events::NEW,
@@ -77,13 +84,20 @@ fn access_and_extension(group: &str, plural: &str) -> &'static Strategy {
         ("certificates.k8s.io", "certificatesigningrequests") => &signing_request::STRATEGY,
         ("certificates.k8s.io", "clustertrustbundles") => &CONDITIONAL,
         ("storage.k8s.io", "storageclasses") => &storage::CLASS,
-        ("storage.k8s.io", "volumeattachments") => &storage::ATTACHMENT,
-        ("storage.k8s.io", "csidrivers" | "csinodes" | "csistoragecapacities") => &CONDITIONAL,
-        ("node.k8s.io", "runtimeclasses") => &CREATED_BY_UPDATE,
-        ("flowcontrol.apiserver.k8s.io", _) => &COUNTED,
+        ("storage.k8s.io", "volumeattributesclasses") => &storage::ATTRIBUTES_CLASS,
+        ("storage.k8s.io", "volumeattachments") => &csi::ATTACHMENT,
+        ("storage.k8s.io", "csidrivers") => &csi::DRIVER,
+        ("storage.k8s.io", "csinodes") => &csi::NODE,
+        ("storage.k8s.io", "csistoragecapacities") => &csi::CAPACITY,
+        ("node.k8s.io", "runtimeclasses") => &runtime_class::STRATEGY,
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &flow_control::LEVEL,
+        ("flowcontrol.apiserver.k8s.io", _) => &flow_control::SCHEMA,
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => &webhooks::MUTATING,
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => &webhooks::VALIDATING,
-        ("admissionregistration.k8s.io", _) => &COUNTED_CONDITIONAL,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => &admission_policies::POLICY,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => &admission_policies::BINDING,
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => &admission_policies::MUTATING_POLICY,
+        ("admissionregistration.k8s.io", _) => &admission_policies::MUTATING_BINDING,
         ("resource.k8s.io", "resourceslices" | "deviceclasses" | "devicetaintrules") => &COUNTED,
         ("internal.apiserver.k8s.io" | "storagemigration.k8s.io", _) => &CONDITIONAL,
         ("apiextensions.k8s.io", "customresourcedefinitions") => &definition::STRATEGY,

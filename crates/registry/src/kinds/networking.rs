@@ -1,13 +1,13 @@
-//! Ingresses, ingress classes, network policies, IP addresses and service CIDRs.
+//! Ingresses, ingress classes and network policies.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use machinery::{FieldError, Value, names};
 
-use super::service::CIDR;
 use crate::strategy::{Generation, Strategy};
-use crate::validation::{At, Errors, label_selector};
+use crate::validation::addresses::CIDR;
+use crate::validation::{At, Errors, go, label_selector};
 
 pub(crate) static INGRESS: Strategy = Strategy {
     generation: Generation::Spec,
@@ -30,30 +30,16 @@ pub(crate) static INGRESS: Strategy = Strategy {
 
 pub(crate) static INGRESS_CLASS: Strategy = Strategy {
     generation: Generation::Spec,
-    validate: |at, _, errors| {
-        let spec = at.field("spec");
-        let controller = spec.field("controller");
-        if controller.text().len() > 250 {
-            errors.push(FieldError::too_long(&controller.path, 250));
-        }
-        domain_prefixed_path(&controller, errors);
-        let parameters = spec.field("parameters");
-        if parameters.is_set() {
-            for member in ["kind", "name"] {
-                if parameters.field(member).is_empty() {
-                    errors.required(
-                        &parameters.field(member),
-                        if member == "kind" { "kind is required" } else { "name is required" },
-                    );
-                }
-            }
-        }
-    },
+    validate: |at, _, errors| ingress_class(&at.field("spec"), errors),
     validate_update: Some(|new, old, _, errors| {
-        errors.immutable(&new.at(&["spec", "controller"]), &old.at(&["spec", "controller"]))
+        errors.immutable(&new.at(&["spec", "controller"]), &old.at(&["spec", "controller"]));
+        ingress_class(&new.field("spec"), errors);
     }),
     ..Strategy::PLAIN
 };
+
+/// Longest name of an ingress controller.
+const CONTROLLER_BYTES_MAX: usize = 250;
 
 pub(crate) static NETWORK_POLICY: Strategy = Strategy {
     generation: Generation::Spec,
@@ -61,12 +47,57 @@ pub(crate) static NETWORK_POLICY: Strategy = Strategy {
     ..Strategy::PLAIN
 };
 
-fn domain_prefixed_path(at: &At<'_>, errors: &mut Errors) {
+fn ingress_class(spec: &At<'_>, errors: &mut Errors) {
+    let (controller, parameters) = (spec.field("controller"), spec.field("parameters"));
+    if controller.text().len() > CONTROLLER_BYTES_MAX {
+        errors.push(FieldError::too_long(&controller.path, CONTROLLER_BYTES_MAX));
+    }
+    domain_prefixed_path(&controller, errors);
+    if !parameters.is_set() {
+        return;
+    }
+    typed_reference(&parameters, errors);
+    let (scope, namespace) = (parameters.field("scope"), parameters.field("namespace"));
+    match scope.text() {
+        "" => errors.required(&scope, ""),
+        "Namespace" if namespace.is_empty() => {
+            errors.required(&namespace, "`parameters.scope` is set to 'Namespace'");
+        }
+        "Namespace" => errors.dns_label(&namespace),
+        "Cluster" if namespace.is_set() => errors.forbidden(&namespace, "`parameters.scope` is set to 'Cluster'"),
+        "Cluster" => {}
+        _ => errors.not_supported(&scope, &["Cluster", "Namespace"]),
+    }
+}
+
+/// Group, kind and name of an object of any kind.
+fn typed_reference(at: &At<'_>, errors: &mut Errors) {
+    let group = at.field("apiGroup");
+    if group.is_set() {
+        errors.dns_subdomain(&group);
+    }
+    for (member, text) in [("kind", "kind is required"), ("name", "name is required")] {
+        let member = at.field(member);
+        if member.is_empty() {
+            errors.required(&member, text);
+        } else {
+            errors.all_invalid(&member, names::is_valid_path_segment_name(member.text()));
+        }
+    }
+}
+
+/// A path that begins with a domain, like `example.com/name`.
+pub(super) fn domain_prefixed_path(at: &At<'_>, errors: &mut Errors) {
+    let path_byte = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
     match at.text().split_once('/') {
         _ if at.is_empty() => errors.required(at, ""),
         Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
             for complaint in names::is_dns1123_subdomain(domain) {
                 errors.invalid_value(at, domain, complaint);
+            }
+            if !path.bytes().all(path_byte) {
+                let text = names::regex_error("Invalid path", "[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+", &[]);
+                errors.invalid_value(at, path, text);
             }
         }
         _ => errors.invalid(at, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
@@ -94,7 +125,7 @@ fn ingress(spec: &At<'_>, errors: &mut Errors) {
         http.field("paths").items().iter().for_each(|path| http_path(path, errors));
     }
     for tls in spec.field("tls").items() {
-        tls.field("hosts").items().iter().for_each(|name| host(name, errors));
+        tls.field("hosts").items().iter().for_each(|name| host_name(name, errors));
         let secret = tls.field("secretName");
         if !secret.is_empty() {
             errors.dns_subdomain(&secret);
@@ -113,6 +144,10 @@ fn host(at: &At<'_>, errors: &mut Errors) {
     if at.text().parse::<IpAddr>().is_ok() {
         errors.invalid(at, "must be a DNS name, not an IP address");
     }
+    host_name(at, errors);
+}
+
+fn host_name(at: &At<'_>, errors: &mut Errors) {
     if at.text().contains('*') {
         errors.all_invalid(at, names::is_wildcard_dns1123_subdomain(at.text()));
     } else {
@@ -155,13 +190,7 @@ fn backend(at: &At<'_>, errors: &mut Errors) {
     match (resource.is_set(), service.is_set()) {
         (true, true) => errors.invalid(&empty, "cannot set both resource and service backends"),
         (false, false) => errors.invalid(&empty, "resource or service backend is required"),
-        (true, false) => {
-            for (member, text) in [("kind", "kind is required"), ("name", "name is required")] {
-                if resource.field(member).is_empty() {
-                    errors.required(&resource.field(member), text);
-                }
-            }
-        }
+        (true, false) => typed_reference(&resource, errors),
         (false, true) => {
             let name = service.field("name");
             if name.is_empty() {
@@ -190,7 +219,8 @@ fn network_policy(spec: &At<'_>, errors: &mut Errors) {
     }
     let types = spec.field("policyTypes");
     if types.items().len() > 2 {
-        errors.invalid(&types, "may not specify more than two policyTypes");
+        let shown = go::strings("networking.PolicyType", types.value);
+        errors.invalid_as(&types, shown, "may not specify more than two policyTypes");
         return;
     }
     types.items().iter().for_each(|kind| errors.one_of(kind, &["Ingress", "Egress"]));

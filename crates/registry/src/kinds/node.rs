@@ -6,8 +6,10 @@ use machinery::{FieldError, names};
 
 use crate::context::Subresource;
 use crate::strategy::{StatusRule, Strategy, flag};
+use crate::validation::addresses::{CIDR, one_family};
+use crate::validation::container::non_negative_quantity;
 use crate::validation::scheduling::TAINT_EFFECTS;
-use crate::validation::{At, Errors, same};
+use crate::validation::{At, Errors, go, same};
 
 pub(crate) static STRATEGY: Strategy = Strategy {
     status: StatusRule::GivenOnCreate,
@@ -17,9 +19,15 @@ pub(crate) static STRATEGY: Strategy = Strategy {
         let cidrs = at.at(&["spec", "podCIDRs"]);
         for cidr in cidrs.items() {
             if cidr.text().parse::<ipnet::IpNet>().is_err() {
-                errors.invalid(&cidr, super::service::CIDR);
+                errors.invalid(&cidr, CIDR);
             }
         }
+        let list = cidrs.items();
+        if list.len() > 2 || list.len() == 2 && one_family(list[0].text(), list[1].text()) {
+            let text = "may specify no more than one CIDR for each IP family";
+            errors.invalid_as(&cidrs, go::strings("string", cidrs.value), text);
+        }
+        amounts(at, errors);
     },
     validate_update: Some(update),
     validate_subresource: |new, old, cx, errors| {
@@ -46,6 +54,15 @@ fn update(new: &At<'_>, old: &At<'_>, _: &crate::context::Context, errors: &mut 
         errors.forbidden(&now, "node updates may not change providerID except from \"\" to valid");
     }
     taints(&new.at(&["spec", "taints"]), errors);
+}
+
+/// What a node has and gives.
+fn amounts(at: &At<'_>, errors: &mut Errors) {
+    for list in ["capacity", "allocatable"].map(|m| at.at(&["status", m])) {
+        for (name, amount) in list.entries() {
+            non_negative_quantity(&amount.renamed(list.path.child(name)), errors);
+        }
+    }
 }
 
 fn taints(at: &At<'_>, errors: &mut Errors) {

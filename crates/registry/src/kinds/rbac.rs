@@ -1,5 +1,7 @@
 //! Roles and their bindings.
 
+use machinery::{FieldError, Value};
+
 use crate::strategy::Strategy;
 use crate::validation::{At, Errors, go, label_selector, same};
 
@@ -22,7 +24,12 @@ pub(crate) static CLUSTER_ROLE: Strategy = Strategy {
             if selectors.is_empty() {
                 errors.required(&selectors, "at least one clusterRoleSelector required if aggregationRule is non-nil");
             }
-            selectors.items().iter().for_each(|selector| label_selector(selector, errors));
+            for selector in selectors.items() {
+                label_selector(&selector, errors);
+                if machinery::labels::Selector::from_label_selector(selector.value).is_err() {
+                    errors.push(FieldError::invalid(&selector.path, &Value::Null, "invalid label selector."));
+                }
+            }
         }
     },
     ..Strategy::PLAIN

@@ -1,11 +1,11 @@
 //! Services.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use machinery::{Value, names};
 
 use crate::strategy::{Selectable, Strategy};
+use crate::validation::addresses;
 use crate::validation::container::port_or_name;
 use crate::validation::{At, Errors, go, labels};
 
@@ -92,7 +92,7 @@ fn service(at: &At<'_>, errors: &mut Errors) {
         }
         for range in shown.items() {
             if range.text().trim().parse::<ipnet::IpNet>().is_err() {
-                errors.invalid(&range, CIDR);
+                errors.invalid(&range, addresses::CIDR);
             }
         }
     }
@@ -105,9 +105,6 @@ fn service(at: &At<'_>, errors: &mut Errors) {
     }
     traffic(&spec, errors);
 }
-
-/// What a CIDR must look like.
-pub(crate) const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
 fn by_type(spec: &At<'_>, headless: bool, errors: &mut Errors) {
     let kind = spec.field("type");
@@ -203,8 +200,8 @@ fn addresses(spec: &At<'_>, errors: &mut Errors) {
 
 /// Any IP address.
 pub(crate) fn valid_ip(at: &At<'_>, errors: &mut Errors) {
-    if at.text().parse::<IpAddr>().is_err() {
-        errors.invalid(at, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+    if addresses::sloppy_ip(at.text()).is_none() {
+        errors.invalid(at, addresses::IP);
     }
 }
 
@@ -273,6 +270,7 @@ fn changed_addresses(new: &At<'_>, old: &At<'_>, errors: &mut Errors) {
     let (now, then) = (spec.field("clusterIPs"), before.field("clusterIPs"));
     let (first, was) = (now.value[0].as_str().unwrap_or_default(), then.value[0].as_str().unwrap_or_default());
     if !was.is_empty() && first != was {
-        errors.invalid_as(&now, go::strings("string", now.value), "may not change once set");
+        let first = now.renamed(now.path.index(0));
+        errors.invalid_as(&first, go::strings("string", now.value), "may not change once set");
     }
 }

@@ -1,18 +1,25 @@
 //! Volumes, claims and storage classes.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use machinery::quantity::Quantity;
 use machinery::{FieldError, Value, names};
 
+use crate::context::Context;
 use crate::strategy::Strategy;
 use crate::validation::container::quantity;
-use crate::validation::{At, Errors, label_selector, same, scheduling};
+use crate::validation::{At, Errors, go, label_selector, same, scheduling};
 
 const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
 const RECLAIM_POLICIES: [&str; 3] = ["Delete", "Recycle", "Retain"];
 
 pub(crate) static CLAIM: Strategy = Strategy {
-    prepare_create: |claim, _| claim.set("status", machinery::json!({"phase": "Pending"})),
+    prepare_create: |claim, cx| {
+        claim.set("status", machinery::json!({"phase": "Pending"}));
+        data_sources(claim, &Value::Null, cx);
+    },
+    prepare_update: data_sources,
     validate: |at, _, errors| claim(&at.field("spec"), errors),
     validate_update: Some(claim_update),
     ..Strategy::PLAIN
@@ -51,19 +58,14 @@ pub(crate) static VOLUME: Strategy = Strategy {
 
 pub(crate) static CLASS: Strategy = Strategy {
     validate: |at, _, errors| {
-        let provisioner = at.field("provisioner");
-        if provisioner.is_empty() {
-            errors.required(&provisioner, "");
-        } else {
-            for complaint in names::is_qualified_name(&provisioner.text().to_lowercase()) {
-                errors.invalid_value(&provisioner, provisioner.text().to_lowercase(), complaint);
-            }
-        }
+        provisioner(&at.field("provisioner"), errors);
+        parameters(&at.field("parameters"), errors);
         let policy = at.field("reclaimPolicy");
         if !policy.is_empty() {
             errors.one_of(&policy, &["Delete", "Retain"]);
         }
         errors.one_of_required(&at.field("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
+        topologies(&at.field("allowedTopologies"), errors);
     },
     validate_update: Some(|new, old, _, errors| {
         for member in ["parameters", "provisioner", "reclaimPolicy"] {
@@ -77,29 +79,84 @@ pub(crate) static CLASS: Strategy = Strategy {
     ..Strategy::PLAIN
 };
 
-/// Kinds whose spec never changes: volume attachments.
-pub(crate) static ATTACHMENT: Strategy = Strategy {
+/// `VolumeAttributesClass`.
+pub(crate) static ATTRIBUTES_CLASS: Strategy = Strategy {
     unconditional_update: false,
-    validate: |at, _, errors| {
-        let spec = at.field("spec");
-        for member in ["attacher", "nodeName"] {
-            if spec.field(member).is_empty() {
-                errors.required(&spec.field(member), "");
+    validate: |at, _, errors| attributes_class(at, errors),
+    validate_update: Some(|new, old, _, errors| {
+        for member in ["driverName", "parameters"] {
+            if !same(new.field(member).value, old.field(member).value) {
+                errors.forbidden(&new.field(member), format!("updates to {member} are forbidden."));
             }
         }
-        let source = spec.field("source");
-        if !source.field("persistentVolumeName").is_set() && !source.field("inlineVolumeSpec").is_set() {
-            errors.required(&source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName");
-        }
-    },
-    validate_update: Some(|new, old, _, errors| {
-        if !same(new.field("spec").value, old.field("spec").value) {
-            let at = new.field("spec");
-            errors.push(FieldError::invalid(&at.path, at.value, "field is immutable"));
-        }
+        attributes_class(new, errors);
     }),
     ..Strategy::PLAIN
 };
+
+fn attributes_class(at: &At<'_>, errors: &mut Errors) {
+    provisioner(&at.field("driverName"), errors);
+    parameters(&at.field("parameters"), errors);
+    if at.field("parameters").is_empty() {
+        errors.required(&at.field("parameters"), "must contain at least one key/value pair");
+    }
+}
+
+/// Most parameters of a class, and their bytes together.
+const PARAMETERS_MAX: usize = 512;
+const PARAMETERS_BYTES_MAX: usize = 256 * 1024;
+
+fn provisioner(at: &At<'_>, errors: &mut Errors) {
+    if at.is_empty() {
+        errors.required(at, "");
+        return;
+    }
+    for complaint in names::is_qualified_name(&at.text().to_lowercase()) {
+        errors.invalid_value(at, at.text().to_lowercase(), complaint);
+    }
+}
+
+fn parameters(at: &At<'_>, errors: &mut Errors) {
+    let entries = at.entries();
+    if entries.len() > PARAMETERS_MAX {
+        errors.push(FieldError::too_long(&at.path, PARAMETERS_MAX));
+        return;
+    }
+    if entries.iter().any(|(key, _)| key.is_empty()) {
+        errors.invalid_value(at, "", "field can not be empty.");
+    }
+    if entries.iter().map(|(key, value)| key.len() + value.text().len()).sum::<usize>() > PARAMETERS_BYTES_MAX {
+        errors.push(FieldError::too_long(&at.path, PARAMETERS_BYTES_MAX));
+    }
+}
+
+fn topologies(at: &At<'_>, errors: &mut Errors) {
+    let mut terms: Vec<BTreeMap<&str, BTreeSet<&str>>> = Vec::new();
+    for term in at.items() {
+        let mut expressions = BTreeMap::new();
+        let list = term.field("matchLabelExpressions");
+        for expression in list.items() {
+            let (key, values) = (expression.field("key"), expression.field("values"));
+            if values.is_empty() {
+                errors.required(&values, "");
+            }
+            let mut seen = BTreeSet::new();
+            for value in values.items() {
+                if !seen.insert(value.text()) {
+                    errors.duplicate(&value);
+                }
+            }
+            errors.all_invalid(&key, names::is_qualified_name(key.text()));
+            if expressions.insert(key.text(), seen).is_some() {
+                errors.push(FieldError::duplicate(&key.path, &key.text().into()));
+            }
+        }
+        if terms.contains(&expressions) {
+            errors.push(FieldError::duplicate(&list.path, &"".into()));
+        }
+        terms.push(expressions);
+    }
+}
 
 /// Volume kinds of a persistent volume.
 const SOURCES: [&str; 22] = [
@@ -163,9 +220,77 @@ fn claim(spec: &At<'_>, errors: &mut Errors) {
     if spec.field("volumeMode").is_set() {
         errors.one_of(&spec.field("volumeMode"), &VOLUME_MODES);
     }
+    data_source(spec, errors);
 }
 
-fn claim_update(new: &At<'_>, old: &At<'_>, _: &crate::context::Context, errors: &mut Errors) {
+/// Brings `dataSource` and its successor `dataSourceRef` into line; the gates' fields go unless they were in use.
+fn data_sources(claim: &mut Value, old: &Value, cx: &Context) {
+    const COMMON: [&str; 3] = ["apiGroup", "kind", "name"];
+    let (spec, before) = (&mut claim["spec"], &old["spec"]);
+    if spec.as_object().is_none() {
+        return;
+    }
+    if !cx.features.enabled("VolumeAttributesClass") && before["volumeAttributesClassName"].is_null() {
+        spec.remove("volumeAttributesClassName");
+    }
+    let foreign = !spec.str_at(&["dataSourceRef", "namespace"]).is_empty();
+    if foreign && !cx.features.enabled("CrossNamespaceVolumeDataSource") && before["dataSourceRef"].is_null() {
+        spec.remove("dataSourceRef");
+    }
+    // A client that knows only `dataSource` never minded that others than these two were passed over.
+    let known = matches!(
+        (spec.str_at(&["dataSource", "apiGroup"]), spec.str_at(&["dataSource", "kind"])),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    );
+    if !known && spec["dataSourceRef"].is_null() && before["dataSource"].is_null() {
+        spec.remove("dataSource");
+    }
+    let local = spec.str_at(&["dataSourceRef", "namespace"]).is_empty();
+    let copy = |from: &Value| -> Value { COMMON.iter().filter_map(|m| Some((*m, from.get(m)?.clone()))).collect() };
+    match (spec["dataSource"].is_null(), spec["dataSourceRef"].is_null()) {
+        (false, true) => {
+            let copy = copy(&spec["dataSource"]);
+            spec.set("dataSourceRef", copy);
+        }
+        (true, false) if local => {
+            let copy = copy(&spec["dataSourceRef"]);
+            spec.set("dataSource", copy);
+        }
+        _ => {}
+    }
+}
+
+/// What a claim is filled from: `dataSource`, and `dataSourceRef`, which says the same.
+fn data_source(spec: &At<'_>, errors: &mut Errors) {
+    let (source, reference) = (spec.field("dataSource"), spec.field("dataSourceRef"));
+    for at in [&source, &reference] {
+        if !at.is_set() {
+            continue;
+        }
+        for member in ["name", "kind"].map(|m| at.field(m)).iter().filter(|m| m.is_empty()) {
+            errors.required(member, "");
+        }
+        let (group, kind) = (at.field("apiGroup"), at.field("kind"));
+        if group.is_empty() && kind.text() != "PersistentVolumeClaim" {
+            errors.invalid_value(
+                at,
+                kind.text(),
+                "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+            );
+        }
+        if !group.is_empty() {
+            errors.dns_subdomain(&group);
+        }
+    }
+    if source.is_set() && reference.is_set() {
+        let local = |at: &At<'_>| ["apiGroup", "kind", "name"].map(|m| at.field(m).text().to_owned());
+        if local(&source) != local(&reference) {
+            errors.invalid(spec, "must match dataSourceRef");
+        }
+    }
+}
+
+fn claim_update(new: &At<'_>, old: &At<'_>, _: &Context, errors: &mut Errors) {
     let (spec, before) = (new.field("spec"), old.field("spec"));
     claim(&spec, errors);
     let bound = new.at(&["status", "phase"]).text() == "Bound";
@@ -211,7 +336,7 @@ fn volume(spec: &At<'_>, errors: &mut Errors) {
     let entries = capacity.entries();
     if entries.len() != 1 || entries[0].0 != "storage" {
         let mut error = FieldError::not_supported(&capacity.path, &Value::Null, &["storage"]);
-        error.value = if capacity.is_set() { capacity.value.to_string() } else { "core.ResourceList(nil)".to_owned() };
+        error.value = go::resource_list(capacity.value);
         errors.push(error);
     }
     for (_, amount) in &entries {
@@ -231,6 +356,17 @@ fn volume(spec: &At<'_>, errors: &mut Errors) {
             errors.required(&affinity, "must specify required node constraints");
         }
     }
+    sources(spec, errors);
+    let class = spec.field("storageClassName");
+    if !class.is_empty() {
+        errors.dns_subdomain(&class);
+    }
+    if spec.field("volumeMode").is_set() {
+        errors.one_of(&spec.field("volumeMode"), &VOLUME_MODES);
+    }
+}
+
+fn sources(spec: &At<'_>, errors: &mut Errors) {
     let given: Vec<At<'_>> = SOURCES.iter().map(|s| spec.field(s)).filter(At::is_set).collect();
     for extra in given.iter().skip(1) {
         errors.forbidden(extra, "may not specify more than 1 volume type");
@@ -239,12 +375,39 @@ fn volume(spec: &At<'_>, errors: &mut Errors) {
         None => errors.required(spec, "must specify a volume type"),
         Some(source) => volume_source(spec, source, errors),
     }
-    let class = spec.field("storageClassName");
-    if !class.is_empty() {
-        errors.dns_subdomain(&class);
+    let path = spec.at(&["hostPath", "path"]);
+    let reclaim = spec.field("persistentVolumeReclaimPolicy");
+    let root = !path.is_empty() && path.text().split('/').all(|part| part.is_empty() || part == ".");
+    if root && path.text().starts_with('/') && reclaim.text() == "Recycle" {
+        errors.forbidden(&reclaim, "may not be 'recycle' for a hostPath mount of '/'");
     }
-    if spec.field("volumeMode").is_set() {
-        errors.one_of(&spec.field("volumeMode"), &VOLUME_MODES);
+}
+
+/// A volume that stands in a volume attachment instead of being named there.
+pub(super) fn inline_volume(spec: &At<'_>, errors: &mut Errors) {
+    const NOT_HERE: &str = "may not be specified in the context of inline volumes";
+    for member in ["claimRef", "capacity"].map(|m| spec.field(m)).iter().filter(|m| !m.is_empty()) {
+        errors.forbidden(member, NOT_HERE);
+    }
+    if !spec.field("csi").is_set() {
+        errors.required(&spec.field("csi"), "has to be specified in the context of inline volumes");
+    }
+    access_modes(&spec.field("accessModes"), "", errors);
+    let policy = spec.field("persistentVolumeReclaimPolicy");
+    if !matches!(policy.text(), "" | "Retain") {
+        errors.forbidden(&policy, "may only be Retain in the context of inline volumes");
+    }
+    if spec.field("nodeAffinity").is_set() {
+        errors.forbidden(&spec.field("nodeAffinity"), NOT_HERE);
+    }
+    sources(spec, errors);
+    if !spec.field("storageClassName").is_empty() {
+        errors.forbidden(&spec.field("storageClassName"), NOT_HERE);
+    }
+    let mode = spec.field("volumeMode");
+    if mode.is_set() && mode.text() != "Filesystem" {
+        let text = "may not specify volumeMode other than Filesystem in the context of inline volumes";
+        errors.forbidden(&mode, text);
     }
 }
 
@@ -256,8 +419,16 @@ fn volume_source(spec: &At<'_>, source: &At<'_>, errors: &mut Errors) {
     };
     match source.path.to_string().rsplit('.').next().unwrap_or_default() {
         "hostPath" => required(&["path"], errors),
-        "csi" => required(&["driver", "volumeHandle"], errors),
-        "nfs" => required(&["server", "path"], errors),
+        "csi" => {
+            super::csi::driver_name(&source.field("driver"), errors);
+            required(&["volumeHandle"], errors);
+        }
+        "nfs" => {
+            required(&["server", "path"], errors);
+            if !source.field("path").text().starts_with('/') {
+                errors.invalid(&source.field("path"), "must be an absolute path");
+            }
+        }
         "local" => {
             required(&["path"], errors);
             if !spec.at(&["nodeAffinity", "required"]).is_set() {

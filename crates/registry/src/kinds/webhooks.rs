@@ -21,6 +21,9 @@ pub(crate) static VALIDATING: Strategy = Strategy {
     ..Strategy::PLAIN
 };
 
+pub(super) const FAILURE_POLICIES: [&str; 2] = ["Fail", "Ignore"];
+pub(super) const MATCH_POLICIES: [&str; 2] = ["Equivalent", "Exact"];
+const CONDITIONS_MAX: usize = 64;
 const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 
 fn configuration(at: &At<'_>, mutating: bool, errors: &mut Errors) {
@@ -37,8 +40,8 @@ fn configuration(at: &At<'_>, mutating: bool, errors: &mut Errors) {
 
 fn webhook(hook: &At<'_>, mutating: bool, errors: &mut Errors) {
     fully_qualified(&hook.field("name"), errors);
-    hook.field("rules").items().iter().for_each(|rule| webhook_rule(rule, errors));
-    for (member, words) in [("failurePolicy", ["Fail", "Ignore"]), ("matchPolicy", ["Equivalent", "Exact"])] {
+    hook.field("rules").items().iter().for_each(|rule| rule_with_operations(rule, errors));
+    for (member, words) in [("failurePolicy", FAILURE_POLICIES), ("matchPolicy", MATCH_POLICIES)] {
         if hook.field(member).is_set() {
             errors.one_of(&hook.field(member), &words);
         }
@@ -63,6 +66,29 @@ fn webhook(hook: &At<'_>, mutating: bool, errors: &mut Errors) {
         errors.one_of(&reinvocation, &["IfNeeded", "Never"]);
     }
     client_config(&hook.field("clientConfig"), errors);
+    match_conditions(&hook.field("matchConditions"), errors);
+}
+
+/// Conditions under which a webhook or a policy is asked at all.
+pub(super) fn match_conditions(at: &At<'_>, errors: &mut Errors) {
+    if at.items().len() > CONDITIONS_MAX {
+        errors.push(FieldError::too_many(&at.path, at.items().len(), CONDITIONS_MAX));
+    }
+    let mut seen = BTreeSet::new();
+    for condition in at.items() {
+        let (name, expression) = (condition.field("name"), condition.field("expression"));
+        if expression.text().trim().is_empty() {
+            errors.required(&expression, "");
+        }
+        if name.is_empty() {
+            errors.required(&name, "");
+            continue;
+        }
+        errors.all_invalid(&name, names::is_qualified_name(name.text()));
+        if !seen.insert(name.text()) {
+            errors.duplicate(&name);
+        }
+    }
 }
 
 /// A webhook is reached by URL or by Service.
@@ -97,30 +123,36 @@ pub(crate) fn client_config(at: &At<'_>, errors: &mut Errors) {
     for (i, segment) in rest.strip_suffix('/').unwrap_or(&rest).split('/').enumerate() {
         if segment.is_empty() {
             errors.invalid(&path, format!("segment[{i}] may not be empty"));
+            continue;
+        }
+        for complaint in names::is_dns1123_subdomain(segment) {
+            errors.invalid(&path, format!("segment[{i}]: {complaint}"));
         }
     }
 }
 
+/// Parts are taken off the end, as RFC 3986 has them: fragment, query, then authority.
 fn webhook_url(at: &At<'_>, errors: &mut Errors) {
     const FORM: &str = "; desired format: https://host[/path]";
-    let Some(rest) = at.text().strip_prefix("https://") else {
-        let scheme = at.text().split_once("://").map_or("", |(s, _)| s);
+    let (rest, fragment) = at.text().split_once('#').unwrap_or((at.text(), ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (scheme, rest) = rest.split_once("://").unwrap_or(("", rest));
+    if scheme != "https" {
         errors.invalid_value(at, scheme, format!("'https' is the only allowed URL scheme{FORM}"));
-        return;
-    };
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    }
+    let authority = if scheme.is_empty() { "" } else { rest.split('/').next().unwrap_or_default() };
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
     if host.is_empty() {
         errors.invalid_value(at, host, format!("host must be specified{FORM}"));
     }
-    if let Some((user, _)) = host.split_once('@') {
+    if let Some(user) = user {
         errors.invalid_value(at, user, "user information is not permitted in the URL");
     }
-    for (mark, text) in
-        [('#', "fragments are not permitted in the URL"), ('?', "query parameters are not permitted in the URL")]
-    {
-        if let Some((_, part)) = rest.split_once(mark) {
-            errors.invalid_value(at, part, text);
-        }
+    if !fragment.is_empty() {
+        errors.invalid_value(at, fragment, "fragments are not permitted in the URL");
+    }
+    if !query.is_empty() {
+        errors.invalid_value(at, query, "query parameters are not permitted in the URL");
     }
 }
 
@@ -137,7 +169,8 @@ fn fully_qualified(at: &At<'_>, errors: &mut Errors) {
     }
 }
 
-fn webhook_rule(rule: &At<'_>, errors: &mut Errors) {
+/// What a webhook or a policy is about.
+pub(super) fn rule_with_operations(rule: &At<'_>, errors: &mut Errors) {
     let wild = |at: &At<'_>| at.items().len() > 1 && at.items().iter().any(|i| i.text() == "*");
     let operations = rule.field("operations");
     if operations.is_empty() {
@@ -166,14 +199,51 @@ fn webhook_rule(rule: &At<'_>, errors: &mut Errors) {
             list.items().iter().filter(|v| v.is_empty()).for_each(|version| errors.required(version, ""));
         }
     }
-    let resources = rule.field("resources");
-    if resources.is_empty() {
-        errors.required(&resources, "");
-    }
-    resources.items().iter().filter(|r| r.is_empty()).for_each(|resource| errors.required(resource, ""));
+    rule_resources(&rule.field("resources"), errors);
     let scope = rule.field("scope");
     if scope.is_set() {
         errors.one_of(&scope, &["*", "Cluster", "Namespaced"]);
+    }
+}
+
+fn rule_resources(at: &At<'_>, errors: &mut Errors) {
+    if at.is_empty() {
+        errors.required(at, "");
+    }
+    let (mut all_parts_of, mut part_of_all) = (BTreeSet::new(), BTreeSet::new());
+    let mut bare = false;
+    for item in at.items() {
+        let Some((resource, part)) = item.text().split_once('/') else {
+            if item.is_empty() {
+                errors.required(&item, "");
+            } else {
+                // The last one without a slash decides, as upstream has it.
+                bare = item.text() != "*";
+            }
+            continue;
+        };
+        if all_parts_of.contains(resource) {
+            let text = format!("if '{resource}/*' is present, must not specify {}", item.text());
+            errors.invalid(&item, text);
+        }
+        if part_of_all.contains(part) {
+            errors.invalid(&item, format!("if '*/{part}' is present, must not specify {}", item.text()));
+        }
+        if part == "*" {
+            all_parts_of.insert(resource);
+        }
+        if resource == "*" {
+            part_of_all.insert(part);
+        }
+    }
+    let has = |word: &str| at.items().iter().any(|i| i.text() == word);
+    if at.items().len() > 1 && has("*/*") {
+        let text = "if '*/*' is present, must not specify other resources";
+        errors.invalid_as(at, go::strings("string", at.value), text);
+    }
+    if has("*") && bare {
+        let text = "if '*' is present, must not specify other resources without subresources";
+        errors.invalid_as(at, go::strings("string", at.value), text);
     }
 }
 
@@ -238,7 +308,7 @@ fn api_service(at: &At<'_>, errors: &mut Errors) {
         (spec.field("service"), spec.field("insecureSkipTLSVerify"), spec.field("caBundle"));
     if !service.is_set() {
         if !bundle.is_empty() {
-            let shown = format!("{} bytes", bundle.text().len() * 3 / 4);
+            let shown = format!("{} bytes", super::from_base64(bundle.text()).unwrap_or_default().len());
             errors.push(FieldError::invalid(&bundle.path, &shown.into(), "local APIServices may not have a caBundle"));
         }
         if insecure.truth() {
@@ -249,6 +319,13 @@ fn api_service(at: &At<'_>, errors: &mut Errors) {
     for member in ["namespace", "name"] {
         if service.field(member).is_empty() {
             errors.required(&service.field(member), "");
+        }
+    }
+    let port = service.field("port");
+    if let Some(number) = port.int() {
+        let complaints = names::is_valid_port_number(number);
+        if !complaints.is_empty() {
+            errors.invalid(&port, format!("port is not valid: {}", complaints.join(", ")));
         }
     }
     if insecure.truth() && !bundle.is_empty() {

@@ -104,17 +104,26 @@ pub(crate) static POD_TEMPLATE: Strategy = Strategy {
 };
 
 pub(crate) static CONTROLLER_REVISION: Strategy = Strategy {
-    validate: |at, _, errors| {
-        if at.field("revision").int().unwrap_or(0) < 0 {
-            errors.invalid(&at.field("revision"), crate::validation::NOT_NEGATIVE);
+    validate: |at, _, errors| revision(at, errors),
+    validate_update: Some(|new, old, _, errors| {
+        revision(new, errors);
+        let data = new.field("data");
+        if !same(data.value, old.field("data").value) {
+            let raw: Vec<String> = data.value.to_string().bytes().map(|b| format!("{b:#x}")).collect();
+            let shown =
+                format!("runtime.RawExtension{{Raw:[]uint8{{{}}}, Object:runtime.Object(nil)}}", raw.join(", "));
+            errors.invalid_as(&data, shown, crate::validation::IMMUTABLE);
         }
-        if !at.field("data").is_set() {
-            errors.required(&at.field("data"), "data is mandatory");
-        }
-    },
-    validate_update: Some(|new, old, _, errors| errors.immutable(&new.field("data"), &old.field("data"))),
+    }),
     ..Strategy::PLAIN
 };
+
+fn revision(at: &At<'_>, errors: &mut Errors) {
+    if !at.field("data").is_set() {
+        errors.required(&at.field("data"), "data is mandatory");
+    }
+    errors.not_negative(&at.field("revision"));
+}
 
 fn deployment(at: &At<'_>, cx: &Context, errors: &mut Errors) {
     let spec = at.field("spec");

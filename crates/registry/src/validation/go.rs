@@ -76,6 +76,15 @@ pub(crate) fn quantity(value: &Value) -> String {
     )
 }
 
+/// A `core.ResourceList`.
+pub(crate) fn resource_list(value: &Value) -> String {
+    if value.is_null() {
+        return "core.ResourceList(nil)".to_owned();
+    }
+    let entries: Vec<String> = value.members().map(|(k, v)| format!("{k:?}:{}", quantity(v))).collect();
+    format!("core.ResourceList{{{}}}", entries.join(", "))
+}
+
 /// `[]byte{0x78}`
 pub(crate) fn bytes(bytes: &[u8]) -> String {
     let items: Vec<String> = bytes.iter().map(|b| format!("{b:#x}")).collect();

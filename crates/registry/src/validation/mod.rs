@@ -1,10 +1,11 @@
 //! Walking an object while complaining: [`At`] is a value with its path, [`Errors`] collects complaints.
 
+pub(crate) mod addresses;
 pub(crate) mod container;
 pub(crate) mod go;
 pub(crate) mod metadata;
 pub(crate) mod pod_spec;
-mod resources;
+pub(crate) mod resources;
 pub(crate) mod scheduling;
 pub(crate) mod volumes;
 
@@ -120,6 +121,11 @@ impl Errors {
         self.0.push(error);
     }
 
+    /// `Invalid value` that shows no value.
+    pub(crate) fn invalid_bare(&mut self, at: &At<'_>, detail: &str) {
+        self.invalid_as(at, String::new(), detail);
+    }
+
     pub(crate) fn forbidden(&mut self, at: &At<'_>, detail: impl Into<String>) {
         self.0.push(FieldError::forbidden(&at.path, detail));
     }
@@ -167,6 +173,13 @@ impl Errors {
     pub(crate) fn immutable(&mut self, new: &At<'_>, old: &At<'_>) {
         if !same(new.value, old.value) {
             self.push(FieldError::invalid(&new.path, new.value, IMMUTABLE));
+        }
+    }
+
+    /// A changed list of texts, of Go's type `[]type_name`, is invalid.
+    pub(crate) fn immutable_strings(&mut self, new: &At<'_>, old: &At<'_>, type_name: &str) {
+        if !same(new.value, old.value) {
+            self.invalid_as(new, go::strings(type_name, new.value), IMMUTABLE);
         }
     }
 

@@ -8,10 +8,8 @@ use super::{At, Errors, NOT_NEGATIVE};
 /// Limits and requests of a container.
 pub(crate) fn resources(at: &At<'_>, errors: &mut Errors) {
     let (limits, requests) = (at.field("limits"), at.field("requests"));
-    for (name, quantity) in limits.entries().into_iter().chain(requests.entries()) {
-        resource_name(name, &quantity.path, errors);
-        non_negative_quantity(&quantity, errors);
-    }
+    amounts(&limits, errors);
+    amounts(&requests, errors);
     for (name, request) in requests.entries() {
         let extended = !matches!(name, "cpu" | "memory" | "ephemeral-storage" | "storage");
         let limit = limits.field(name);
@@ -31,23 +29,46 @@ pub(crate) fn resources(at: &At<'_>, errors: &mut Errors) {
     }
 }
 
-fn resource_name(name: &str, path: &FieldPath, errors: &mut Errors) {
+/// Amounts of resources that a container may have.
+pub(crate) fn amounts(at: &At<'_>, errors: &mut Errors) {
+    for (name, amount) in at.entries() {
+        container_resource(name, &amount.path, errors);
+        non_negative_quantity(&amount, errors);
+        whole_pages(name, &amount, errors);
+    }
+}
+
+/// Huge pages come whole.
+fn whole_pages(name: &str, at: &At<'_>, errors: &mut Errors) {
+    let size = name.strip_prefix("hugepages-").and_then(|size| Quantity::parse(size).ok()).map(|q| q.value());
+    let (Some(size), Some(amount)) = (size.filter(|s| *s > 0), quantity(at)) else { return };
+    if amount.value() % size != 0 {
+        errors.invalid_value(at, amount.to_string(), format!("{amount} is not positive integer multiple of {name}"));
+    }
+}
+
+/// The rules of a resource's name that hold for containers.
+pub(crate) fn container_resource(name: &str, path: &FieldPath, errors: &mut Errors) {
+    resource_name(name, path, errors);
     let value = Value::from(name);
     let at = At { value: &value, path: path.clone() };
-    let complaints = names::is_qualified_name(name);
-    if !complaints.is_empty() {
-        complaints.into_iter().for_each(|c| errors.invalid_as(&at, name.to_owned(), c));
-    } else if !name.contains('/')
-        && !matches!(name, "cpu" | "memory" | "ephemeral-storage")
-        && !name.starts_with("hugepages-")
-    {
-        if !is_standard_resource(name) {
-            errors.invalid_as(&at, name.to_owned(), "must be a standard resource type or fully qualified");
-        }
+    let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    if !name.contains('/') && !standard {
         errors.invalid_as(&at, name.to_owned(), "must be a standard resource for containers");
     } else if name.contains('/') && name.starts_with("requests.") {
         errors.invalid_as(&at, name.to_owned(), "doesn't follow extended resource name standard");
     }
+}
+
+/// The rules that hold for every resource's name.
+pub(crate) fn resource_name(name: &str, path: &FieldPath, errors: &mut Errors) {
+    let value = Value::from(name);
+    let at = At { value: &value, path: path.clone() };
+    let complaints = names::is_qualified_name(name);
+    if complaints.is_empty() && !name.contains('/') && !is_standard_resource(name) {
+        errors.invalid_as(&at, name.to_owned(), "must be a standard resource type or fully qualified");
+    }
+    complaints.into_iter().for_each(|c| errors.invalid_as(&at, name.to_owned(), c));
 }
 
 /// Names without a domain that Kubernetes knows for some object.
