@@ -44,6 +44,14 @@ impl CustomSchema {
         }
         errors.0.append(&mut self.structural.validate(object, &FieldPath::default()));
     }
+
+    /// As [`CustomSchema::validate`], but what was wrong before and has not changed may stay.
+    pub(crate) fn validate_update(&self, new: &Value, old: &Value, errors: &mut Errors) {
+        if self.open_api.is_null() {
+            return;
+        }
+        errors.0.append(&mut self.structural.validate_update(new, old, &FieldPath::default()));
+    }
 }
 
 /// Complains about a definition's schema that is not structural.

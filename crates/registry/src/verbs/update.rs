@@ -147,7 +147,7 @@ fn validate(resource: &Resource, old: &Value, new: &Value, cx: &Context) -> Resu
     metadata::validate_update(&metadata_at, &metadata_before, &mut errors);
     let strategy = resource.strategy;
     if let SchemaRef::Structural(schema) = &resource.schema {
-        schema.validate(new, &mut errors);
+        schema.validate_update(new, old, &mut errors);
     }
     if cx.subresource != Subresource::None {
         (strategy.validate_subresource)(&at, &before, cx, &mut errors);

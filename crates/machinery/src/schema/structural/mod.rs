@@ -4,6 +4,7 @@
 mod formats;
 mod lists;
 mod prune;
+mod ratchet;
 mod rules;
 mod validate;
 
@@ -119,10 +120,24 @@ impl Structural {
 
     /// What is wrong with a value; `path` is where it stands (empty for a whole resource).
     pub fn validate(&self, value: &Value, path: &FieldPath) -> FieldErrors {
-        let mut errors = validate::validate(self, value, path);
+        let mut errors = validate::validate(self, value, None, path);
         // The rules on list items presuppose the right types.
         if errors.is_empty() {
             lists::validate(self, value, path, &mut errors);
+        }
+        errors
+    }
+
+    /// What is wrong with a changed value beyond what was wrong with it before: parts that are as they were may stay
+    /// wrong (`CRDValidationRatcheting`), and lists may stay repetitive as long as any list was.
+    pub fn validate_update(&self, value: &Value, old: &Value, path: &FieldPath) -> FieldErrors {
+        let mut errors = validate::validate(self, value, Some(old), path);
+        if errors.is_empty() {
+            let mut before = FieldErrors::new();
+            lists::validate(self, old, path, &mut before);
+            if before.is_empty() {
+                lists::validate(self, value, path, &mut errors);
+            }
         }
         errors
     }

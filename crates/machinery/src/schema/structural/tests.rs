@@ -179,3 +179,62 @@ fn what_is_not_structural_is_refused_with_reasons() {
         assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), expect);
     }
 }
+
+/// What a real kube-apiserver 1.33 answered to merge patches of an object that was stored before its schema got strict.
+#[test]
+fn what_was_wrong_before_an_update_may_stay_as_it_was() {
+    let schema = Structural::parse(&json!({"type": "object", "properties": {
+        "spec": {"type": "object", "required": ["size"], "properties": {
+            "size": {"type": "integer", "minimum": 10},
+            "name": {"type": "string", "maxLength": 2},
+            "parts": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"],
+                "items": {"type": "object", "required": ["id"], "properties": {
+                    "id": {"type": "string"}, "n": {"type": "integer", "minimum": 10}}}},
+            "plain": {"type": "array", "items": {"type": "integer", "minimum": 10}},
+            "tags": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+            "labels": {"type": "object", "additionalProperties": {"type": "string", "maxLength": 2}},
+            "one": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+                "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}}},
+        "status": {"type": "object", "properties": {"phase": {"type": "string", "enum": ["A"]}}}}}))
+    .unwrap();
+    let old = json!({"metadata": {"name": "r"}, "spec": {"size": 1, "name": "long",
+        "parts": [{"id": "a", "n": 1}, {"id": "b", "n": 20}], "plain": [1, 20], "tags": ["x", "x"],
+        "labels": {"k": "long"}, "one": {"a": "1", "b": "2"}}, "status": {"phase": "B"}});
+    let cases = [
+        (json!({"metadata": {"labels": {"a": "b"}}}), ""),
+        (
+            json!({"spec": {"size": 2}}),
+            "spec.size: Invalid value: 2: spec.size in body should be greater than or equal to 10",
+        ),
+        (json!({"spec": {"name": "longer"}}), "spec.name: Too long: may not be more than 2 bytes"),
+        (json!({"spec": {"size": 11}}), ""),
+        (json!({"spec": {"parts": [{"id": "b", "n": 20}, {"id": "a", "n": 1}]}}), ""),
+        (
+            json!({"spec": {"parts": [{"id": "b", "n": 2}, {"id": "a", "n": 1}]}}),
+            "spec.parts[0].n: Invalid value: 2: spec.parts[0].n in body should be greater than or equal to 10",
+        ),
+        (
+            json!({"spec": {"plain": [1, 20, 30]}}),
+            "spec.plain[0]: Invalid value: 1: spec.plain[0] in body should be greater than or equal to 10",
+        ),
+        (json!({"spec": {"tags": ["x", "x", "y"]}}), ""),
+        (json!({"spec": {"tags": ["y", "y"]}}), ""),
+        (json!({"spec": {"labels": {"j": "x"}}}), ""),
+        (json!({"spec": {"labels": {"j": "longer"}}}), "spec.labels.j: Too long: may not be more than 2 bytes"),
+        (
+            json!({"spec": {"one": {"a": "3"}}}),
+            "<nil>: Invalid value: \"\": \"spec.one\" must validate one and only one schema (oneOf). Found 2 valid alternatives",
+        ),
+        (json!({"spec": {"size": null}}), "spec.size: Required value"),
+        (json!({"status": {"more": 1}}), ""),
+        (json!({"status": {"phase": "C"}}), "status.phase: Unsupported value: \"C\": supported values: \"A\""),
+    ];
+    for (patch, expect) in cases {
+        let mut new = old.clone();
+        crate::patch::merge_patch(&mut new, &patch);
+        let errors = schema.validate_update(&new, &old, &FieldPath::default());
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.join(", "), expect, "{patch}");
+    }
+    assert!(!schema.validate(&old, &FieldPath::default()).is_empty());
+}

@@ -1,13 +1,14 @@
 //! Validation of custom resources, with the checks, their order and their texts of `kube-openapi`'s validator.
 
+use super::ratchet::{self, Link};
 use super::{AdditionalProperties, Structural, formats};
 use crate::{FieldError, FieldErrorKind, FieldErrors, FieldPath, Value, go};
 
-pub(super) fn validate(schema: &Structural, value: &Value, path: &FieldPath) -> FieldErrors {
+pub(super) fn validate(schema: &Structural, value: &Value, old: Option<&Value>, path: &FieldPath) -> FieldErrors {
     let base = path.to_string();
     let prefix = if base == "<nil>" { String::new() } else { base };
     let mut outcome = Outcome { errors: Vec::new(), matches: 0, prefix };
-    node(schema, value, "", &mut outcome);
+    node(schema, value, old.map(|old| Link { schema, old, root: true }), "", &mut outcome);
     outcome.errors
 }
 
@@ -65,7 +66,18 @@ fn wanted_types(schema: &Structural) -> &str {
     if schema.int_or_string { "integer,string" } else { &schema.kind }
 }
 
-fn node(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
+/// A value is checked; what is wrong with it is nobody's fault when it was so before (`CRDValidationRatcheting`).
+fn node(schema: &Structural, value: &Value, link: Option<Link<'_>>, path: &str, out: &mut Outcome) {
+    let Some(link) = link else { return checks(schema, value, None, path, out) };
+    let mut outcome = out.fresh();
+    checks(schema, value, Some(link), path, &mut outcome);
+    if !outcome.errors.is_empty() && ratchet::unchanged(link.schema, link.old, value) {
+        outcome.errors.clear();
+    }
+    out.merge(outcome);
+}
+
+fn checks(schema: &Structural, value: &Value, link: Option<Link<'_>>, path: &str, out: &mut Outcome) {
     if value.is_null() {
         if !wanted_types(schema).is_empty() && !schema.nullable {
             out.wrong_type(path, wanted_types(schema), "null");
@@ -79,7 +91,7 @@ fn node(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
         }
         out.matches += 1;
     }
-    alternatives(schema, value, path, out);
+    alternatives(schema, value, link, path, out);
     out.matches += 2;
     match value {
         Value::String(text) => {
@@ -91,7 +103,7 @@ fn node(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
             out.matches += 2;
         }
         Value::Array(items) => {
-            list(schema, items, path, out);
+            list(schema, items, link, path, out);
             out.matches += 2;
         }
         Value::Null | Value::Bool(_) | Value::Object(_) => {}
@@ -99,7 +111,7 @@ fn node(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
     enumeration(schema, value, path, out);
     out.matches += 1;
     if let Value::Object(_) = value {
-        object(schema, value, path, out);
+        object(schema, value, link, path, out);
         out.matches += 1;
     }
     out.matches += 1;
@@ -131,11 +143,12 @@ fn type_matches(schema: &Structural, value: &Value, path: &str, out: &mut Outcom
     false
 }
 
-fn alternatives(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
+fn alternatives(schema: &Structural, value: &Value, link: Option<Link<'_>>, path: &str, out: &mut Outcome) {
     let rules = &schema.values;
     let run = |alternative: &Structural, out: &Outcome| {
         let mut outcome = out.fresh();
-        node(alternative, value, path, &mut outcome);
+        // An alternative itself is never let off, its members are.
+        checks(alternative, value, link, path, &mut outcome);
         outcome
     };
     if !rules.any_of.is_empty() {
@@ -238,11 +251,11 @@ fn number(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
     }
 }
 
-fn list(schema: &Structural, items: &[Value], path: &str, out: &mut Outcome) {
+fn list(schema: &Structural, items: &[Value], link: Option<Link<'_>>, path: &str, out: &mut Outcome) {
     let rules = &schema.values;
     if let Some(inner) = &schema.items {
         for (i, item) in items.iter().enumerate() {
-            node(inner, item, &format!("{path}[{i}]"), out);
+            node(inner, item, link.and_then(|l| l.item(item)), &format!("{path}[{i}]"), out);
         }
     }
     let size = i64::try_from(items.len()).unwrap_or(i64::MAX);
@@ -288,7 +301,7 @@ fn converts_to(value: &Value, allowed: &Value) -> bool {
     }
 }
 
-fn object(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
+fn object(schema: &Structural, value: &Value, link: Option<Link<'_>>, path: &str, out: &mut Outcome) {
     let rules = &schema.values;
     let Some(object) = value.as_object() else { return };
     let size = i64::try_from(object.len()).unwrap_or(i64::MAX);
@@ -304,7 +317,9 @@ fn object(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
             continue;
         }
         match &schema.additional_properties {
-            Some(AdditionalProperties::Schema(inner)) => node(inner, member, &format!("{path}.{name}"), out),
+            Some(AdditionalProperties::Schema(inner)) => {
+                node(inner, member, link.and_then(|l| l.member(name)), &format!("{path}.{name}"), out);
+            }
             Some(AdditionalProperties::Allowed(false)) => {
                 let detail = format!("{path}.{name} in body is a forbidden property");
                 let error = FieldError::invalid(&out.at(path), &name.into(), detail);
@@ -316,7 +331,7 @@ fn object(schema: &Structural, value: &Value, path: &str, out: &mut Outcome) {
     for (name, property) in &schema.properties {
         if let Some(member) = object.get(name) {
             let inner = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
-            node(property, member, &inner, out);
+            node(property, member, link.and_then(|l| l.member(name)), &inner, out);
         }
     }
     for name in &rules.required {
