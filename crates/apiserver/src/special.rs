@@ -35,7 +35,13 @@ impl Call<'_> {
                 let part = part.ok_or_else(|| Status::method_not_supported(&row.group_resource(), verb))?;
                 if verb == "update" { self.update(&row, part).await } else { self.patch(&row, part).await }
             }
-            _ => Err(Status::unavailable(format!("the subresource {name} is not served here yet"))),
+            _ => Err(match self.server.current(&row, self.namespace(&row), &self.info.name).await? {
+                Some(_) => Status::unavailable(format!("the subresource {name} is not served here yet")),
+                None if row.plural == "services" => {
+                    Status::unavailable(format!("no endpoints available for service {:?}", self.info.name))
+                }
+                None => Status::not_found(&row.group_resource(), &self.info.name),
+            }),
         }
     }
 

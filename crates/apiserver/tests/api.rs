@@ -243,6 +243,8 @@ async fn what_cannot_be_read_is_refused_as_upstream_refuses_it() {
         assert_eq!(refused.code, code, "{body}");
         assert!(refused.message.contains(text), "{refused}");
     }
+    let log = c.get("/api/v1/namespaces/default/pods/nope/log").await.unwrap_err();
+    assert_eq!((log.code, log.message.as_str()), (404, "pods \"nope\" not found"));
     let missing = c.get(&format!("{MAPS}/x?resourceVersion=99999999")).await.unwrap_err();
     assert_eq!(missing.code, 504, "a version that is not there yet is waited for");
 }
