@@ -131,11 +131,16 @@ fn reconcile(cx: &Context<'_>, key: &Key) -> Vec<Action> {
                 budget -= 1;
             }
             if stale || pods::phase(pod) == "Failed" {
-                actions.push(Action::delete(&PODS, pod));
+                delete(set, pod, &mut actions);
             }
         }
     }
     let stray = by_node.iter().filter(|(n, _)| !wanted.contains(n)).flat_map(|(_, pods)| pods);
-    actions.extend(stray.filter(|p| !meta::is_terminating(p)).map(|p| Action::delete(&PODS, p)));
+    stray.filter(|p| !meta::is_terminating(p)).for_each(|p| delete(set, p, &mut actions));
     actions
+}
+
+fn delete(set: &Value, pod: &Value, actions: &mut Vec<Action>) {
+    actions.push(Action::delete(&PODS, pod));
+    actions.push(Action::event(set, "SuccessfulDelete", format!("Deleted pod: {}", meta::name(pod))));
 }

@@ -58,11 +58,18 @@ fn reconcile(cx: &Context<'_>, key: &Key) -> Vec<Action> {
         let mut object = Value::clone(job);
         object.set("status", status);
         actions.push(Action::update_status(&JOBS, object));
+        actions.extend(told(job, suspended, verdict));
     }
     let left = completions.map_or(if succeeded > 0 { active.len() as i64 } else { parallelism }, |c| c - succeeded);
     let wanted = if verdict.is_some() || suspended { 0 } else { parallelism.min(left).max(0) };
     let surplus = active.len() as i64 - wanted;
-    actions.extend(active.iter().take(surplus.max(0) as usize).map(|p| Action::delete(&PODS, p)));
+    for pod in active.iter().take(surplus.max(0) as usize) {
+        actions.push(Action::delete(&PODS, pod));
+        actions.push(Action::event(job, "SuccessfulDelete", format!("Deleted pod: {}", meta::name(pod))));
+    }
+    if let Some(failure) = cx.failure.filter(|_| surplus < 0) {
+        actions.push(Action::warning(job, "FailedCreate", format!("Error creating: {failure}")));
+    }
     let indexed = spec.str_at(&["completionMode"]) == "Indexed";
     for n in 0..(-surplus).clamp(0, BURST) {
         let mut pod = template::pod(&spec["template"], job, "batch/v1", "Job");
@@ -80,6 +87,19 @@ fn reconcile(cx: &Context<'_>, key: &Key) -> Vec<Action> {
         actions.push(Action::Requeue { after: at.since(cx.now) });
     }
     actions
+}
+
+/// The event of a status that is new.
+fn told(job: &Value, suspended: bool, verdict: Option<(&str, &'static str, &str)>) -> Option<Action> {
+    match verdict {
+        Some(("Complete", ..)) => Some(Action::event(job, "Completed", "Job completed")),
+        Some((_, reason, message)) => Some(Action::warning(job, reason, message)),
+        None => match (suspended, conditions::is_true(job, "Suspended")) {
+            (true, false) => Some(Action::event(job, "Suspended", "Job suspended")),
+            (false, true) => Some(Action::event(job, "Resumed", "Job resumed")),
+            _ => None,
+        },
+    }
 }
 
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";

@@ -140,6 +140,11 @@ impl Container {
         }
     }
 
+    /// Does it wait before it starts again?
+    pub(super) fn is_backing_off(&self, restart: Restart) -> bool {
+        matches!(self.state, State::Exited { code, .. } if restart.after(code)) && !self.backoff().is_zero()
+    }
+
     /// When a running container will end by itself or by its probes.
     fn end(&self, spec: &Value, how: &Behaviour, since: Timestamp) -> Option<(Timestamp, i64)> {
         let own = how.exit.map(|(after, code)| (since + after, code));
@@ -238,7 +243,7 @@ impl Container {
                 json!({"waiting": state})
             }
             State::Running { since } => json!({"running": {"startedAt": since.rfc3339()}}),
-            State::Exited { code, .. } if restart.after(*code) && !self.backoff().is_zero() => {
+            State::Exited { .. } if self.is_backing_off(restart) => {
                 last = self.terminated();
                 let message = format!(
                     "back-off {} restarting failed container={} pod={}_{}({})",

@@ -267,14 +267,19 @@ impl Local {
         let pod = self.pod.clone();
         let mut actions = Vec::new();
         if terminating {
+            if self.stopping.is_none() {
+                let running = self.units().filter(|u| matches!(u.container.state, State::Running { .. }));
+                let killing = |u: &Unit| format!("Stopping container {}", u.spec.str_at(&["name"]));
+                actions.extend(running.map(|u| Action::event(&pod, "Killing", killing(u))));
+            }
             self.stop(now);
         } else if self.begins.is_none() {
             let delay = self.units().map(|u| u.how.start_delay).max().unwrap_or_default();
             self.begins = Some(now + delay);
             self.start_time = Some(now);
         } else if self.begins.is_some_and(|at| at <= now) && self.ip.is_some() {
-            for name in self.advance(now, rng) {
-                actions.push(Action::event(&pod, "Started", format!("Started container {name}")));
+            for happened in self.advance(now, rng) {
+                happened.tell(&pod, &mut actions);
             }
         }
         let status = self.status(machine, now);
@@ -302,19 +307,25 @@ impl Local {
         }
     }
 
-    /// Lets containers start, end and restart; gives the names of those that started.
-    fn advance(&mut self, now: Timestamp, rng: &mut Rng) -> Vec<String> {
+    /// Lets containers start, end and restart; gives what is worth an event.
+    fn advance(&mut self, now: Timestamp, rng: &mut Rng) -> Vec<Happened> {
         let mut started = Vec::new();
         let mut step = |unit: &mut Unit| {
+            let before = (unit.container.is_backing_off(unit.restart), unit.container.restarts);
             while !unit.how.image_missing && unit.container.advance(&unit.spec, &unit.how, unit.restart, now, rng) {
                 if let State::Running { since } = unit.container.state
                     && since == now
                 {
-                    started.push(unit.spec.str_at(&["name"]).to_owned());
+                    let text = |key| unit.spec.str_at(&[key]).to_owned();
+                    started.push(Happened::Started { container: text("name"), image: text("image") });
                 }
                 if started.len() > STARTS_MAX {
                     break;
                 }
+            }
+            let after = (unit.container.is_backing_off(unit.restart), unit.container.restarts);
+            if after.0 && after != before {
+                started.push(Happened::BackOff { container: unit.spec.str_at(&["name"]).to_owned() });
             }
         };
         let mut ready = true;
@@ -377,6 +388,31 @@ impl Local {
             (Some(_), State::Exited { code, .. }) => Some(*code),
             (Some(_), State::Waiting) => Some(137),
             _ => unit.container.outcome(unit.restart),
+        }
+    }
+}
+
+/// What a container did, for `kubectl describe`.
+enum Happened {
+    Started { container: String, image: String },
+    BackOff { container: String },
+}
+
+impl Happened {
+    /// The kubelet's events. No image is ever pulled here, so each is there already.
+    fn tell(&self, pod: &Value, actions: &mut Vec<Action>) {
+        match self {
+            Self::Started { container, image } => {
+                let there = format!("Container image {image:?} already present on machine");
+                actions.push(Action::event(pod, "Pulled", there));
+                actions.push(Action::event(pod, "Created", format!("Created container: {container}")));
+                actions.push(Action::event(pod, "Started", format!("Started container {container}")));
+            }
+            Self::BackOff { container } => {
+                let (name, namespace, uid) = (meta::name(pod), meta::namespace(pod), meta::uid(pod));
+                let text = format!("Back-off restarting failed container {container} in pod {name}_{namespace}({uid})");
+                actions.push(Action::warning(pod, "BackOff", text));
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ struct Bench {
     now: Timestamp,
     revision: u64,
     removed: bool,
+    events: Vec<String>,
 }
 
 impl Bench {
@@ -18,8 +19,14 @@ impl Bench {
         let machine = Machine { name: "n".into(), internal_ip: "10.128.0.2".into(), ..Machine::default() };
         let mut kubelet = Kubelet::new(machine, 1);
         kubelet.observe_node(&json!({"spec": {"podCIDR": "10.0.1.0/24"}}));
-        let mut bench =
-            Self { kubelet, pod, now: Timestamp::from_unix_seconds(1_000_000), revision: 1, removed: false };
+        let mut bench = Self {
+            kubelet,
+            pod,
+            now: Timestamp::from_unix_seconds(1_000_000),
+            revision: 1,
+            removed: false,
+            events: Vec::new(),
+        };
         bench.send();
         bench
     }
@@ -52,6 +59,7 @@ impl Bench {
                             answer = Some(Arc::new(self.pod.clone()));
                         }
                         Action::Delete { .. } => self.removed = true,
+                        Action::Event(event) => self.events.push(format!("{} {}", event.reason, event.message)),
                         _ => {}
                     }
                 }
@@ -89,11 +97,18 @@ fn a_pod_is_created_runs_and_leaves() {
     assert!(pods::is_ready(&bench.pod));
     let image = bench.pod["status"]["containerStatuses"][0].str_at(&["image"]).to_owned();
     assert_eq!(image, "docker.io/library/nginx:latest");
+    let told = [
+        "Pulled Container image \"nginx\" already present on machine",
+        "Created Created container: c",
+        "Started Started container c",
+    ];
+    assert_eq!(std::mem::take(&mut bench.events), told);
     bench.pod["metadata"].set("deletionTimestamp", bench.now.rfc3339());
     bench.pod["metadata"].set("deletionGracePeriodSeconds", 30);
     bench.send();
     assert_eq!(bench.settle(), ["Succeeded"]);
     assert!(bench.removed);
+    assert_eq!(bench.events, ["Killing Stopping container c"]);
 }
 
 #[test]
@@ -128,6 +143,8 @@ fn a_crashing_container_backs_off() {
     let mut bench = Bench::new(with_command("Always", &["false"]));
     bench.settle();
     assert_eq!(bench.waiting_reason(), "CrashLoopBackOff");
+    let told = "BackOff Back-off restarting failed container c in pod p_d(u)";
+    assert_eq!(bench.events.last().map(String::as_str), Some(told));
     let restarts = |b: &Bench| b.pod["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap();
     assert_eq!(restarts(&bench), 1);
     bench.wait(9);
