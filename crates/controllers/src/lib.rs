@@ -20,16 +20,20 @@ pub mod template;
 pub mod world;
 
 mod certificates;
+mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod garbage;
 mod job;
 mod namespace;
 mod nodes;
 mod publisher;
+mod quota;
 mod replicaset;
 mod roles;
+mod statefulset;
 
 use base::Timestamp;
 use machinery::{GroupVersionResource, Status, meta};
@@ -75,8 +79,12 @@ pub static ALL: &[&Controller] = &[
     &replicaset::REPLICA_SET,
     &replicaset::REPLICATION_CONTROLLER,
     &daemonset::CONTROLLER,
+    &statefulset::CONTROLLER,
     &job::JOB,
     &job::TTL_AFTER_FINISHED,
+    &cronjob::CONTROLLER,
+    &disruption::CONTROLLER,
+    &quota::CONTROLLER,
     &namespace::CONTROLLER,
     &publisher::SERVICE_ACCOUNT,
     &publisher::ROOT_CA,

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controllers::kubelet::{Kubelet, Machine};
-use controllers::resource::{DEPLOYMENTS, ENDPOINT_SLICES, NAMESPACES, NODES, PODS, REPLICA_SETS};
+use controllers::resource::{
+    CONTROLLER_REVISIONS, CRON_JOBS, DEPLOYMENTS, ENDPOINT_SLICES, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
+    POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, RESOURCE_QUOTAS, STATEFUL_SETS,
+};
 use controllers::scheduler::Scheduler;
 use controllers::world::is;
 use controllers::{Change, pods};
@@ -275,4 +278,142 @@ fn a_silent_node_loses_its_pods_after_their_toleration() {
     let (old, new): (Vec<_>, Vec<_>) = cluster.pods().into_iter().partition(|p| meta::is_terminating(p));
     assert_eq!((old.len(), new.len()), (4, 4));
     assert!(new.iter().all(|p| p.str_at(&["spec", "nodeName"]).is_empty()), "they wait for a node");
+}
+
+fn stateful_set() -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db", "namespace": "d"}, "spec": {
+        "replicas": 3, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+        "podManagementPolicy": "OrderedReady", "revisionHistoryLimit": 10,
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}],
+        "template": {"metadata": {"labels": {"app": "db"}},
+            "spec": {"restartPolicy": "Always", "containers": [{"name": "c", "image": "v1"}]}}}})
+}
+
+impl Cluster {
+    /// As if every kubelet had renewed its lease until an hour from the start.
+    fn keep_nodes(&mut self) {
+        let names: Vec<String> = self.kubelets.keys().cloned().collect();
+        for name in names {
+            self.store.create(json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": {"name": name, "namespace": "kube-node-lease"},
+                "spec": {"renewTime": "2027-01-15T09:00:00.000000Z"}}));
+        }
+    }
+
+    fn edit_set(&mut self, change: impl FnOnce(&mut Value)) {
+        let mut object = Value::clone(self.store.get(&STATEFUL_SETS, "db").expect("it exists"));
+        change(&mut object);
+        self.store.perform(controllers::Action::update(&STATEFUL_SETS, object)).expect("nobody else edits");
+    }
+
+    /// Name and image of each pod, in order.
+    fn images(&self) -> Vec<String> {
+        let image = |p: &Arc<Value>| format!("{}={}", meta::name(p), p["spec"]["containers"][0].str_at(&["image"]));
+        self.pods().into_iter().map(image).collect()
+    }
+}
+
+#[test]
+fn a_stateful_set_goes_up_in_order_and_changes_downwards() {
+    for seed in 0..SEEDS {
+        let mut cluster = Cluster::new(seed, 2);
+        cluster.keep_nodes();
+        cluster.store.create(stateful_set());
+        for _ in 0..2000 {
+            cluster.run_a_little();
+            let pods = cluster.pods();
+            let waiting = pods.iter().position(|p| !pods::is_ready(p)).unwrap_or(pods.len());
+            assert!(pods.len() <= waiting + 1, "seed {seed}: a pod is made before the one below it is ready");
+        }
+        cluster.run(Duration::from_secs(5));
+        assert_eq!(cluster.images(), ["db-0=v1", "db-1=v1", "db-2=v1"], "seed {seed}");
+        let pod = cluster.store.get(&PODS, "db-1").unwrap();
+        assert_eq!(pod["spec"].str_at(&["hostname"]), "db-1");
+        assert_eq!(meta::label(pod, "apps.kubernetes.io/pod-index"), Some("1"));
+        assert_eq!(pod["spec"]["volumes"][0]["persistentVolumeClaim"].str_at(&["claimName"]), "data-db-1");
+        assert_eq!(cluster.store.world.in_namespace(&PERSISTENT_VOLUME_CLAIMS, "d").count(), 3);
+        let image = |v: &'static str| {
+            move |d: &mut Value| d["spec"]["template"]["spec"]["containers"] = json!([{"name": "c", "image": v}])
+        };
+        cluster.edit_set(|s| s["spec"]["updateStrategy"]["rollingUpdate"].set("partition", 2));
+        cluster.edit_set(image("v2"));
+        cluster.run(Duration::from_secs(60));
+        assert_eq!(cluster.images(), ["db-0=v1", "db-1=v1", "db-2=v2"], "seed {seed}");
+        let status = |c: &Cluster| c.store.get(&STATEFUL_SETS, "db").unwrap()["status"].clone();
+        assert_ne!(status(&cluster)["currentRevision"], status(&cluster)["updateRevision"]);
+        assert_eq!(status(&cluster)["updatedReplicas"].as_i64(), Some(1));
+        cluster.edit_set(|s| s["spec"]["updateStrategy"]["rollingUpdate"].set("partition", 0));
+        cluster.run(Duration::from_secs(120));
+        assert_eq!(cluster.images(), ["db-0=v2", "db-1=v2", "db-2=v2"], "seed {seed}");
+        assert_eq!(status(&cluster)["currentRevision"], status(&cluster)["updateRevision"]);
+        cluster.edit_set(image("v1"));
+        cluster.edit_set(|s| s["spec"].set("replicas", 1));
+        cluster.run(Duration::from_secs(180));
+        assert_eq!(cluster.images(), ["db-0=v1"], "seed {seed}");
+        let revisions: Vec<i64> = cluster
+            .store
+            .world
+            .in_namespace(&CONTROLLER_REVISIONS, "d")
+            .filter_map(|r| r["revision"].as_i64())
+            .collect();
+        assert_eq!((revisions.len(), revisions.iter().max()), (2, Some(&3)), "going back renumbers the old revision");
+    }
+}
+
+#[test]
+fn a_cron_job_runs_each_minute_and_keeps_its_newest_jobs() {
+    for seed in 0..SEEDS / 4 {
+        let mut cluster = Cluster::new(seed, 2);
+        cluster.keep_nodes();
+        let pod = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i", "command": ["true"]}]});
+        let job = json!({"backoffLimit": 6, "completions": 1, "parallelism": 1, "template": {"spec": pod}});
+        cluster.store.create(json!({"apiVersion": "batch/v1", "kind": "CronJob",
+            "metadata": {"name": "tick", "namespace": "d"}, "spec": {"schedule": "* * * * *",
+            "concurrencyPolicy": "Forbid", "successfulJobsHistoryLimit": 2, "jobTemplate": {"spec": job}}}));
+        cluster.run(Duration::from_secs(310));
+        let jobs: Vec<&str> = cluster.store.world.in_namespace(&JOBS, "d").map(|j| meta::name(j)).collect();
+        assert_eq!(jobs, ["tick-30000004", "tick-30000005"], "seed {seed}");
+        let status = &cluster.store.get(&CRON_JOBS, "tick").unwrap()["status"];
+        assert_eq!(status.str_at(&["lastScheduleTime"]), "2027-01-15T08:05:00Z");
+        assert!(!status.str_at(&["lastSuccessfulTime"]).is_empty() && status["active"].items().is_empty(), "{status}");
+    }
+}
+
+#[test]
+fn a_disruption_budget_counts_what_may_go() {
+    for seed in 0..SEEDS / 4 {
+        let mut cluster = Cluster::new(seed, 2);
+        cluster.store.create(deployment(4));
+        cluster.store.create(json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+            "metadata": {"name": "web", "namespace": "d"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "maxUnavailable": "30%"}}));
+        cluster.run(Duration::from_secs(5));
+        let numbers = |c: &Cluster| {
+            let status = c.store.get(&POD_DISRUPTION_BUDGETS, "web").unwrap()["status"].clone();
+            ["expectedPods", "currentHealthy", "desiredHealthy", "disruptionsAllowed"].map(|f| status[f].as_i64())
+        };
+        assert_eq!(numbers(&cluster), [4, 4, 2, 2].map(Some), "seed {seed}");
+        cluster.edit(|d| d["spec"].set("replicas", 10));
+        cluster.run(Duration::from_secs(5));
+        assert_eq!(numbers(&cluster), [10, 10, 7, 3].map(Some), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_quota_is_counted_anew_when_objects_come_and_go() {
+    for seed in 0..SEEDS / 4 {
+        let mut cluster = Cluster::new(seed, 2);
+        cluster.store.create(json!({"apiVersion": "v1", "kind": "ResourceQuota",
+            "metadata": {"name": "q", "namespace": "d"},
+            "spec": {"hard": {"pods": "10", "services": "2", "count/deployments.apps": "5"}}}));
+        cluster.store.create(deployment(4));
+        cluster.store.create(service());
+        cluster.run(Duration::from_secs(5));
+        let used = |c: &Cluster| c.store.get(&RESOURCE_QUOTAS, "q").unwrap()["status"]["used"].clone();
+        assert_eq!(used(&cluster), json!({"count/deployments.apps": "1", "pods": "4", "services": "1"}));
+        cluster.edit(|d| d["spec"].set("replicas", 1));
+        cluster.run(Duration::from_secs(60));
+        assert_eq!(used(&cluster)["pods"], json!("1"), "seed {seed}");
+    }
 }

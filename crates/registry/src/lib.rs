@@ -23,6 +23,7 @@ mod json_path;
 mod kinds;
 mod names;
 mod printing;
+pub mod quota;
 mod row;
 mod selectable;
 pub mod special;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use machinery::quantity::Quantity;
 use machinery::{GroupResource, Status, Value};
+use registry::quota::{Amounts, amounts, pod_total};
 
-use super::resources::{Amounts, amounts, pod_total};
 use super::{AdmissionRequest, Operation, Reader};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";

@@ -15,7 +15,6 @@ mod node_taint;
 mod priority;
 pub mod quota;
 mod reader;
-mod resources;
 mod runtime_class;
 mod service_account;
 mod storage;
