@@ -1,20 +1,23 @@
 //! The keys of one cluster's authorities, and what is signed with them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::{Clock, Entropy, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber, SignatureAlgorithm, SigningKey, SubjectPublicKeyInfo,
 };
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use crate::profile::{Authority, Profile};
-use crate::{SignerError, pem};
+use crate::{SignerError, der, pem};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 /// Thirty years of 365 days, as GKE's cluster CA.
@@ -22,7 +25,7 @@ const CA_LIFETIME: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 struct CertificateAuthority {
     certificate: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
+    key: KeyPair,
 }
 
 /// The four authorities of a cluster, with their private keys.
@@ -54,8 +57,7 @@ impl Authorities {
         for (authority, kept) in kept {
             let certificate = pem::certificates(&kept.certificate_pem)?.remove(0);
             let key = KeyPair::from_pem(&kept.key_pem).map_err(|_| SignerError::DamagedState)?;
-            let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_| SignerError::DamagedState)?;
-            by_purpose.insert(authority, CertificateAuthority { certificate, issuer });
+            by_purpose.insert(authority, CertificateAuthority { certificate, key });
         }
         if by_purpose.len() != Authority::ALL.len() {
             return Err(SignerError::DamagedState);
@@ -69,7 +71,7 @@ impl Authorities {
             .by_purpose
             .iter()
             .map(|(authority, ca)| {
-                let key_pem = Zeroizing::new(ca.issuer.key().serialize_pem());
+                let key_pem = Zeroizing::new(ca.key.serialize_pem());
                 (*authority, Kept { certificate_pem: pem::certificate(&ca.certificate), key_pem })
             })
             .collect();
@@ -90,15 +92,47 @@ impl Authorities {
         lifetime: Duration,
         entropy: &Entropy,
     ) -> Result<CertificateDer<'static>, SignerError> {
-        let mut request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
-            .map_err(|e| SignerError::BadRequest(e.to_string()))?;
+        let public_key = requested_key(csr)?;
         let mut params = profile.params()?;
         params.not_before = date(not_before)?;
         params.not_after = date(not_before + lifetime)?;
         params.serial_number = Some(serial_number(entropy));
-        request.params = params;
-        let signed = request.signed_by(&self.by_purpose[&profile.authority()].issuer);
-        Ok(signed.map_err(|e| SignerError::BadRequest(e.to_string()))?.der().clone())
+        self.by_purpose[&profile.authority()].sign(&params, &profile.distinguished_name(), &public_key)
+    }
+}
+
+/// The public key of a signing request whose sender has the private one.
+fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, SignerError> {
+    let bad = |why: String| SignerError::BadRequest(why);
+    let (rest, request) = X509CertificationRequest::from_der(csr).map_err(|e| bad(e.to_string()))?;
+    if !rest.is_empty() {
+        return Err(bad("bytes after the request".to_owned()));
+    }
+    request.verify_signature().map_err(|_| bad("its signature is wrong".to_owned()))?;
+    let key = request.certification_request_info.subject_pki.raw;
+    SubjectPublicKeyInfo::from_der(key).map_err(|e| bad(format!("its public key: {e}")))
+}
+
+/// A signing key that keeps what it should sign: the subject is exchanged before anything is signed.
+struct Unsigned<'a> {
+    key: &'a KeyPair,
+    written: &'a RefCell<Vec<u8>>,
+}
+
+impl PublicKeyData for Unsigned<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.key.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        PublicKeyData::algorithm(self.key)
+    }
+}
+
+impl SigningKey for Unsigned<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.written.replace(message.to_vec());
+        Ok(Vec::new())
     }
 }
 
@@ -116,7 +150,25 @@ impl CertificateAuthority {
         params.not_after = date(now - HOUR + CA_LIFETIME)?;
         params.serial_number = Some(serial_number(entropy));
         let certificate = params.self_signed(&key).map_err(failed)?.der().clone();
-        Ok(Self { certificate, issuer: Issuer::new(params, key) })
+        Ok(Self { certificate, key })
+    }
+
+    /// A certificate with this subject, a DER `Name`.
+    fn sign(
+        &self,
+        params: &CertificateParams,
+        subject: &[u8],
+        public_key: &SubjectPublicKeyInfo,
+    ) -> Result<CertificateDer<'static>, SignerError> {
+        let failed = |e: rcgen::Error| SignerError::BadRequest(e.to_string());
+        let written = RefCell::default();
+        let unsigned = Unsigned { key: &self.key, written: &written };
+        let issuer = Issuer::from_ca_cert_der(&self.certificate, unsigned).map_err(|_| SignerError::DamagedState)?;
+        params.signed_by(public_key, &issuer).map_err(failed)?;
+        let written = written.take();
+        let (body, algorithm) = der::with_subject(&written, subject)?;
+        let signature = self.key.sign(&body).map_err(failed)?;
+        Ok(der::certificate(&body, algorithm, &signature).into())
     }
 }
 

@@ -6,6 +6,7 @@
 //! ```
 
 mod authorities;
+mod der;
 mod door;
 mod error;
 mod identity;

@@ -5,14 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
-use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
+use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
 use serde::{Deserialize, Serialize};
 
-use crate::SignerError;
+use crate::{SignerError, der};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// X.520's organizationName.
-const ORGANIZATION: [u64; 4] = [2, 5, 4, 10];
 /// Leaves of the control plane; renewed at each start of an instance.
 const LEAF_LIFETIME: Duration = Duration::from_secs(365 * DAY.as_secs());
 
@@ -94,24 +92,16 @@ impl Profile {
         LEAF_LIFETIME
     }
 
-    /// Subject, names and usages; times and issuer are the signer's.
+    /// The subject, as a DER `Name`.
+    pub(crate) fn distinguished_name(&self) -> Vec<u8> {
+        let (common_name, organizations) = self.subject();
+        der::name(&common_name, &organizations)
+    }
+
+    /// Names and usages; the subject is [`Self::distinguished_name`], times and issuer are the signer's.
     pub(crate) fn params(&self) -> Result<CertificateParams, SignerError> {
         let mut params = CertificateParams::default();
-        let (common_name, organizations) = self.subject();
-        let mut subject = DistinguishedName::new();
-        // rcgen keeps one value a type; the object identifier spelled out is a second type with the same meaning.
-        let types = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION.to_vec())];
-        if organizations.len() > types.len() {
-            return Err(SignerError::BadRequest(format!(
-                "{} groups; a certificate here names two",
-                organizations.len()
-            )));
-        }
-        for (kind, organization) in types.into_iter().zip(&organizations) {
-            subject.push(kind, organization.as_str());
-        }
-        subject.push(DnType::CommonName, common_name);
-        params.distinguished_name = subject;
+        params.distinguished_name = DistinguishedName::new();
         let (dns, ips) = self.names();
         for name in dns {
             let name = name.as_str().try_into().map_err(|_| SignerError::BadName(name.clone()))?;

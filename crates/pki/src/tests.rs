@@ -89,18 +89,46 @@ async fn a_certificate_of_one_purpose_is_refused_for_another() {
 }
 
 #[tokio::test]
-async fn every_group_of_a_user_stands_in_the_certificate_or_none_is_issued() {
+async fn every_group_of_a_user_stands_in_the_certificate() {
     let clock = clock().clock();
     let door = Signer::InProcess(signer(&clock), Requester::Instance);
-    let profile = |groups: &[&str]| Profile::KubeClient {
-        user: "bob".to_owned(),
-        groups: groups.iter().map(|g| (*g).to_owned()).collect(),
-    };
-    let two = request_identity(&door, &profile(&["dev", "ops"]), None).await.unwrap();
-    assert_eq!(subject(&two.chain()[0]).unwrap().organizations, ["dev", "ops"]);
-    assert!(request_identity(&door, &profile(&["a", "b", "c"]), None).await.is_err());
-    let masters = request_identity(&door, &profile(&["system:masters"]), None).await;
+    let cluster = ClientVerifier::new(&door.certificate(Authority::Cluster).await.unwrap(), &clock).unwrap();
+    let many: Vec<String> = (0..300).map(|i| format!("group-{i}-ü")).collect();
+    for groups in [Vec::new(), vec!["dev".to_owned(), "dev".to_owned(), "ops".to_owned()], many] {
+        let profile = Profile::KubeClient { user: "bob".to_owned(), groups: groups.clone() };
+        let identity = request_identity(&door, &profile, None).await.unwrap();
+        cluster.verify(identity.chain()).unwrap();
+        let named = subject(&identity.chain()[0]).unwrap();
+        assert_eq!((named.common_name.as_str(), named.organizations), ("bob", groups));
+    }
+    let masters =
+        Profile::KubeClient { user: "bob".to_owned(), groups: vec!["x".to_owned(), "system:masters".to_owned()] };
+    let masters = request_identity(&door, &masters, None).await;
     assert!(matches!(masters, Err(SignerError::Refused { .. })), "an instance made itself an administrator");
+}
+
+#[tokio::test]
+async fn requests_of_other_programs_are_read_whatever_their_key_and_the_form_of_their_name() {
+    let clock = clock().clock();
+    let door = Signer::InProcess(signer(&clock), Requester::Instance);
+    let cluster = ClientVerifier::new(&door.certificate(Authority::Cluster).await.unwrap(), &clock).unwrap();
+    // Made by openssl: all organizations in one set, as Go's crypto/x509 writes them, and an RSA key with a name.
+    for text in [include_str!("../testdata/groups-in-one-set.csr"), include_str!("../testdata/rsa.csr")] {
+        let csr = pem::signing_request(text).unwrap();
+        let mut asked = request_subject(&csr).unwrap();
+        // DER orders a set by its encoding.
+        asked.organizations.sort();
+        assert_eq!((asked.common_name.as_str(), asked.organizations.join(" ").as_str()), ("jane", "dev ops qa"));
+        let profile = Profile::KubeClient { user: asked.common_name, groups: asked.organizations };
+        let certificate = door.issue(&csr, &profile, None).await.unwrap();
+        cluster.verify(std::slice::from_ref(&certificate)).unwrap();
+        let named = subject(&certificate).unwrap();
+        assert_eq!((named.organizations.len(), named.dns.len()), (3, 0));
+        let mut forged = csr.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        let refused = door.issue(&forged, &profile, None).await.unwrap_err();
+        assert_eq!(refused.to_string(), "the certificate request is not valid: its signature is wrong");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,113 @@
+//! The few pieces of DER (X.690) that are written here: rcgen keeps one value per attribute type in a name, while a
+//! Kubernetes user has an organization for each group (RFC 5280 §4.1.2.4 allows any number).
+
+use crate::SignerError;
+
+const BIT_STRING: u8 = 0x03;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+const UTF8_STRING: u8 = 0x0c;
+const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
+/// X.520's commonName, 2.5.4.3, and organizationName, 2.5.4.10.
+const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
+const ORGANIZATION: [u8; 3] = [0x55, 0x04, 0x0a];
+/// What stands before the subject in a TBSCertificate: version, serial number, algorithm, issuer, validity.
+const BEFORE_SUBJECT: usize = 5;
+/// The algorithm's place among them.
+const ALGORITHM: usize = 2;
+
+/// A `Name`: one relative name for each organization, then the common name.
+pub(crate) fn name(common_name: &str, organizations: &[String]) -> Vec<u8> {
+    let groups = organizations.iter().map(|group| relative_name(&ORGANIZATION, group));
+    let names: Vec<u8> = groups.chain([relative_name(&COMMON_NAME, common_name)]).flatten().collect();
+    element(SEQUENCE, &names)
+}
+
+fn relative_name(attribute: &[u8], value: &str) -> Vec<u8> {
+    let parts = [element(OBJECT_IDENTIFIER, attribute), element(UTF8_STRING, value.as_bytes())].concat();
+    element(SET, &element(SEQUENCE, &parts))
+}
+
+/// A TBSCertificate with another subject, and its signature algorithm.
+///
+/// # Errors
+/// When it is no TBSCertificate.
+pub(crate) fn with_subject<'a>(tbs: &'a [u8], subject: &[u8]) -> Result<(Vec<u8>, &'a [u8]), SignerError> {
+    let damaged = || SignerError::BadRequest("the certificate cannot be written".to_owned());
+    let (head, whole, _) = split(tbs).filter(|(.., rest)| rest.is_empty()).ok_or_else(damaged)?;
+    let content = &whole[head..];
+    let (mut rest, mut algorithm) = (content, content);
+    for place in 0..BEFORE_SUBJECT {
+        let (_, first, after) = split(rest).ok_or_else(damaged)?;
+        if place == ALGORITHM {
+            algorithm = first;
+        }
+        rest = after;
+    }
+    let before = &content[..content.len() - rest.len()];
+    let (.., after) = split(rest).ok_or_else(damaged)?;
+    Ok((element(SEQUENCE, &[before, subject, after].concat()), algorithm))
+}
+
+/// A certificate out of its three parts.
+pub(crate) fn certificate(tbs: &[u8], algorithm: &[u8], signature: &[u8]) -> Vec<u8> {
+    // A bit string begins with the number of bits that its last byte leaves out.
+    let signature = element(BIT_STRING, &[&[0], signature].concat());
+    element(SEQUENCE, &[tbs, algorithm, &signature].concat())
+}
+
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    match u8::try_from(content.len()) {
+        Ok(short) if short < 0x80 => out.push(short),
+        _ => {
+            let length = content.len().to_be_bytes();
+            let zeros = length.iter().take_while(|byte| **byte == 0).count();
+            out.push(0x80 | u8::try_from(length.len() - zeros).expect("a length has at most eight bytes"));
+            out.extend(&length[zeros..]);
+        }
+    }
+    out.extend(content);
+    out
+}
+
+/// The length of the first element's head, the element, and what follows it.
+fn split(der: &[u8]) -> Option<(usize, &[u8], &[u8])> {
+    let first = usize::from(*der.get(1)?);
+    let (head, length) = if first < 0x80 {
+        (2, first)
+    } else {
+        let digits = der.get(2..2 + (first & 0x7f)).filter(|digits| (1..=4).contains(&digits.len()))?;
+        (2 + digits.len(), digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)))
+    };
+    let end = head.checked_add(length).filter(|end| *end <= der.len())?;
+    Some((head, &der[..end], &der[end..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_written_in_their_shortest_form_and_read_again() {
+        for (length, head) in [(0, 2), (127, 2), (128, 3), (255, 3), (256, 4), (70_000, 5)] {
+            let written = element(SEQUENCE, &vec![7; length]);
+            assert_eq!(written.len(), head + length);
+            assert_eq!(split(&written), Some((head, written.as_slice(), &[][..])));
+        }
+        for broken in [&[][..], &[0x30], &[0x30, 2, 1], &[0x30, 0x80], &[0x30, 0x85, 1, 1, 1, 1, 1], &[0x30, 0x82, 1]] {
+            assert_eq!(split(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_subject_takes_the_place_of_another() {
+        let parts: Vec<Vec<u8>> = (0..7).map(|i| element(SEQUENCE, &[i])).collect();
+        let subject = name("jane", &["a".to_owned(), "b".to_owned()]);
+        let tbs = element(SEQUENCE, &parts.concat());
+        let (changed, algorithm) = with_subject(&tbs, &subject).unwrap();
+        let expected = [&parts[..5].concat(), &subject, &parts[6]].map(Vec::as_slice).concat();
+        assert_eq!((changed, algorithm), (element(SEQUENCE, &expected), parts[2].as_slice()));
+        assert!(with_subject(&tbs[..9], &subject).is_err());
+    }
+}
