@@ -152,14 +152,15 @@ fn finish(body: &mut Value, version: &str) {
     if minor >= 33 && body["config"]["kubeletConfig"]["maxParallelImagePulls"].is_null() {
         body["config"]["kubeletConfig"]["maxParallelImagePulls"] = 2.into();
     }
-    let disk_type = body["config"]["diskType"].clone();
     let disk_size = body["config"]["diskSizeGb"].as_i64().filter(|size| *size > 0).unwrap_or(100);
-    body["config"]["diskSizeGb"] = disk_size.into();
-    let mut boot_disk = json!({"diskType": disk_type, "sizeGb": disk_size.to_string()});
-    merge(&mut boot_disk, &body["config"]["bootDisk"].clone());
-    if !body["config"]["bootDisk"].is_null() || boot_disk["diskType"].as_str().is_some() {
-        body["config"]["bootDisk"] = boot_disk;
+    // The newer form repeats the older one; where it was sent, it counts.
+    let mut boot_disk = json!({"diskType": body["config"]["diskType"], "sizeGb": disk_size.to_string()});
+    if !body["config"]["bootDisk"].is_null() {
+        merge(&mut boot_disk, &body["config"]["bootDisk"]);
     }
+    body["config"]["diskType"] = boot_disk["diskType"].clone();
+    body["config"]["diskSizeGb"] = boot_disk.str_at(&["sizeGb"]).parse().unwrap_or(disk_size).into();
+    body["config"]["bootDisk"] = boot_disk;
     let plain: String = version.chars().filter(|c| !matches!(c, '.' | '-')).collect();
     body["config"]["nodeImageConfig"] =
         json!({"image": format!("gke-{plain}-cos-121-18867-199-12-c-pre"), "imageProject": "gke-node-images"});
@@ -269,5 +270,21 @@ mod tests {
         for (name, expected) in cases {
             assert_eq!(machine(name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn the_boot_disk_repeats_the_older_fields_and_counts_where_it_was_sent() {
+        let check = |config: Value| {
+            let mut body = json!({"config": config, "upgradeSettings": {}});
+            finish(&mut body, "1.33.13-gke.1350000");
+            let config = &body["config"];
+            (config["diskType"].clone(), config["diskSizeGb"].clone(), config["bootDisk"].clone())
+        };
+        let plain = check(json!({"diskType": "pd-balanced", "diskSizeGb": 50, "kubeletConfig": {}}));
+        let boot_disk = json!({"diskType": "pd-balanced", "sizeGb": "50"});
+        assert_eq!(plain, ("pd-balanced".into(), 50.into(), boot_disk));
+        let sent = json!({"sizeGb": "20", "diskType": "pd-ssd", "provisionedIops": "9"});
+        let newer = check(json!({"diskType": "pd-balanced", "diskSizeGb": 100, "kubeletConfig": {}, "bootDisk": sent}));
+        assert_eq!(newer, ("pd-ssd".into(), 20.into(), sent));
     }
 }

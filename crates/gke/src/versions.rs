@@ -52,11 +52,15 @@ fn default_of(channel: &str) -> &'static str {
 /// # Errors
 /// 400 when nothing on offer fits.
 pub fn resolve_master(asked: &str, channel: &str) -> Result<&'static str, ApiError> {
-    let offered = CHANNELS.iter().find(|c| c.name == channel).map_or(VALID, |c| c.valid);
+    let of = |name: &str| CHANNELS.iter().find(|c| c.name == name).map_or(VALID, |c| c.valid);
+    // Without a channel a cluster joins REGULAR: what that one has is taken first.
+    let joined = if matches!(channel, "" | "UNSPECIFIED") { "REGULAR" } else { channel };
+    let offered = of(channel);
     match asked {
-        "" | "-" => Ok(default_of(if channel.is_empty() || channel == "UNSPECIFIED" { "REGULAR" } else { channel })),
+        "" | "-" => Ok(default_of(joined)),
         "latest" => Ok(offered[0]),
-        _ => matching(offered, asked)
+        _ => matching(of(joined), asked)
+            .or_else(|| matching(offered, asked))
             .ok_or_else(|| ApiError::invalid(format!("Master version {asked:?} is unsupported."))),
     }
 }
@@ -101,6 +105,7 @@ mod tests {
             ("", "STABLE", Ok("1.33.12-gke.1240000")),
             ("latest", "RAPID", Ok("1.33.13-gke.1450000")),
             ("1.33", "REGULAR", Ok("1.33.13-gke.1350000")),
+            ("1.33", "", Ok("1.33.13-gke.1350000")),
             ("1.33.12", "", Ok("1.33.12-gke.1240000")),
             ("1.33.1", "", Err("Master version \"1.33.1\" is unsupported.")),
             ("1.33.13-gke.1450000", "STABLE", Err("Master version \"1.33.13-gke.1450000\" is unsupported.")),
