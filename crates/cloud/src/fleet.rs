@@ -40,6 +40,8 @@ pub trait Fleet: Send + Sync + 'static {
     fn delete(&self, id: &str) -> BoxFuture<'_, Result<(), String>>;
     /// Brings the cluster's machines to these.
     fn resize(&self, id: &str, nodes: Vec<NodeSpec>) -> BoxFuture<'_, Result<(), String>>;
-    /// Where the cluster is.
+    /// Where the cluster is, as soon as it runs, however often it failed before. An error when there is no such cluster.
     fn access(&self, id: &str) -> BoxFuture<'_, Result<ClusterAccess, String>>;
+    /// Why the cluster cannot run now, if it cannot.
+    fn trouble(&self, id: &str) -> Option<String>;
 }

@@ -77,6 +77,17 @@ pub enum CloudError {
     Refused(ApiError),
 }
 
+/// What a cluster's record says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FoundCluster {
+    /// 64 hex digits.
+    pub id: String,
+    /// GKE's word for where it stands.
+    pub status: String,
+    /// In each zone of its first pool.
+    pub nodes: u32,
+}
+
 /// A running cloud. Clones share it.
 #[derive(Clone)]
 pub struct Cloud(Arc<Inner>);
@@ -99,7 +110,7 @@ struct Inner {
 const OPERATION_MILLIS: u64 = 300;
 
 impl Cloud {
-    /// Reads or makes the state and goes on with the operations that were under way.
+    /// Reads or makes the state.
     ///
     /// # Errors
     /// When the data cannot be read or written; the text names the path.
@@ -124,8 +135,13 @@ impl Cloud {
         if config.auth == Auth::Open {
             tracing::warn!("open authentication: every caller is the project's owner");
         }
-        operations::resume(&cloud.0);
         Ok(cloud)
+    }
+
+    /// Goes on with the operations that were under way, and tries again the clusters that could not be made.
+    pub async fn resume(&self) {
+        let inner = self.0.clone();
+        tokio::task::spawn_blocking(move || operations::resume(&inner)).await.expect("does not panic");
     }
 
     /// Sets how long an operation takes at least.
@@ -183,6 +199,19 @@ impl Cloud {
             Ok(state.cluster(&location, &name).map(|c| c.id.clone()).unwrap_or_default())
         };
         tokio::task::spawn_blocking(work).await.expect("does not panic").map_err(CloudError::Refused)
+    }
+
+    /// A cluster by place and name.
+    pub fn find_cluster(&self, location: &str, name: &str) -> Option<FoundCluster> {
+        let state = self.0.store.read();
+        let cluster = state.cluster(location, name)?;
+        let nodes = cluster.pools.first().map_or(0, |pool| pool.nodes);
+        Some(FoundCluster { id: cluster.id.clone(), status: cluster.status.clone(), nodes })
+    }
+
+    /// Does an operation run on the cluster with this id?
+    pub fn is_busy(&self, id: &str) -> bool {
+        operations::is_busy(&self.0.store.read(), id)
     }
 
     /// Stops accepting and ends the running operations' tasks; they go on at the next start.

@@ -52,12 +52,44 @@ pub(crate) fn begin(
     Ok(operation)
 }
 
-/// Goes on with everything that was under way when the process ended.
+/// Does an operation run on the cluster?
+pub(crate) fn is_busy(state: &State, cluster_id: &str) -> bool {
+    state.operations.iter().any(|o| o.cluster_id == cluster_id && o.status != OperationStatus::Done)
+}
+
+/// Goes on with everything that was under way when the process ended, and tries again what could not be made. Blocks.
 pub(crate) fn resume(inner: &Arc<Inner>) {
-    for operation in &inner.store.read().operations {
-        if operation.status != OperationStatus::Done {
-            spawn(inner, operation.name.clone());
+    let state = inner.store.read();
+    for operation in state.operations.iter().filter(|o| o.status != OperationStatus::Done) {
+        spawn(inner, operation.name.clone());
+    }
+    let failed = state.clusters.iter().filter(|c| c.status == "ERROR" && c.access.is_none() && !is_busy(&state, &c.id));
+    for cluster in failed {
+        repair(inner, &cluster.id);
+    }
+}
+
+/// Makes a cluster whose creation failed, in an operation of its own. Blocks.
+fn repair(inner: &Arc<Inner>, id: &str) {
+    let begun = inner.store.write(|state| {
+        let operation =
+            begin(inner, state, id, "REPAIR_CLUSTER", (OperationStatus::Running, None), Work::CreateCluster)?;
+        if let Some(cluster) = state.cluster_mut(id) {
+            "PROVISIONING".clone_into(&mut cluster.status);
         }
+        Ok(operation)
+    });
+    match begun {
+        Ok(operation) => spawn(inner, operation.name),
+        Err(error) => tracing::warn!(%error, "a cluster is not tried again"),
+    }
+}
+
+/// Waits until a cluster that could not be made runs after all: the fleet goes on trying.
+async fn watch_recovery(inner: &Arc<Inner>, id: String) {
+    if inner.fleet.access(&id).await.is_ok() {
+        let inner = inner.clone();
+        let _ = tokio::task::spawn_blocking(move || repair(&inner, &id)).await;
     }
 }
 
@@ -91,7 +123,11 @@ async fn run(inner: &Arc<Inner>, name: &str) {
         tracing::error!(operation = name, error, "failed");
     }
     let end = inner.clock.now().rfc3339_nanos();
+    let unmade = operation.work == Work::CreateCluster && result.is_err();
     write(inner, name, move |state, name| finish(state, name, result, end)).await;
+    if unmade {
+        watch_recovery(inner, operation.cluster_id).await;
+    }
 }
 
 /// What the fleet must do; how to reach a new cluster.
@@ -176,6 +212,7 @@ fn finish(state: &mut State, name: &str, result: Result<Option<Access>, String>,
     match (work, result) {
         (Work::CreateCluster, Ok(access)) => {
             cluster.access = access;
+            cluster.status_message.clear();
             cluster.pools.iter_mut().for_each(|pool| "RUNNING".clone_into(&mut pool.status));
         }
         (Work::CreateCluster | Work::DeleteCluster, Err(text)) => {

@@ -51,6 +51,20 @@ async fn the_life_of_a_cluster_as_gcloud_drives_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_could_not_be_made_is_repaired_when_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path(), Auth::Strict, 0).await;
+    let clusters = format!("{P}/locations/us-central1-a/clusters");
+    let (_, operation) = run.call("POST", &clusters, r#"{"cluster": {"name": "slow", "initialNodeCount": 1}}"#).await;
+    assert_eq!(run.done(&operation).await["error"]["message"], "no machines are left");
+    let repair = run.begun("REPAIR_CLUSTER").await;
+    assert!(run.done(&repair).await.get("error").is_none());
+    let (_, cluster) = run.call("GET", &format!("{clusters}/slow"), "").await;
+    assert_eq!((&cluster["status"], &cluster["endpoint"]), (&"RUNNING".into(), &"127.0.0.1:18443".into()));
+    assert!(cluster.get("statusMessage").is_none(), "{cluster}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_googles() {
     let dir = tempfile::tempdir().unwrap();
     let run = start(dir.path(), Auth::Strict, 0).await;
@@ -102,7 +116,10 @@ async fn roles_decide_and_state_survives() {
     assert_eq!(again.raw("GET", &clusters, &header, "").await.0, 200);
     assert_eq!(again.raw("POST", &clusters, &header, broken).await.0, 403);
     assert_eq!(again.cloud.resolve_token(&alice).unwrap().roles, ["roles/container.viewer"]);
-    assert_eq!(again.call("GET", &format!("{clusters}/broken"), "").await.1["status"], "ERROR");
+    let repair = again.begun("REPAIR_CLUSTER").await;
+    assert_eq!(again.done(&repair).await["error"]["message"], "no machines are left");
+    let (_, cluster) = again.call("GET", &format!("{clusters}/broken"), "").await;
+    assert_eq!((&cluster["status"], &cluster["statusMessage"]), (&"ERROR".into(), &"no machines are left".into()));
     let sealed = std::fs::read(dir.path().join("cloud/state.sealed")).unwrap();
     assert!(!sealed.windows(5).any(|window| window == b"alice"), "the state is sealed");
 }

@@ -40,7 +40,7 @@ pub enum DiskError {
         path: PathBuf,
     },
     /// The data was sealed with another key. Nothing was changed.
-    #[error("{} was sealed with another key than {}; nothing was changed", path.display(), key.display())]
+    #[error("{} was sealed with another key than {}, or is damaged; nothing was changed", path.display(), key.display())]
     WrongKey {
         /// The sealed file.
         path: PathBuf,

@@ -1,9 +1,10 @@
-//! The command line, as typed: plain values only; `config` resolves them.
+//! The command line, as typed: plain values only; [`crate::config`] resolves them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 /// A local Google Kubernetes Engine control plane.
 #[derive(Debug, Parser)]
@@ -54,8 +55,10 @@ pub(crate) struct DataDirArgs {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum AuthMode {
+    #[default]
     /// Only keys and tokens that were issued or uploaded here
     Strict,
     /// Any credential is project owner
@@ -69,33 +72,33 @@ pub(crate) struct UpArgs {
     /// Return as soon as the sandbox answers; it goes on in the background
     #[arg(long, short)]
     pub(crate) detach: bool,
-    /// Where the platform's key management keeps its keys [default: DATA_DIR/platform]
+    /// Where the platform's key management keeps its keys [default: as before, else DATA_DIR/platform]
     #[arg(long, value_name = "DIR")]
     pub(crate) platform_dir: Option<PathBuf>,
-    /// Project id
-    #[arg(long, env = "PILOTHOUSE_PROJECT", default_value = "pilothouse-local")]
-    pub(crate) project: String,
-    /// Zone or region of the default cluster
-    #[arg(long, visible_alias = "zone", visible_alias = "region", default_value = "us-central1-a")]
-    pub(crate) location: String,
-    /// Name of the default cluster
-    #[arg(long, default_value = "demo", conflicts_with = "no_cluster")]
-    pub(crate) cluster: String,
-    /// Start the cloud alone
+    /// Project id [default: as before, else pilothouse-local]
+    #[arg(long, env = "PILOTHOUSE_PROJECT")]
+    pub(crate) project: Option<String>,
+    /// Zone or region of the default cluster [default: as before, else us-central1-a]
+    #[arg(long, visible_alias = "zone", visible_alias = "region", conflicts_with = "no_cluster")]
+    pub(crate) location: Option<String>,
+    /// Name of the default cluster [default: as before, else demo]
+    #[arg(long, value_name = "NAME", conflicts_with = "no_cluster")]
+    pub(crate) cluster: Option<String>,
+    /// Start without a default cluster; the clusters that are there run all the same
     #[arg(long)]
     pub(crate) no_cluster: bool,
-    /// Nodes of the default cluster
-    #[arg(long, default_value_t = 3)]
-    pub(crate) nodes: u32,
+    /// Nodes in each zone of the default cluster when it is made [default: 3]
+    #[arg(long, value_name = "N", conflicts_with = "no_cluster")]
+    pub(crate) nodes: Option<u32>,
     /// Port of the cloud's endpoint on 127.0.0.1; 0 takes a free one [default: 8642, or a free one when that is taken]
     #[arg(long, value_name = "PORT")]
     pub(crate) cloud_port: Option<u16>,
     /// Address of the default cluster's API server [default: a loopback alias, port 443]
-    #[arg(long, value_name = "IP[:PORT]")]
+    #[arg(long, value_name = "IP[:PORT]", conflicts_with = "no_cluster")]
     pub(crate) api_address: Option<String>,
-    /// Which credentials are taken
-    #[arg(long, value_enum, default_value_t = AuthMode::Strict)]
-    pub(crate) auth: AuthMode,
+    /// Which credentials are taken [default: strict]
+    #[arg(long, value_enum)]
+    pub(crate) auth: Option<AuthMode>,
     /// Put everything into one process (faster, no isolation)
     #[arg(long)]
     pub(crate) in_process: bool,

@@ -7,8 +7,10 @@
 mod channel;
 mod cli;
 mod commands;
+mod config;
 mod control;
 mod edge;
+mod failure;
 mod fleet;
 mod identity_server;
 mod instance;
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
     match result {
         Ok(text) => finish(&text),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "pilothouse: {error:#}");
+            let _ = writeln!(std::io::stderr(), "pilothouse: {}", failure::line(&error));
             ExitCode::FAILURE
         }
     }

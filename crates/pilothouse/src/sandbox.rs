@@ -1,27 +1,29 @@
 //! The cloud's process: cloud, fleet, edge and control API of one sandbox, from start to stop.
 
+mod default_cluster;
 mod fleet_port;
 mod progress;
 
 use std::fs::File;
-use std::fs::TryLockError;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloud::{Auth, Cloud, CloudConfig};
-use disk::Platform;
+use disk::{DiskError, Platform};
 use tokio::net::TcpListener;
 use tracing::{error, warn};
 
 use crate::cli::{AuthMode, UpArgs};
 use crate::commands::up::termination;
+use crate::config::Config;
 use crate::control;
-use crate::fleet::{Cluster, Fleet, Wishes, parse_wish};
-use crate::layout::{Layout, RunState, write_private};
+use crate::failure::RESTORE;
+use crate::fleet::{Fleet, Wishes};
+use crate::layout::{Layout, RunState, refusal, write_private};
 use crate::system;
 
 use fleet_port::FleetPort;
@@ -29,7 +31,6 @@ use progress::Teller;
 
 /// Where the cloud listens unless told otherwise or taken.
 const CLOUD_PORT: u16 = 8642;
-const LAUNCH_POLL: Duration = Duration::from_millis(1);
 
 /// Runs a sandbox until it is asked to end.
 ///
@@ -56,91 +57,128 @@ struct Sandbox {
     fleet: Arc<Fleet>,
     cloud: Cloud,
     run: RunState,
-    default_cluster: Option<String>,
-    auth: AuthMode,
     _lock: File,
 }
 
 async fn start(args: &UpArgs, teller: &mut Teller) -> Result<Sandbox> {
-    let layout = Layout::resolve(args.data.data_dir.as_deref(), args.platform_dir.as_deref())?;
+    let config = Config::resolve(args)?;
+    let layout = &config.layout;
     layout.prepare()?;
-    let lock = lock(&layout)?;
-    let (clock, entropy) = (system::clock(), system::entropy());
-    let platform = Platform::open(layout.platform(), entropy.clone())?;
+    let lock = layout.take()?;
+    let platform = open_platform(layout)?;
     teller.step("opened the data directory and the platform's keys").await;
 
-    let listener = listen(args.cloud_port).await?;
-    let cloud_endpoint = format!("http://{}", listener.local_addr()?);
-    let project_number = project_number(&layout, &args.project)?;
+    let listener = listen(config.cloud_port).await?;
+    let project_number = project_number(layout, &config.project)?;
     let fleet = Fleet::new(
         layout.clone(),
         platform.clone(),
-        clock.clone(),
-        entropy.clone(),
-        args.in_process,
+        system::clock(),
+        system::entropy(),
+        config.in_process,
         project_number.clone(),
     );
-    let wishes = Wishes { api: args.api_address.as_deref().map(parse_wish).transpose()?, well_known_etcd: true };
-    let port = Arc::new(FleetPort::new(Arc::clone(&fleet), wishes));
-    let account = format!("owner@{}.example", args.project);
-    let config = CloudConfig {
+    match bring_up(&config, &fleet, platform, project_number, listener, teller).await {
+        Ok((cloud, run)) => Ok(Sandbox { layout: config.layout, fleet, cloud, run, _lock: lock }),
+        Err(cause) => {
+            // The clusters that came up end in order, as they do when a sandbox is stopped.
+            fleet.stop().await;
+            Err(cause)
+        }
+    }
+}
+
+/// From an opened data directory to a sandbox that answers.
+async fn bring_up(
+    config: &Config,
+    fleet: &Arc<Fleet>,
+    platform: Platform,
+    project_number: String,
+    listener: TcpListener,
+    teller: &mut Teller,
+) -> Result<(Cloud, RunState)> {
+    let layout = &config.layout;
+    let cloud_endpoint = format!("http://{}", listener.local_addr()?);
+    let port = Arc::new(FleetPort::new(Arc::clone(fleet), Wishes { api: config.api, well_known_etcd: true }));
+    let account = format!("owner@{}.example", config.project);
+    let cloud = Cloud::start(CloudConfig {
         data_dir: layout.cloud(),
         platform,
-        clock,
-        entropy: entropy.clone(),
-        project: args.project.clone(),
+        clock: system::clock(),
+        entropy: system::entropy(),
+        project: config.project.clone(),
         project_number,
         account: account.clone(),
-        auth: if args.auth == AuthMode::Open { Auth::Open } else { Auth::Strict },
+        auth: if config.auth == AuthMode::Open { Auth::Open } else { Auth::Strict },
         fleet: Arc::clone(&port) as Arc<dyn cloud::Fleet>,
         endpoint: cloud_endpoint.clone(),
-    };
-    let cloud = Cloud::start(config).await.context("the cloud")?;
+    })
+    .await
+    .context("the cloud")?;
+    config.settings().save(layout)?;
     let resolving = cloud.clone();
     fleet.resolve_tokens_with(Arc::new(move |token| resolving.resolve_token(token)));
-    let control_token = secret_file(&layout.control_token(), || URL_SAFE_NO_PAD.encode(entropy.bytes::<32>()))?;
-    if !token_is_known(&layout, &cloud) {
+    let control_token =
+        secret_file(&layout.control_token(), || URL_SAFE_NO_PAD.encode(system::entropy().bytes::<32>()))?;
+    if !token_is_known(layout, &cloud) {
         write_private(&layout.access_token(), cloud.issue_token(&account)?.as_bytes())?;
     }
     teller.step(&format!("the cloud answers at {cloud_endpoint}")).await;
 
     let mut run = RunState {
         pid: std::process::id(),
-        control_endpoint: String::new(),
         cloud_endpoint,
-        project: args.project.clone(),
+        project: config.project.clone(),
         account,
-        platform_dir: layout.platform().to_owned(),
-        etcd_endpoints: Vec::new(),
+        auth: config.auth,
+        in_process: config.in_process,
+        ..RunState::nothing(layout)
     };
     fleet.resume()?;
+    if let Some(name) = &config.cluster {
+        default_cluster::check(config, name, &cloud, fleet)?;
+    }
+    cloud.resume().await;
     serve_cloud(&cloud, listener);
-    let default_cluster = if args.no_cluster {
-        None
-    } else {
-        let id =
-            cloud.ensure_cluster(&args.location, &args.cluster, args.nodes).await.context("the default cluster")?;
-        let cluster = launched(&fleet, &port, &id).await?;
-        let access = cluster.until_running().await?;
-        let (name, location) = (&args.cluster, &args.location);
-        teller.step(&format!("cluster {name} in {location} answers at https://{}", access.endpoint)).await;
-        run.etcd_endpoints = access.etcd_endpoints;
-        crate::fleet::make_default(&layout, cluster.spec())?;
-        Some(name.clone())
-    };
-    run.control_endpoint = serve_control(&fleet, control_token, &run).await?;
+    if let Some(name) = &config.cluster {
+        default_cluster::start(config, name, &cloud, fleet, &port, &mut run).await?;
+        let address = run.api_address.trim_end_matches(":443");
+        teller.step(&format!("cluster {} in {} answers at https://{address}", name.name, name.location)).await;
+    }
+    run.control_endpoint = serve_control(fleet, control_token, &run).await?;
     write_private(&layout.run_file(), &serde_json::to_vec_pretty(&run)?)?;
-    Ok(Sandbox { layout, fleet, cloud, run, default_cluster, auth: args.auth, _lock: lock })
+    Ok((cloud, run))
+}
+
+/// A directory that was started before must find the key that sealed it; a new one gets one.
+fn open_platform(layout: &Layout) -> Result<Platform> {
+    let directory = layout.platform();
+    if !layout.is_used() {
+        return Ok(Platform::open(directory, system::entropy())?);
+    }
+    let state = layout.cloud().join("state.sealed");
+    if !state.exists() {
+        bail!("{} is missing: {}", state.display(), RESTORE);
+    }
+    Platform::load(directory, system::entropy()).map_err(|error| match error {
+        DiskError::MissingKey { .. } => {
+            anyhow!("{error}; put it back, or name the directory that holds it with --platform-dir")
+        }
+        other => other.into(),
+    })
 }
 
 impl Sandbox {
     fn summary(&self) -> String {
         let mut text = String::new();
-        if self.auth == AuthMode::Open {
+        if self.run.auth == AuthMode::Open {
             text.push_str("WARNING: --auth open takes any credential as project owner.\n");
         }
-        match &self.default_cluster {
-            Some(name) => text.push_str(&format!("Cluster {name} is ready.")),
+        if self.run.api_address.parse::<SocketAddr>().is_ok_and(|a| !a.ip().is_loopback()) {
+            text.push_str(&format!("WARNING: {} can be reached from other machines.\n", self.run.api_address));
+        }
+        match &self.run.cluster {
+            Some(cluster) => text.push_str(&format!("Cluster {} is ready.", cluster.name)),
             None => text.push_str("The cloud is ready; no cluster runs yet."),
         }
         let program = std::env::current_exe().unwrap_or_else(|_| "pilothouse".into());
@@ -166,19 +204,6 @@ impl Sandbox {
     }
 }
 
-/// The cluster that the cloud's operation is starting in a task of its own.
-async fn launched(fleet: &Fleet, port: &FleetPort, id: &str) -> Result<Arc<Cluster>> {
-    loop {
-        if let Some(cluster) = fleet.find(id) {
-            return Ok(cluster);
-        }
-        if let Some(cause) = port.failure(id) {
-            bail!(cause);
-        }
-        tokio::time::sleep(LAUNCH_POLL).await;
-    }
-}
-
 fn serve_cloud(cloud: &Cloud, listener: TcpListener) {
     let cloud = cloud.clone();
     tokio::spawn(async move {
@@ -200,29 +225,24 @@ async fn serve_control(fleet: &Arc<Fleet>, token: String, run: &RunState) -> Res
     Ok(endpoint)
 }
 
-fn lock(layout: &Layout) -> Result<File> {
-    let path = layout.root().join("pilothouse");
-    let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!("another sandbox runs on {}; `pilothouse down` stops it", layout.root().display())
-        }
-        Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
-    }
-}
-
 async fn listen(wished: Option<u16>) -> Result<TcpListener> {
     let at = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    match wished {
-        Some(port) => TcpListener::bind(at(port)).await.with_context(|| {
-            format!("cannot listen on {}; choose another with --cloud-port (0 takes a free one)", at(port))
-        }),
-        None => match TcpListener::bind(at(CLOUD_PORT)).await {
+    let Some(port) = wished else {
+        return match TcpListener::bind(at(CLOUD_PORT)).await {
             Ok(listener) => Ok(listener),
             Err(_) => TcpListener::bind(at(0)).await.context("cannot listen on 127.0.0.1"),
-        },
-    }
+        };
+    };
+    TcpListener::bind(at(port)).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => anyhow!(
+            "{} is in use by another program; choose another port with --cloud-port (0 takes a free one)",
+            at(port)
+        ),
+        ErrorKind::PermissionDenied => {
+            anyhow!("no permission to listen on {}; choose a port from 1024 up with --cloud-port", at(port))
+        }
+        _ => anyhow::Error::new(error).context(format!("cannot listen on {}", at(port))),
+    })
 }
 
 /// Reads a secret of ours, or makes it.
@@ -234,7 +254,7 @@ fn secret_file(path: &std::path::Path, make: impl FnOnce() -> String) -> Result<
             write_private(path, secret.as_bytes())?;
             Ok(secret)
         }
-        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+        Err(e) => Err(refusal("read", path, e)),
     }
 }
 
@@ -244,11 +264,14 @@ fn token_is_known(layout: &Layout, cloud: &Cloud) -> bool {
 
 /// Twelve digits, as Google numbers projects; the same for the same project id.
 fn project_number(layout: &Layout, project: &str) -> Result<String> {
-    let text = secret_file(&layout.root().join("project-number"), || {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, project.as_bytes());
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest.as_ref()[..8]);
-        (100_000_000_000 + u64::from_be_bytes(first) % 900_000_000_000).to_string()
-    })?;
-    Ok(text)
+    let file = layout.root().join("project-number");
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, project.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest.as_ref()[..8]);
+    let number = (100_000_000_000 + u64::from_be_bytes(first) % 900_000_000_000).to_string();
+    let found = secret_file(&file, || number.clone())?;
+    if found != number {
+        bail!("{} is damaged: project {project} has number {number}; delete the file", file.display());
+    }
+    Ok(number)
 }

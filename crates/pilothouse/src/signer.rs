@@ -24,7 +24,7 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
     let core = match open(&channel, args).await {
         Ok(core) => Arc::new(core),
         Err(error) => {
-            channel.send(&FromSigner::Failed { message: format!("{error:#}") }, &[]).await?;
+            channel.send(&FromSigner::Failed { message: crate::failure::line(&error) }, &[]).await?;
             return Err(error);
         }
     };

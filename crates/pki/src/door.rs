@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
 use tracing::debug;
 
 use crate::profile::{Authority, Profile};
@@ -22,6 +22,10 @@ use crate::{SignerError, pem};
 const FRAME_BYTES_MAX: u32 = 256 * 1024;
 /// Calls that one connection has under way.
 const CALLS_MAX: usize = 256;
+/// How long a call waits for a signer that is started again.
+const RESTART_WAIT: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(5) };
+/// Signers that may die of one call.
+const ATTEMPTS_MAX: usize = 3;
 
 /// Where certificates and tokens come from.
 #[derive(Clone)]
@@ -119,9 +123,10 @@ struct AnswerFrame {
     error: Option<String>,
 }
 
-/// One connection to a signer in another process; calls may overlap.
+/// The way to a signer in another process; calls may overlap. When that process ends, calls wait a while for the next
+/// one: whoever starts it hands its stream to [`SignerClient::reconnect`].
 #[derive(Clone)]
-pub struct SignerClient(Arc<Connection>);
+pub struct SignerClient(Arc<watch::Sender<Option<Arc<Connection>>>>);
 
 struct Connection {
     writer: AsyncMutex<OwnedWriteHalf>,
@@ -135,12 +140,47 @@ struct Waiting {
     by_id: HashMap<u64, oneshot::Sender<AnswerFrame>>,
 }
 
+/// The signer's process ended before it answered.
+struct Gone;
+
 impl SignerClient {
     /// Takes the stream; a task reads the answers until the signer closes it.
     pub fn new(stream: UnixStream) -> Self {
+        Self(Arc::new(watch::Sender::new(Some(Connection::open(stream)))))
+    }
+
+    /// Goes on with the stream of the process that took the old one's place.
+    pub fn reconnect(&self, stream: UnixStream) {
+        self.0.send_replace(Some(Connection::open(stream)));
+    }
+
+    /// Asks until there is an answer: nothing that a signer does harms when it is done twice.
+    async fn call(&self, call: Call) -> Result<Value, SignerError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let mut current = self.0.subscribe();
+            let connected = tokio::time::timeout(RESTART_WAIT, current.wait_for(Option::is_some)).await;
+            let Some(connection) = connected.ok().and_then(Result::ok).and_then(|found| found.clone()) else { break };
+            match connection.call(call.clone()).await {
+                Ok(answer) => return answer,
+                Err(Gone) => {
+                    self.0.send_if_modified(|now| {
+                        let same = now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &connection));
+                        if same {
+                            *now = None;
+                        }
+                        same
+                    });
+                }
+            }
+        }
+        Err(SignerError::Unavailable("its process is gone".to_owned()))
+    }
+}
+
+impl Connection {
+    fn open(stream: UnixStream) -> Arc<Self> {
         let (mut reader, writer) = stream.into_split();
-        let connection =
-            Arc::new(Connection { writer: AsyncMutex::new(writer), waiting: Mutex::new(Waiting::default()) });
+        let connection = Arc::new(Self { writer: AsyncMutex::new(writer), waiting: Mutex::new(Waiting::default()) });
         let shared = Arc::clone(&connection);
         tokio::spawn(async move {
             while let Ok(Some(answer)) = read_frame::<AnswerFrame>(&mut reader).await {
@@ -154,28 +194,27 @@ impl SignerClient {
                 waiting.by_id.clear();
             }
         });
-        Self(connection)
+        connection
     }
 
-    async fn call(&self, call: Call) -> Result<Value, SignerError> {
-        let gone = || SignerError::Unavailable("its process is gone".to_owned());
+    async fn call(&self, call: Call) -> Result<Result<Value, SignerError>, Gone> {
         let (sender, receiver) = oneshot::channel();
         let id = {
-            let mut waiting = self.0.waiting.lock().map_err(|_| gone())?;
+            let mut waiting = self.waiting.lock().map_err(|_| Gone)?;
             if waiting.closed {
-                return Err(gone());
+                return Err(Gone);
             }
             if waiting.by_id.len() >= CALLS_MAX {
-                return Err(SignerError::Unavailable("too many calls under way".to_owned()));
+                return Ok(Err(SignerError::Unavailable("too many calls under way".to_owned())));
             }
             waiting.next_id += 1;
             let id = waiting.next_id;
             waiting.by_id.insert(id, sender);
             id
         };
-        write_frame(&mut *self.0.writer.lock().await, &RequestFrame { id, call }).await.map_err(|_| gone())?;
-        let answer = receiver.await.map_err(|_| gone())?;
-        answer.error.map_or(Ok(answer.result), |error| Err(SignerError::Unavailable(error)))
+        write_frame(&mut *self.writer.lock().await, &RequestFrame { id, call }).await.map_err(|_| Gone)?;
+        let answer = receiver.await.map_err(|_| Gone)?;
+        Ok(answer.error.map_or(Ok(answer.result), |error| Err(SignerError::Unavailable(error))))
     }
 }
 

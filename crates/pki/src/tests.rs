@@ -161,6 +161,29 @@ async fn a_signer_in_another_process_answers_overlapping_calls() {
 }
 
 #[tokio::test]
+async fn calls_wait_for_a_signer_that_is_started_again_but_not_for_ever() {
+    let clock = clock().clock();
+    let (near, far) = UnixStream::pair().unwrap();
+    let client = SignerClient::new(near);
+    let door = Signer::Socket(client.clone());
+    let asked = door.certificate(Authority::Cluster);
+    let restarted = async {
+        drop(far);
+        tokio::task::yield_now().await;
+        let (near, far) = UnixStream::pair().unwrap();
+        tokio::spawn(serve_signer(signer(&clock), Requester::Instance, far));
+        client.reconnect(near);
+    };
+    let (answer, ()) = tokio::join!(asked, restarted);
+    answer.unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    client.reconnect(near);
+    drop(far);
+    let refused = door.certificate(Authority::Cluster).await.unwrap_err();
+    assert_eq!(refused.to_string(), "the signer does not answer: its process is gone");
+}
+
+#[tokio::test]
 async fn the_authorities_survive_a_restart() {
     let vault = Arc::new(MemoryVault::default());
     let clock = clock().clock();

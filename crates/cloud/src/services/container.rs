@@ -47,7 +47,7 @@ pub(crate) fn answer(
     let context = Context { inner, view, location, name, pool };
     match method.call {
         Call::ListClusters => context.list_clusters(),
-        Call::GetCluster => context.cluster().map(|cluster| view.cluster(&cluster)),
+        Call::GetCluster => context.cluster().map(|cluster| context.shown(cluster)),
         Call::CreateCluster => {
             let operation = create_cluster(inner, location, &body)?;
             Ok(view.operation(&operation))
@@ -136,7 +136,18 @@ impl Context<'_> {
         }
         let state = self.inner.store.read();
         let here = state.clusters.iter().filter(|c| self.location == "-" || c.location == self.location);
-        Ok(render::list("clusters", here.map(|cluster| self.view.cluster(cluster)).collect()))
+        Ok(render::list("clusters", here.map(|cluster| self.shown(cluster.clone())).collect()))
+    }
+
+    /// A cluster as clients see it: one that should run and cannot says so.
+    fn shown(&self, mut cluster: Cluster) -> Value {
+        if cluster.status == "RUNNING"
+            && let Some(cause) = self.inner.fleet.trouble(&cluster.id)
+        {
+            "ERROR".clone_into(&mut cluster.status);
+            cluster.status_message = cause;
+        }
+        self.view.cluster(&cluster)
     }
 
     fn list_operations(&self) -> Value {

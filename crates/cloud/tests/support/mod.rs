@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use base::{Clock, ClockSource, Entropy, Timestamp};
@@ -37,22 +37,18 @@ pub(crate) fn entropy() -> Entropy {
     })
 }
 
-/// Answers at once; refuses clusters named `broken`.
+/// Answers at once; refuses clusters named `broken`, the first time also one named `slow`.
 #[derive(Default)]
 pub(crate) struct FakeFleet {
     pub(crate) creations: AtomicU32,
+    refused_slow: AtomicBool,
 }
 
 impl Fleet for FakeFleet {
     fn create(&self, spec: ClusterSpec) -> BoxFuture<'_, Result<ClusterAccess, String>> {
         self.creations.fetch_add(1, Ordering::SeqCst);
-        let access = ClusterAccess {
-            endpoint: "127.0.0.1:18443".to_owned(),
-            private_endpoint: "172.16.0.2".to_owned(),
-            ca_pem: "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n".to_owned(),
-            etcd_endpoints: Vec::new(),
-        };
-        let result = if spec.name == "broken" { Err("no machines are left".to_owned()) } else { Ok(access) };
+        let refused = spec.name == "broken" || spec.name == "slow" && !self.refused_slow.swap(true, Ordering::SeqCst);
+        let result = if refused { Err("no machines are left".to_owned()) } else { Ok(access()) };
         Box::pin(async move { result })
     }
 
@@ -65,7 +61,21 @@ impl Fleet for FakeFleet {
     }
 
     fn access(&self, _: &str) -> BoxFuture<'_, Result<ClusterAccess, String>> {
-        Box::pin(async { Err("unknown".to_owned()) })
+        let slow = self.refused_slow.load(Ordering::SeqCst);
+        Box::pin(async move { if slow { Ok(access()) } else { Err("unknown".to_owned()) } })
+    }
+
+    fn trouble(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
+fn access() -> ClusterAccess {
+    ClusterAccess {
+        endpoint: "127.0.0.1:18443".to_owned(),
+        private_endpoint: "172.16.0.2".to_owned(),
+        ca_pem: "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n".to_owned(),
+        etcd_endpoints: Vec::new(),
     }
 }
 
@@ -93,6 +103,7 @@ pub(crate) async fn start(dir: &Path, auth: Auth, port: u16) -> Running {
     })
     .await
     .expect("a cloud");
+    cloud.resume().await;
     let serving = cloud.clone();
     tokio::spawn(async move { serving.serve(listener).await });
     let token = cloud.issue_token("dev@example.com").expect("a token");
@@ -119,6 +130,19 @@ impl Running {
         let text = String::from_utf8(answer).expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");
         (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code"), body.to_owned())
+    }
+
+    /// The operation of this type, once there is one; for what the cloud begins by itself.
+    pub(crate) async fn begun(&self, kind: &str) -> Value {
+        for _ in 0..500 {
+            let (_, list) = self.call("GET", "/v1/projects/demo-project/locations/-/operations", "").await;
+            let all = list["operations"].as_array().cloned().unwrap_or_default();
+            if let Some(found) = all.into_iter().find(|o| o["operationType"] == kind) {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("no {kind}");
     }
 
     /// Polls an operation as gcloud does until it is done.

@@ -2,6 +2,7 @@
 //!
 //! Nothing of the user's configuration is touched: gcloud gets a directory, kubectl a kubeconfig of its own.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -33,6 +34,24 @@ const TERRAFORM_APIS: &[(&str, &str)] = &[
     ("IAM", "/v1/"),
 ];
 
+/// Settings of the user's that would lead the clients away from the sandbox: taken out of the way, and given back.
+const DISPLACED: &[&str] = &[
+    "CLOUDSDK_ACTIVE_CONFIG_NAME",
+    "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE",
+    "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
+    "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT",
+    "CLOUDSDK_CORE_ACCOUNT",
+    "CLOUDSDK_COMPUTE_REGION",
+    "CLOUDSDK_COMPUTE_ZONE",
+    "CLOUDSDK_CONTAINER_CLUSTER",
+    "ETCDCTL_USER",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CREDENTIALS",
+];
+
+/// What the variables were before, as a JSON object; it is there as long as they are changed.
+const SAVED: &str = "PILOTHOUSE_SAVED";
+
 /// Prints the commands.
 ///
 /// # Errors
@@ -40,36 +59,51 @@ const TERRAFORM_APIS: &[(&str, &str)] = &[
 pub(crate) fn run(args: &EnvArgs) -> Result<String> {
     let layout = Layout::resolve(args.data.data_dir.as_deref(), None)?;
     let shell = args.shell.unwrap_or_else(shell_of_user);
-    let variables = if args.unset {
-        let state = layout.running()?.unwrap_or_else(|| nothing_runs(&layout));
-        variables(&layout, &state, "")?
+    let environment = |name: &str| std::env::var(name).ok();
+    let mut lines = if args.unset {
+        let names = variables(&layout, &RunState::nothing(&layout), "")?.into_iter().map(|(name, _)| name);
+        unset_lines(shell, names, &environment)
     } else {
         let state = layout.must_run()?;
         let file = layout.access_token();
         let token = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        variables(&layout, &state, token.trim())?
-    };
-    let mut lines: Vec<String> = variables
-        .iter()
-        .map(|(name, value)| if args.unset { unset(shell, name) } else { export(shell, name, value) })
-        .collect();
-    if !args.unset {
+        let mut lines = export_lines(shell, variables(&layout, &state, token.trim())?, &environment);
         lines.extend(path_line(shell));
-    }
+        lines
+    };
     lines.push(String::new());
     Ok(lines.join("\n"))
 }
 
-fn nothing_runs(layout: &Layout) -> RunState {
-    RunState {
-        pid: 0,
-        cloud_endpoint: String::new(),
-        control_endpoint: String::new(),
-        project: String::new(),
-        account: String::new(),
-        platform_dir: layout.platform().to_owned(),
-        etcd_endpoints: Vec::new(),
+fn export_lines(
+    shell: Shell,
+    variables: Vec<(String, String)>,
+    environment: &impl Fn(&str) -> Option<String>,
+) -> Vec<String> {
+    let displaced = DISPLACED.iter().filter(|name| environment(name).is_some());
+    let mut lines: Vec<String> = displaced.clone().map(|name| unset(shell, name)).collect();
+    if environment(SAVED).is_none() {
+        let names = variables.iter().map(|(name, _)| name.as_str()).chain(displaced.copied());
+        let before: BTreeMap<&str, String> = names.filter_map(|name| Some((name, environment(name)?))).collect();
+        lines.push(export(shell, SAVED, &serde_json::to_string(&before).unwrap_or_default()));
     }
+    lines.extend(variables.iter().map(|(name, value)| export(shell, name, value)));
+    lines
+}
+
+fn unset_lines(
+    shell: Shell,
+    names: impl Iterator<Item = String>,
+    environment: &impl Fn(&str) -> Option<String>,
+) -> Vec<String> {
+    let saved = environment(SAVED).unwrap_or_default();
+    let before: BTreeMap<String, String> = serde_json::from_str(&saved).unwrap_or_default();
+    let ours: Vec<String> = names.filter(|name| !before.contains_key(name)).collect();
+    let mut lines: Vec<String> = ours.iter().map(|name| unset(shell, name)).collect();
+    lines.extend(before.iter().map(|(name, value)| export(shell, name, value)));
+    lines.push(unset(shell, SAVED));
+    lines.extend(path_without_us(shell, environment));
+    lines
 }
 
 fn variables(layout: &Layout, state: &RunState, token: &str) -> Result<Vec<(String, String)>> {
@@ -92,8 +126,8 @@ fn variables(layout: &Layout, state: &RunState, token: &str) -> Result<Vec<(Stri
         ("GCE_METADATA_HOST", host.clone()),
         ("GCE_METADATA_ROOT", host.clone()),
         ("GCE_METADATA_IP", host),
-        ("NO_PROXY", "127.0.0.0/8,localhost".to_owned()),
-        ("no_proxy", "127.0.0.0/8,localhost".to_owned()),
+        ("NO_PROXY", no_proxy("NO_PROXY")),
+        ("no_proxy", no_proxy("no_proxy")),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
@@ -108,10 +142,42 @@ fn variables(layout: &Layout, state: &RunState, token: &str) -> Result<Vec<(Stri
     for (name, file) in [("CACERT", "etcd-ca.crt"), ("CERT", "etcd-client.crt"), ("KEY", "etcd-client.key")] {
         list.push((format!("ETCDCTL_{name}"), path(file)));
     }
+    // For `--unset` (nothing runs then) all names count.
     if state.etcd_endpoints.is_empty() && state.pid != 0 {
         list.retain(|(name, _)| !name.starts_with("ETCDCTL_"));
     }
     Ok(list)
+}
+
+/// What the user keeps from proxies, and the sandbox' addresses. Not every client understands a range.
+fn no_proxy(name: &str) -> String {
+    let mut parts: Vec<String> = std::env::var(name)
+        .unwrap_or_default()
+        .split(',')
+        .map(|p| p.trim().to_owned())
+        .filter(|p| !p.is_empty())
+        .collect();
+    for ours in ["127.0.0.1", "127.0.0.0/8", "localhost"] {
+        if !parts.iter().any(|p| p == ours) {
+            parts.push(ours.to_owned());
+        }
+    }
+    parts.join(",")
+}
+
+/// Takes the directory of this program out of the path again, where `env` put it first.
+fn path_without_us(shell: Shell, environment: &impl Fn(&str) -> Option<String>) -> Option<String> {
+    let program = std::env::current_exe().ok()?;
+    let directory = program.parent()?.to_str()?;
+    let path = environment("PATH")?;
+    let rest = path.strip_prefix(directory)?.strip_prefix(':')?;
+    Some(match shell {
+        Shell::Fish => {
+            let parts: Vec<String> = rest.split(':').map(|part| quote(shell, part)).collect();
+            format!("set -gx PATH {}", parts.join(" "))
+        }
+        _ => export(shell, "PATH", rest),
+    })
 }
 
 /// The line that lets the shell find `pilothouse`, where it cannot yet.
@@ -175,5 +241,34 @@ mod tests {
         assert_eq!(export(Shell::Fish, "A", "it's"), r"set -gx A 'it\'s'");
         assert_eq!(export(Shell::Powershell, "A", "it's"), "$env:A = 'it''s'");
         assert_eq!(unset(Shell::Posix, "A"), "unset A");
+    }
+
+    #[test]
+    fn what_the_user_had_is_kept_once_and_given_back() {
+        let ours = || vec![("KUBECONFIG".to_owned(), "k".to_owned()), ("GOOGLE_PROJECT".to_owned(), "p".to_owned())];
+        let user = |name: &str| match name {
+            "KUBECONFIG" => Some("it's mine".to_owned()),
+            "CLOUDSDK_COMPUTE_ZONE" => Some("z".to_owned()),
+            _ => None,
+        };
+        let lines = export_lines(Shell::Posix, ours(), &user);
+        let saved = r#"{"CLOUDSDK_COMPUTE_ZONE":"z","KUBECONFIG":"it's mine"}"#;
+        let expected = [
+            "unset CLOUDSDK_COMPUTE_ZONE".to_owned(),
+            export(Shell::Posix, SAVED, saved),
+            "export KUBECONFIG='k'".to_owned(),
+            "export GOOGLE_PROJECT='p'".to_owned(),
+        ];
+        assert_eq!(lines, expected);
+        let changed = |name: &str| (name == SAVED).then(|| saved.to_owned());
+        assert!(!export_lines(Shell::Posix, ours(), &changed).iter().any(|line| line.contains(SAVED)));
+        let lines = unset_lines(Shell::Posix, ours().into_iter().map(|(name, _)| name), &changed);
+        let expected = [
+            "unset GOOGLE_PROJECT",
+            "export CLOUDSDK_COMPUTE_ZONE='z'",
+            r"export KUBECONFIG='it'\''s mine'",
+            "unset PILOTHOUSE_SAVED",
+        ];
+        assert_eq!(lines, expected);
     }
 }

@@ -43,18 +43,23 @@ fn text(status: &Status) -> Result<String> {
     for cluster in &status.clusters {
         writeln!(
             out,
-            "\nCluster  {} in {}  {}  Kubernetes {}  {} nodes",
-            cluster.name, cluster.location, cluster.state, cluster.kubernetes_version, cluster.nodes
+            "\nCluster  {} in {}  {}  Kubernetes {}  {} node{}",
+            cluster.name,
+            cluster.location,
+            cluster.state,
+            cluster.kubernetes_version,
+            cluster.nodes,
+            if cluster.nodes == 1 { "" } else { "s" }
         )?;
         writeln!(out, "  API server  https://{}", cluster.endpoint)?;
         writeln!(out, "  etcd        {}", cluster.etcd_endpoints.join(", "))?;
         writeln!(out, "  kubeconfig  {}", cluster.kubeconfig.display())?;
         for instance in &cluster.instances {
-            writeln!(
-                out,
-                "  {:<12}pid {}  restarts {}  {}",
-                instance.role, instance.pid, instance.restarts, instance.name
-            )?;
+            let alive = match (instance.pid, &instance.trouble) {
+                (Some(pid), _) => format!("pid {pid}"),
+                (None, cause) => format!("DOWN ({})", cause.as_deref().unwrap_or("it is being started")),
+            };
+            writeln!(out, "  {:<15}{alive}  restarts {}  {}", instance.role, instance.restarts, instance.name)?;
         }
     }
     Ok(out)

@@ -5,10 +5,11 @@ use std::io::{BufRead, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::{DataDirArgs, ResetArgs};
-use crate::layout::Layout;
+use crate::config::Settings;
+use crate::layout::{Layout, refusal};
 
 /// Longer than an orderly stop takes, store checkpoint included.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -37,26 +38,33 @@ pub(crate) fn reset(args: &ResetArgs) -> Result<String> {
     if !root.exists() {
         return Ok(format!("Nothing is at {}.\n", root.display()));
     }
-    if !root.join("pilothouse").exists() {
+    layout.check().context("nothing was deleted")?;
+    if !layout.is_sandbox() {
         bail!("{} is not a Pilothouse sandbox; nothing was deleted", root.display());
     }
+    let settings = Settings::load(&layout).unwrap_or_default();
     if !args.yes && !confirmed(&format!("Delete everything under {}? [y/N] ", root.display()))? {
         bail!("nothing was deleted");
     }
     stop(&layout)?;
-    fs::remove_dir_all(root).with_context(|| format!("cannot delete {}", root.display()))?;
-    Ok(format!("Deleted {}.\n", root.display()))
+    fs::remove_dir_all(root).map_err(|e| refusal("delete", root, e))?;
+    let mut text = format!("Deleted {}.\n", root.display());
+    // The keys of a platform directory elsewhere may serve other sandboxes.
+    if let Some(settings) = settings.filter(|s| !s.platform_dir.starts_with(root) && s.platform_dir.exists()) {
+        text.push_str(&format!("The platform's keys stay in {}.\n", settings.platform_dir.display()));
+    }
+    Ok(text)
 }
 
-/// Ends a running sandbox; false when none ran.
+/// Ends a running or starting sandbox and waits until its process is gone; false when none ran.
 fn stop(layout: &Layout) -> Result<bool> {
-    let Some(state) = layout.running()? else { return Ok(false) };
-    let pid = i32::try_from(state.pid).ok().and_then(Pid::from_raw).context("run.json names no process")?;
-    kill_process(pid, Signal::TERM).with_context(|| format!("cannot stop process {}", state.pid))?;
+    let Some(holder) = layout.holder() else { return Ok(false) };
+    let pid = i32::try_from(holder).ok().and_then(Pid::from_raw).context("the directory's mark names no process")?;
+    kill_process(pid, Signal::TERM).with_context(|| format!("cannot stop process {holder}"))?;
     let mut waited = Duration::ZERO;
-    while test_kill_process(pid).is_ok() && layout.run_file().exists() {
+    while layout.holder() == Some(holder) {
         if waited > STOP_TIMEOUT {
-            bail!("process {} did not stop within {} s", state.pid, STOP_TIMEOUT.as_secs());
+            bail!("process {holder} did not stop within {} s; `kill -9 {holder}` ends it", STOP_TIMEOUT.as_secs());
         }
         std::thread::sleep(POLL);
         waited += POLL;

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::channel::Channel;
 use crate::cli::{AuthMode, UpArgs};
+use crate::config::{Config, difference};
 use crate::fleet::spawn_detached;
 use crate::layout::Layout;
 
@@ -32,21 +33,30 @@ pub(crate) enum Progress {
 /// # Errors
 /// When it cannot start; the text says why and what to do.
 pub(crate) fn run(args: &UpArgs) -> Result<String> {
-    let layout = Layout::resolve(args.data.data_dir.as_deref(), args.platform_dir.as_deref())?;
+    let config = Config::resolve(args)?;
+    let layout = &config.layout;
     if let Some(state) = layout.running()? {
-        return Ok(format!(
-            "A sandbox runs already on {} (process {}), at {}.\n",
-            layout.root().display(),
-            state.pid,
-            state.cloud_endpoint
-        ));
+        let root = layout.root().display();
+        return match difference(args, &state) {
+            None => {
+                Ok(format!("A sandbox runs already on {root} (process {}), at {}.\n", state.pid, state.cloud_endpoint))
+            }
+            Some(other) => bail!(
+                "a sandbox runs already on {root}, and {other}; stop it first with `pilothouse down`, or choose another \
+                 --data-dir"
+            ),
+        };
+    }
+    if let Some(holder) = layout.holder() {
+        return Err(layout.in_use(Some(holder)));
     }
     layout.prepare()?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(start(args, &layout))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(start(args, &config))
 }
 
-async fn start(args: &UpArgs, layout: &Layout) -> Result<String> {
-    let mut process = spawn_detached(&arguments(args, layout), &layout.log("cloud"))?;
+async fn start(args: &UpArgs, config: &Config) -> Result<String> {
+    let layout = &config.layout;
+    let mut process = spawn_detached(&arguments(args, config), &layout.log("cloud"))?;
     let text = watch(&process.channel, &mut process.child, layout).await?;
     if args.detach {
         return Ok(text);
@@ -103,26 +113,29 @@ fn ended(status: ExitStatus) -> String {
 }
 
 /// The child's command line: role and data directory first, for the reader of `ps`.
-fn arguments(args: &UpArgs, layout: &Layout) -> Vec<OsString> {
+fn arguments(args: &UpArgs, config: &Config) -> Vec<OsString> {
+    let layout = &config.layout;
     let mut line: Vec<OsString> = vec!["cloud".into(), "--data-dir".into(), layout.root().into()];
+    line.extend(["--platform-dir".into(), layout.platform().into()]);
     let mut option = |name: &str, value: &str| line.extend([name.into(), value.into()]);
-    option("--platform-dir", &layout.platform().display().to_string());
-    option("--project", &args.project);
-    option("--location", &args.location);
-    option("--nodes", &args.nodes.to_string());
-    option("--auth", if args.auth == AuthMode::Open { "open" } else { "strict" });
-    if let Some(port) = args.cloud_port {
+    option("--project", &config.project);
+    option("--auth", if config.auth == AuthMode::Open { "open" } else { "strict" });
+    if let Some(port) = config.cloud_port {
         option("--cloud-port", &port.to_string());
     }
-    if let Some(address) = &args.api_address {
-        option("--api-address", address);
-    }
-    if args.no_cluster {
-        line.push("--no-cluster".into());
+    if let Some(cluster) = &config.cluster {
+        option("--cluster", &cluster.name);
+        option("--location", &cluster.location);
+        if let Some(nodes) = config.nodes {
+            option("--nodes", &nodes.to_string());
+        }
+        if let Some(address) = &args.api_address {
+            option("--api-address", address);
+        }
     } else {
-        line.extend(["--cluster".into(), args.cluster.as_str().into()]);
+        line.push("--no-cluster".into());
     }
-    if args.in_process {
+    if config.in_process {
         line.push("--in-process".into());
     }
     line

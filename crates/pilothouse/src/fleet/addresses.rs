@@ -9,9 +9,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use base::Entropy;
 use serde::{Deserialize, Serialize};
+
+use crate::layout::write_private;
 
 const HTTPS: u16 = 443;
 const ETCD_CLIENT: u16 = 2379;
@@ -62,7 +64,8 @@ pub(crate) fn bind(directory: &Path, wishes: &Wishes, entropy: &Entropy) -> Resu
         let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let addresses: Addresses = serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged; delete it to choose new addresses", file.display()))?;
-        let listeners = Listeners { api: listen(addresses.api)?, etcd: listen(addresses.etcd)? };
+        let listeners =
+            Listeners { api: listen_again(addresses.api, &file)?, etcd: listen_again(addresses.etcd, &file)? };
         return Ok((addresses, listeners));
     }
     let (api, etcd) = choose(wishes, entropy)?;
@@ -72,8 +75,7 @@ pub(crate) fn bind(directory: &Path, wishes: &Wishes, entropy: &Entropy) -> Resu
         etcd: etcd.local_addr()?,
         private: Ipv4Addr::new(172, 16, 0, 2 + low % 12),
     };
-    fs::write(&file, serde_json::to_vec_pretty(&addresses)?)
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    write_private(&file, &serde_json::to_vec_pretty(&addresses)?)?;
     Ok((addresses, Listeners { api, etcd }))
 }
 
@@ -85,11 +87,26 @@ fn choose(wishes: &Wishes, entropy: &Entropy) -> Result<(TcpListener, TcpListene
     };
     let api = match wishes.api {
         None => free_api,
-        Some((ip, Some(port))) => listen(SocketAddr::new(ip, port))?,
-        Some((ip, None)) => listen(SocketAddr::new(ip, HTTPS)).or_else(|_| listen(SocketAddr::new(ip, 0)))?,
+        Some((ip, port)) => listen_as_wished(ip, port)?,
     };
     let well_known = wishes.well_known_etcd.then(|| TcpListener::bind(loopback(ETCD_CLIENT)).ok()).flatten();
     Ok((api, well_known.unwrap_or(free_etcd)))
+}
+
+/// Without a port: 443, or a free one where that is taken or not permitted.
+fn listen_as_wished(ip: IpAddr, port: Option<u16>) -> Result<TcpListener> {
+    match port {
+        Some(port) => listen(SocketAddr::new(ip, port)),
+        None => listen(SocketAddr::new(ip, HTTPS)).or_else(|_| listen(SocketAddr::new(ip, 0))),
+    }
+}
+
+/// Looks whether a wished address can be had now.
+///
+/// # Errors
+/// When it cannot; the text names it and the way out.
+pub(crate) fn try_address(ip: IpAddr, port: Option<u16>) -> Result<()> {
+    listen_as_wished(ip, port).map(drop)
 }
 
 /// An alias where both ports are free; port 443 gives way to a free one where it needs a privilege we lack.
@@ -116,16 +133,32 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener> {
-    match TcpListener::bind(address) {
-        Ok(listener) => Ok(listener),
-        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-            bail!("{address} is in use by another program; stop it, or start with another --data-dir or address")
+    TcpListener::bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            anyhow!("{address} is in use by another program; stop that, or choose another with --api-address IP[:PORT]")
         }
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            bail!("no permission to listen on {address}; choose a port from 1024 up with --api-address IP:PORT")
+        io::ErrorKind::PermissionDenied => {
+            anyhow!("no permission to listen on {address}; choose a port from 1024 up with --api-address IP:PORT")
         }
-        Err(e) => Err(e).with_context(|| format!("cannot listen on {address}")),
-    }
+        io::ErrorKind::AddrNotAvailable => {
+            anyhow!("{} is no address of this machine; choose another with --api-address IP[:PORT]", address.ip())
+        }
+        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+    })
+}
+
+/// Takes an address that a cluster had before.
+fn listen_again(address: SocketAddr, file: &Path) -> Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!(
+            "its address {address} is in use by another program; stop that, or delete {} to let it choose new addresses",
+            file.display()
+        ),
+        _ => anyhow::Error::new(error).context(format!(
+            "cannot listen on its address {address}; delete {} to let it choose new addresses",
+            file.display()
+        )),
+    })
 }
 
 /// Reads `IP[:PORT]`.
@@ -133,10 +166,17 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
 /// # Errors
 /// When it is neither.
 pub(crate) fn parse_wish(text: &str) -> Result<(IpAddr, Option<u16>)> {
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok((address.ip(), Some(address.port())));
+    let (ip, port) = match text.parse::<SocketAddr>() {
+        Ok(address) => (address.ip(), Some(address.port())),
+        Err(_) => match text.parse() {
+            Ok(ip) => (ip, None),
+            Err(_) => bail!("--api-address {text}: expected an IP address or IP:PORT"),
+        },
+    };
+    if ip.is_unspecified() || ip.is_multicast() {
+        bail!("--api-address {text}: clients need one address that they can reach, such as 127.0.0.2");
     }
-    text.parse().map(|ip| (ip, None)).with_context(|| format!("--api-address {text}: expected IP or IP:PORT"))
+    Ok((ip, port))
 }
 
 #[cfg(test)]
@@ -158,6 +198,8 @@ mod tests {
     fn a_wished_address_is_read_with_and_without_port() {
         assert_eq!(parse_wish("127.0.0.5").unwrap(), ("127.0.0.5".parse().unwrap(), None));
         assert_eq!(parse_wish("127.0.0.5:8443").unwrap(), ("127.0.0.5".parse().unwrap(), Some(8443)));
-        assert!(parse_wish("here").is_err());
+        for wrong in ["here", "0.0.0.0", "0.0.0.0:443", "127.0.0.1:", "127.0.0.1:70000", ""] {
+            assert!(parse_wish(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -69,8 +69,10 @@ pub(crate) struct Access {
 pub(crate) enum State {
     Starting,
     Running(Access),
-    /// It cannot run until the cause is mended.
+    /// It cannot run until the cause is mended; it is tried again now and then.
     Failed(String),
+    /// Its processes were ended for good.
+    Stopped,
 }
 
 /// What the supervisor is told.
@@ -122,7 +124,27 @@ impl Cluster {
         match reached {
             State::Running(access) => Ok(access),
             State::Failed(cause) => Err(anyhow!("cluster {}: {cause}", self.spec.name)),
-            State::Starting => Err(anyhow!("cluster {} is still starting", self.spec.name)),
+            State::Starting | State::Stopped => Err(anyhow!("cluster {} was stopped", self.spec.name)),
+        }
+    }
+
+    /// Waits until the API server answers, however often its start fails before.
+    ///
+    /// # Errors
+    /// When the cluster is deleted meanwhile.
+    pub(crate) async fn until_recovered(&self) -> Result<Access> {
+        let mut state = self.state.subscribe();
+        match state.wait_for(|s| matches!(s, State::Running(_) | State::Stopped)).await?.clone() {
+            State::Running(access) => Ok(access),
+            _ => Err(anyhow!("cluster {} was stopped", self.spec.name)),
+        }
+    }
+
+    /// Why it cannot run, if it cannot.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            State::Failed(cause) => Some(cause.clone()),
+            State::Starting | State::Running(_) | State::Stopped => None,
         }
     }
 
@@ -137,6 +159,7 @@ impl Cluster {
         if self.commands.send(Command::Stop(done)).await.is_ok() {
             let _ = stopped.await;
         }
+        self.state.send_replace(State::Stopped);
     }
 
     pub(crate) fn remove_user_files(&self, layout: &Layout) {
@@ -148,6 +171,7 @@ impl Cluster {
             State::Starting => "STARTING".to_owned(),
             State::Running(_) => "RUNNING".to_owned(),
             State::Failed(cause) => format!("FAILED: {cause}"),
+            State::Stopped => "STOPPED".to_owned(),
         };
         ClusterStatus {
             name: self.spec.name.clone(),

@@ -30,7 +30,7 @@ pub(crate) async fn run(
         Ok(instance) => instance,
         Err(cause) => {
             error!(cluster = cluster.spec().name, "cannot run: {cause:#}");
-            cluster.state.send_replace(State::Failed(format!("{cause:#}")));
+            cluster.state.send_replace(State::Failed(crate::failure::line(&cause)));
             while let Some(command) = inbox.recv().await {
                 if let Command::Stop(done) = command {
                     let _ = done.send(());
@@ -72,7 +72,7 @@ async fn start(fleet: &Arc<Fleet>, cluster: &Arc<Cluster>, etcd: std::net::TcpLi
     });
     let doors = Doors { signer: Signer::InProcess(Arc::clone(&core), Requester::Instance), identity, etcd };
     let start = start_message(fleet, cluster)?;
-    let pid = std::process::id();
+    let pid = Some(std::process::id());
     *cluster.instances.lock().unwrap_or_else(PoisonError::into_inner) = vec![InstanceStatus {
         name: INSTANCE.to_owned(),
         pid,
@@ -80,6 +80,7 @@ async fn start(fleet: &Arc<Fleet>, cluster: &Arc<Cluster>, etcd: std::net::TcpLi
         data_dir: start.data_dir.clone(),
         addresses: vec![cluster.addresses.api.to_string(), cluster.addresses.etcd.to_string()],
         restarts: 0,
+        trouble: None,
     }];
     let instance = Instance::start(start, doors).await?;
     let door = Signer::InProcess(core, Requester::Fleet);

@@ -13,6 +13,8 @@ pub(crate) enum ToInstance {
     Start(Box<InstanceStart>),
     /// File: an accepted connection to the API server.
     Connection,
+    /// The signer was started again. File: the stream to the new one.
+    Signer,
     /// The nodes there should be now.
     Nodes { nodes: Vec<NodeSpec> },
     /// Stop in order: finish requests, sync, end.

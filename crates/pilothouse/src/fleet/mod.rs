@@ -14,20 +14,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base::{Clock, Entropy};
 use disk::Platform;
 use policy::GoogleIdentity;
 use tracing::info;
 
-pub(crate) use addresses::{Wishes, parse_wish};
+pub(crate) use addresses::{Wishes, parse_wish, try_address};
 pub(crate) use cluster::{Access, Cluster, Record};
 pub(crate) use key::SealedDirectory;
 pub(crate) use process::spawn_detached;
 pub(crate) use supervise::SIGNER;
 pub(crate) use user_files::make_default;
 
-use crate::layout::Layout;
+use crate::layout::{Layout, make_directory};
 use message::{ClusterSpec, NodeSpec};
 use report::{Certificate, ClusterStatus};
 
@@ -90,6 +90,15 @@ impl Fleet {
         for entry in fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))? {
             let path = entry?.path();
             if let Some(record) = Record::load(&path)? {
+                let own = self.layout.cluster(&record.spec.id);
+                if own != path {
+                    bail!(
+                        "{} holds cluster {}, whose place is {}; put it back there",
+                        path.display(),
+                        record.spec.name,
+                        own.display()
+                    );
+                }
                 info!(cluster = record.spec.name, "resuming");
                 self.launch(record, &Wishes::default())?;
             }
@@ -110,9 +119,14 @@ impl Fleet {
         let cluster = match self.find(&spec.id) {
             Some(cluster) => cluster,
             None => {
+                let directory = self.layout.cluster(&spec.id);
+                make_directory(&directory)?;
                 let record = Record { spec, nodes };
                 record.save(&self.layout)?;
-                self.launch(record, wishes)?
+                self.launch(record, wishes).inspect_err(|_| {
+                    // Nothing is in it yet; whoever tries again begins anew.
+                    let _ = fs::remove_dir_all(&directory);
+                })?
             }
         };
         cluster.until_running().await
@@ -181,12 +195,15 @@ impl Fleet {
     }
 
     fn launch(self: &Arc<Self>, record: Record, wishes: &Wishes) -> Result<Arc<Cluster>> {
+        if let Some(running) = self.find(&record.spec.id) {
+            return Ok(running);
+        }
         let directory = self.layout.cluster(&record.spec.id);
         let (addresses, listeners) = addresses::bind(&directory, wishes, &self.entropy)
             .with_context(|| format!("cluster {} in {}", record.spec.name, record.spec.location))?;
         let cluster = Cluster::new(record, addresses);
         self.lock().insert(cluster.spec().id.clone(), Arc::clone(&cluster));
-        supervise::start(Arc::clone(self), Arc::clone(&cluster), listeners);
+        supervise::start(self, &cluster, listeners);
         Ok(cluster)
     }
 

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::process::{Child, Command};
@@ -14,7 +15,7 @@ use crate::channel::{self, Channel};
 /// A running child and the fleet's end of its channel. Dropping it closes the channel, which ends the child.
 pub(crate) struct Process {
     pub(crate) child: Child,
-    pub(crate) channel: Channel,
+    pub(crate) channel: Arc<Channel>,
     pub(crate) pid: u32,
 }
 
@@ -56,7 +57,7 @@ fn start(arguments: &[OsString], log: &Path, ends_with_parent: bool) -> Result<P
         .spawn()
         .context("cannot start a process")?;
     let pid = child.id().context("the process ended at once")?;
-    Ok(Process { child, channel: Channel::new(ours)?, pid })
+    Ok(Process { child, channel: Arc::new(Channel::new(ours)?), pid })
 }
 
 /// Children get no part of the user's environment (it may hold credentials) but what steers logging.

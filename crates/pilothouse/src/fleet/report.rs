@@ -47,13 +47,17 @@ pub(crate) struct ClusterStatus {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct InstanceStatus {
     pub(crate) name: String,
-    pub(crate) pid: u32,
+    /// Null while it does not run.
+    pub(crate) pid: Option<u32>,
     /// `control-plane` or `signer`.
     pub(crate) role: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) addresses: Vec<String>,
     /// How often it was started again since `up`.
     pub(crate) restarts: u32,
+    /// Why it does not run now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trouble: Option<String>,
 }
 
 /// `pilothouse inspect -o json`.

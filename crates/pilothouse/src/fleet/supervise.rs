@@ -1,12 +1,14 @@
-//! The task behind each cluster: starts its processes, publishes where connections go, starts what died again.
+//! The task behind each cluster: starts its processes, publishes where connections go, starts again what died, and only
+//! that.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use pki::{Authority, Requester, Signer, SignerClient};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -20,24 +22,23 @@ use crate::fleet::message::{FromInstance, FromSigner, InstanceStart, ToInstance,
 use crate::fleet::process::{self, Process};
 use crate::fleet::report::InstanceStatus;
 use crate::fleet::{Fleet, in_process, key, user_files};
-use crate::identity_server;
+use crate::{failure, identity_server};
 
 /// The instance's and the signer's directory names.
 pub(crate) const INSTANCE: &str = "control-plane-0";
 pub(crate) const SIGNER: &str = "signer";
-/// Between two starts of processes that die at once.
-const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
+/// A process that lived so long was well: its next end is a first one.
+const STEADY: Duration = Duration::from_secs(10);
+/// So often a process is started again at once.
+const PROMPT_RESTARTS: u32 = 3;
+/// Between two starts of a process that goes on ending; doubled each time, up to the second.
+const RESTART_DELAY: Duration = Duration::from_millis(250);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(10);
 /// An instance syncs its store before it ends.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How one life of a cluster's processes ended.
-enum End {
-    Stopped(oneshot::Sender<()>),
-    Died(&'static str),
-}
-
 /// Starts the edge and the supervising task.
-pub(crate) fn start(fleet: Arc<Fleet>, cluster: Arc<Cluster>, listeners: Listeners) {
+pub(crate) fn start(fleet: &Arc<Fleet>, cluster: &Arc<Cluster>, listeners: Listeners) {
     let inbox = cluster.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(inbox) = inbox else { return };
     let endpoint = listeners.api;
@@ -47,104 +48,308 @@ pub(crate) fn start(fleet: Arc<Fleet>, cluster: Arc<Cluster>, listeners: Listene
             error!(%error, "the edge stopped");
         }
     });
-    tokio::spawn(supervise(fleet, cluster, listeners.etcd, inbox));
+    let (fleet, cluster) = (Arc::clone(fleet), Arc::clone(cluster));
+    if fleet.in_process() {
+        tokio::spawn(in_process::run(fleet, cluster, listeners.etcd, inbox));
+    } else {
+        tokio::spawn(Supervisor::new(fleet, cluster, listeners.etcd).run(inbox));
+    }
 }
 
-async fn supervise(
+/// The two processes of a cluster. Each is started again by itself: an instance goes on while its signer restarts.
+struct Supervisor {
     fleet: Arc<Fleet>,
     cluster: Arc<Cluster>,
     etcd: std::net::TcpListener,
-    mut inbox: mpsc::Receiver<Command>,
-) {
-    if fleet.in_process() {
-        return in_process::run(fleet, cluster, etcd, inbox).await;
-    }
-    let mut restarts = 0;
-    let mut delay = Duration::ZERO;
-    loop {
-        let began = fleet.clock.monotonic();
-        let end = live(&fleet, &cluster, &etcd, &mut inbox, restarts).await;
-        cluster.delivery.send_replace(None);
-        cluster.signer.send_replace(None);
-        match end {
-            Ok(End::Stopped(done)) => {
-                let _ = done.send(());
-                return;
-            }
-            Ok(End::Died(who)) => {
-                warn!(cluster = cluster.spec().name, who, "a process died; starting the cluster's processes again");
-                restarts += 1;
-                cluster.state.send_replace(State::Starting);
-            }
-            Err(cause) => {
-                error!(cluster = cluster.spec().name, "cannot run: {cause:#}");
-                cluster.state.send_replace(State::Failed(format!("{cause:#}")));
-                delay = RESTART_DELAY_MAX;
-            }
-        }
-        let lived = fleet.clock.monotonic().saturating_sub(began);
-        delay = if lived > RESTART_DELAY_MAX { Duration::ZERO } else { delay };
-        if let Some(done) = wait_or_stop(delay, &mut inbox).await {
-            let _ = done.send(());
-            return;
-        }
-        delay = (delay * 2 + Duration::from_millis(50)).min(RESTART_DELAY_MAX);
-    }
+    signer: Slot,
+    instance: Slot,
+    /// The fleet's own way to the signer, for the user's certificates.
+    door: Option<SignerClient>,
 }
 
-/// Sleeps, unless it is told to stop meanwhile.
-async fn wait_or_stop(delay: Duration, inbox: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
-    let sleep = tokio::time::sleep(delay);
-    tokio::pin!(sleep);
-    loop {
-        tokio::select! {
-            () = &mut sleep => return None,
-            command = inbox.recv() => if let Some(Command::Stop(done)) = command { return Some(done) },
-        }
-    }
-}
-
-/// From start to end of one pair of processes.
-async fn live(
-    fleet: &Arc<Fleet>,
-    cluster: &Arc<Cluster>,
-    etcd: &std::net::TcpListener,
-    inbox: &mut mpsc::Receiver<Command>,
+/// The place of one process.
+#[derive(Default)]
+struct Slot {
+    process: Option<Process>,
+    /// Starts after the first.
     restarts: u32,
-) -> Result<End> {
-    let mut signer = spawn(fleet, cluster, "signer", SIGNER)?;
-    let mut instance = spawn(fleet, cluster, "instance", INSTANCE)?;
-    let door = open_signer(fleet, cluster, &signer).await?;
-    start_instance(fleet, cluster, &signer, &instance, etcd).await?;
-    report_processes(fleet, cluster, &signer, &instance, restarts);
-    let access = access(cluster, &door).await?;
-    user_files::write(fleet.layout(), cluster.spec(), &access, &door).await?;
-    let channel = Arc::new(instance.channel);
-    cluster.signer.send_replace(Some(door));
-    cluster.delivery.send_replace(Some(Delivery::Process(Arc::clone(&channel))));
-    cluster.state.send_replace(State::Running(access));
-    info!(cluster = cluster.spec().name, instance = instance.pid, signer = signer.pid, "running");
-    loop {
-        tokio::select! {
-            _ = signer.child.wait() => return Ok(End::Died("signer")),
-            _ = instance.child.wait() => return Ok(End::Died("instance")),
-            command = inbox.recv() => match command {
-                Some(Command::Nodes(nodes)) => channel.send(&ToInstance::Nodes { nodes }, &[]).await?,
-                Some(Command::Stop(done)) => {
-                    cluster.delivery.send_replace(None);
-                    let _ = channel.send(&ToInstance::Stop, &[]).await;
-                    if tokio::time::timeout(STOP_TIMEOUT, instance.child.wait()).await.is_err() {
-                        warn!(cluster = cluster.spec().name, "the instance does not stop; ending it");
-                        let _ = instance.child.kill().await;
-                    }
-                    let _ = signer.channel.send(&ToSigner::Stop, &[]).await;
-                    let _ = tokio::time::timeout(STOP_TIMEOUT, signer.child.wait()).await;
-                    return Ok(End::Stopped(done));
-                }
-                None => bail!("the fleet forgot this cluster"),
-            },
+    /// Ends and failed starts without a good while between them.
+    failures: u32,
+    started: Duration,
+    /// Why it does not run.
+    trouble: Option<String>,
+}
+
+impl Slot {
+    fn delay(&self) -> Duration {
+        match self.failures.checked_sub(PROMPT_RESTARTS) {
+            None => Duration::ZERO,
+            Some(more) => RESTART_DELAY.saturating_mul(1 << more.min(10)).min(RESTART_DELAY_MAX),
         }
     }
+
+    fn started(&mut self, process: Process, now: Duration) {
+        self.process = Some(process);
+        self.started = now;
+        self.trouble = None;
+    }
+
+    /// It ended, or could not be started.
+    fn failed(&mut self, cause: String, now: Duration) {
+        let was_steady = self.process.take().is_some() && now.saturating_sub(self.started) > STEADY;
+        self.failures = if was_steady { 1 } else { self.failures.saturating_add(1) };
+        self.restarts = self.restarts.saturating_add(1);
+        self.trouble = Some(cause);
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.child.try_wait().is_ok_and(|status| status.is_some()))
+    }
+
+    /// Completes when the process ends; never while there is none.
+    async fn ended(&mut self) {
+        match &mut self.process {
+            Some(process) => {
+                let _ = process.child.wait().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What the supervisor waits for.
+enum Event {
+    Told(Option<Command>),
+    SignerEnded,
+    InstanceEnded,
+}
+
+impl Supervisor {
+    fn new(fleet: Arc<Fleet>, cluster: Arc<Cluster>, etcd: std::net::TcpListener) -> Self {
+        Self { fleet, cluster, etcd, signer: Slot::default(), instance: Slot::default(), door: None }
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        loop {
+            let event = if self.is_complete() {
+                self.events(&mut inbox).await
+            } else {
+                match self.complete_unless_stopped(&mut inbox).await {
+                    Some(done) => Event::Told(Some(Command::Stop(done))),
+                    None => continue,
+                }
+            };
+            match event {
+                Event::SignerEnded => self.signer_failed("it ended".to_owned()),
+                Event::InstanceEnded => self.instance_failed("it ended".to_owned()),
+                Event::Told(Some(Command::Nodes(nodes))) => {
+                    if let Some(instance) = &self.instance.process {
+                        let _ = instance.channel.send(&ToInstance::Nodes { nodes }, &[]).await;
+                    }
+                }
+                Event::Told(Some(Command::Stop(done))) => {
+                    self.stop().await;
+                    let _ = done.send(());
+                    return;
+                }
+                Event::Told(None) => return,
+            }
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.signer.process.is_some() && self.instance.process.is_some()
+    }
+
+    async fn events(&mut self, inbox: &mut mpsc::Receiver<Command>) -> Event {
+        tokio::select! {
+            command = inbox.recv() => Event::Told(command),
+            () = self.signer.ended() => Event::SignerEnded,
+            () = self.instance.ended() => Event::InstanceEnded,
+        }
+    }
+
+    /// Starts what is missing. A wish to stop breaks it off; other nodes are those that the instance starts with.
+    async fn complete_unless_stopped(&mut self, inbox: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
+        let mut nodes_changed = false;
+        let stopped = {
+            let work = self.complete();
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    () = &mut work => break None,
+                    command = inbox.recv() => match command {
+                        Some(Command::Stop(done)) => break Some(done),
+                        Some(Command::Nodes(_)) => nodes_changed = true,
+                        None => std::future::pending().await,
+                    },
+                }
+            }
+        };
+        if let Some(instance) = self.instance.process.as_ref().filter(|_| nodes_changed && stopped.is_none()) {
+            let nodes = self.cluster.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let _ = instance.channel.send(&ToInstance::Nodes { nodes }, &[]).await;
+        }
+        stopped
+    }
+
+    /// One try to have both processes; what fails is noted and tried again, later each time.
+    async fn complete(&mut self) {
+        if self.signer.has_ended() {
+            self.signer_failed("it ended".to_owned());
+        }
+        let (signer_missing, instance_missing) = (self.signer.process.is_none(), self.instance.process.is_none());
+        let delay = if signer_missing { self.signer.delay() } else { self.instance.delay() };
+        if !delay.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                // While one waits to be started again, the other may end.
+                () = self.signer.ended() => return self.signer_failed("it ended".to_owned()),
+                () = self.instance.ended() => return self.instance_failed("it ended".to_owned()),
+            }
+        }
+        // Both at once: a new process takes its time.
+        let spawned = (|| {
+            let signer = signer_missing.then(|| spawn(&self.fleet, &self.cluster, "signer", SIGNER)).transpose()?;
+            let instance =
+                instance_missing.then(|| spawn(&self.fleet, &self.cluster, "instance", INSTANCE)).transpose()?;
+            anyhow::Ok((signer, instance))
+        })();
+        let (signer, instance) = match spawned {
+            Ok(spawned) => spawned,
+            Err(cause) if signer_missing => return self.signer_failed(failure::line(&cause)),
+            Err(cause) => return self.instance_failed(failure::line(&cause)),
+        };
+        if let Some(signer) = signer
+            && let Err(cause) = self.start_signer(signer).await
+        {
+            return self.signer_failed(failure::line(&cause));
+        }
+        if let Some(instance) = instance {
+            match self.start_instance(instance).await {
+                Ok(access) => {
+                    self.cluster.state.send_replace(State::Running(access));
+                }
+                Err(cause) => self.instance_failed(failure::line(&cause)),
+            }
+        }
+        self.report();
+    }
+
+    fn signer_failed(&mut self, cause: String) {
+        let name = &self.cluster.spec().name;
+        error!(cluster = name, "the signer is gone, and is started again: {cause}");
+        if self.instance.process.is_none() {
+            self.cluster.state.send_replace(State::Failed(cause.clone()));
+        }
+        self.signer.failed(cause, self.fleet.clock.monotonic());
+        self.report();
+    }
+
+    fn instance_failed(&mut self, cause: String) {
+        let name = &self.cluster.spec().name;
+        error!(cluster = name, "the instance is gone, and is started again: {cause}");
+        self.cluster.delivery.send_replace(None);
+        let served = self.instance.process.is_some();
+        self.cluster.state.send_replace(if served { State::Starting } else { State::Failed(cause.clone()) });
+        self.instance.failed(cause, self.fleet.clock.monotonic());
+        self.report();
+    }
+
+    /// Starts the signer's work and opens the doors to it: the fleet's own, and that of an instance that runs already.
+    async fn start_signer(&mut self, signer: Process) -> Result<()> {
+        let id = &self.cluster.spec().id;
+        let data_dir = self.fleet.layout().cluster(id).join(SIGNER);
+        let data_key = key::unwrap(&data_dir, id, SIGNER, &self.fleet.platform)?;
+        signer.channel.send(&ToSigner::Start { cluster: id.clone(), data_dir, data_key }, &[]).await?;
+        match signer.channel.receive().await?.map(|(message, _)| message) {
+            Some(FromSigner::Ready) => {}
+            Some(FromSigner::Failed { message }) => bail!("signer: {message}"),
+            None => bail!("the signer ended at once; see its log in {}", self.fleet.layout().logs().display()),
+        }
+        let ours = stream(connect(&signer, Requester::Fleet).await?)?;
+        match &self.door {
+            Some(door) => door.reconnect(ours),
+            None => {
+                let door = self.door.insert(SignerClient::new(ours));
+                self.cluster.signer.send_replace(Some(Signer::Socket(door.clone())));
+            }
+        }
+        if let Some(instance) = &self.instance.process {
+            let to_signer = connect(&signer, Requester::Instance).await?;
+            instance.channel.send(&ToInstance::Signer, &[to_signer]).await?;
+            info!(cluster = self.cluster.spec().name, signer = signer.pid, "the signer is back");
+        }
+        self.signer.started(signer, self.fleet.clock.monotonic());
+        Ok(())
+    }
+
+    async fn start_instance(&mut self, instance: Process) -> Result<Access> {
+        let (fleet, cluster) = (&self.fleet, &self.cluster);
+        let (Some(signer), Some(door)) = (&self.signer.process, &self.door) else { bail!("there is no signer") };
+        let to_signer = connect(signer, Requester::Instance).await?;
+        let (to_identity, identity_end) = channel::stream_pair()?;
+        tokio::spawn(identity_server::serve(stream(identity_end)?, Arc::clone(&fleet.resolver)));
+        let start = start_message(fleet, cluster)?;
+        let files = [to_signer, to_identity, self.etcd.try_clone()?.into()];
+        instance.channel.send(&ToInstance::Start(Box::new(start)), &files).await?;
+        match instance.channel.receive().await?.map(|(message, _)| message) {
+            Some(FromInstance::Ready) => {}
+            Some(FromInstance::Failed { message }) => bail!(message),
+            None => bail!("the instance ended at once; see its log in {}", fleet.layout().logs().display()),
+        }
+        let door = Signer::Socket(door.clone());
+        let access = access(cluster, &door).await?;
+        user_files::write(fleet.layout(), cluster.spec(), &access, &door).await?;
+        let channel = Arc::clone(&instance.channel);
+        info!(cluster = cluster.spec().name, instance = instance.pid, signer = signer.pid, "running");
+        self.instance.started(instance, self.fleet.clock.monotonic());
+        self.report();
+        self.cluster.delivery.send_replace(Some(Delivery::Process(channel)));
+        Ok(access)
+    }
+
+    /// Ends the instance, which syncs, then the signer.
+    async fn stop(&mut self) {
+        self.cluster.delivery.send_replace(None);
+        if let Some(instance) = &mut self.instance.process {
+            let _ = instance.channel.send(&ToInstance::Stop, &[]).await;
+            if tokio::time::timeout(STOP_TIMEOUT, instance.child.wait()).await.is_err() {
+                warn!(cluster = self.cluster.spec().name, "the instance does not stop; ending it");
+                let _ = instance.child.kill().await;
+            }
+        }
+        if let Some(signer) = &mut self.signer.process {
+            let _ = signer.channel.send(&ToSigner::Stop, &[]).await;
+            let _ = tokio::time::timeout(STOP_TIMEOUT, signer.child.wait()).await;
+        }
+    }
+
+    /// What `status` tells of the processes.
+    fn report(&self) {
+        let directory = self.fleet.layout().cluster(&self.cluster.spec().id);
+        let status = |name: &str, role: &str, slot: &Slot, addresses: Vec<String>| InstanceStatus {
+            name: name.to_owned(),
+            pid: slot.process.as_ref().map(|process| process.pid),
+            role: role.to_owned(),
+            data_dir: directory.join(name),
+            addresses,
+            restarts: slot.restarts,
+            trouble: slot.trouble.clone(),
+        };
+        let listening = addresses(&self.cluster).iter().map(SocketAddr::to_string).collect();
+        *self.cluster.instances.lock().unwrap_or_else(PoisonError::into_inner) = vec![
+            status(INSTANCE, "control-plane", &self.instance, listening),
+            status(SIGNER, "signer", &self.signer, Vec::new()),
+        ];
+    }
+}
+
+/// A stream to the signer for this requester.
+async fn connect(signer: &Process, requester: Requester) -> Result<OwnedFd> {
+    let (ours, theirs) = channel::stream_pair()?;
+    signer.channel.send(&ToSigner::Connect { requester }, &[theirs]).await?;
+    Ok(ours)
 }
 
 fn spawn(fleet: &Fleet, cluster: &Cluster, role: &str, name: &str) -> Result<Process> {
@@ -167,43 +372,6 @@ fn spawn(fleet: &Fleet, cluster: &Cluster, role: &str, name: &str) -> Result<Pro
 
 fn addresses(cluster: &Cluster) -> [SocketAddr; 2] {
     [cluster.addresses.api, cluster.addresses.etcd]
-}
-
-/// Starts the signer's work and opens the fleet's own door to it.
-async fn open_signer(fleet: &Fleet, cluster: &Cluster, signer: &Process) -> Result<Signer> {
-    let id = &cluster.spec().id;
-    let data_dir = fleet.layout().cluster(id).join(SIGNER);
-    let data_key = key::unwrap(&data_dir, id, SIGNER, &fleet.platform)?;
-    signer.channel.send(&ToSigner::Start { cluster: id.clone(), data_dir, data_key }, &[]).await?;
-    match signer.channel.receive().await?.map(|(message, _)| message) {
-        Some(FromSigner::Ready) => {}
-        Some(FromSigner::Failed { message }) => bail!("signer: {message}"),
-        None => bail!("the signer ended at once; see its log in {}", fleet.layout().logs().display()),
-    }
-    let (ours, theirs) = channel::stream_pair()?;
-    signer.channel.send(&ToSigner::Connect { requester: Requester::Fleet }, &[theirs]).await?;
-    Ok(Signer::Socket(SignerClient::new(stream(ours)?)))
-}
-
-async fn start_instance(
-    fleet: &Arc<Fleet>,
-    cluster: &Cluster,
-    signer: &Process,
-    instance: &Process,
-    etcd: &std::net::TcpListener,
-) -> Result<()> {
-    let (to_signer, signer_end) = channel::stream_pair()?;
-    signer.channel.send(&ToSigner::Connect { requester: Requester::Instance }, &[signer_end]).await?;
-    let (to_identity, identity_end) = channel::stream_pair()?;
-    tokio::spawn(identity_server::serve(stream(identity_end)?, Arc::clone(&fleet.resolver)));
-    let start = start_message(fleet, cluster)?;
-    let files = [to_signer, to_identity, etcd.try_clone()?.into()];
-    instance.channel.send(&ToInstance::Start(Box::new(start)), &files).await?;
-    match instance.channel.receive().await?.map(|(message, _)| message) {
-        Some(FromInstance::Ready) => Ok(()),
-        Some(FromInstance::Failed { message }) => Err(anyhow!(message)),
-        None => bail!("the instance ended at once; see its log in {}", fleet.layout().logs().display()),
-    }
 }
 
 /// What an instance is told at its start.
@@ -239,25 +407,25 @@ pub(crate) async fn access(cluster: &Cluster, signer: &Signer) -> Result<Access>
     })
 }
 
-fn report_processes(fleet: &Fleet, cluster: &Cluster, signer: &Process, instance: &Process, restarts: u32) {
-    let directory = fleet.layout().cluster(&cluster.spec().id);
-    let status = |name: &str, role: &str, pid: u32, addresses: Vec<String>| InstanceStatus {
-        name: name.to_owned(),
-        pid,
-        role: role.to_owned(),
-        data_dir: directory.join(name),
-        addresses,
-        restarts,
-    };
-    let listening = addresses(cluster).iter().map(SocketAddr::to_string).collect();
-    *cluster.instances.lock().unwrap_or_else(PoisonError::into_inner) = vec![
-        status(INSTANCE, "control-plane", instance.pid, listening),
-        status(SIGNER, "signer", signer.pid, Vec::new()),
-    ];
-}
-
-fn stream(end: std::os::fd::OwnedFd) -> Result<UnixStream> {
+fn stream(end: OwnedFd) -> Result<UnixStream> {
     let stream = StdUnixStream::from(end);
     stream.set_nonblocking(true)?;
     Ok(UnixStream::from_std(stream)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_are_prompt_until_they_repeat() {
+        let mut slot = Slot::default();
+        let mut delays = Vec::new();
+        for _ in 0..12 {
+            slot.failed("it ended".to_owned(), Duration::ZERO);
+            delays.push(slot.delay().as_millis());
+        }
+        assert_eq!(delays, [0, 0, 250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000, 10_000, 10_000]);
+        assert_eq!((slot.restarts, slot.trouble.as_deref()), (12, Some("it ended")));
+    }
 }

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::channel::Channel;
 use crate::cli::RoleArgs;
-use crate::fleet::message::{FromInstance, InstanceStart, ToInstance};
+use crate::fleet::message::{FromInstance, ToInstance};
 
 pub(crate) use control_plane::{Doors, Instance};
 
@@ -24,10 +24,10 @@ pub(crate) use control_plane::{Doors, Instance};
 /// When the fleet does not speak first, or a part does not start.
 pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
     let channel = Channel::from_stdin().context("an instance is started by the fleet, not by hand")?;
-    let instance = match start(&channel, args).await {
-        Ok(instance) => instance,
+    let (instance, signer) = match start(&channel, args).await {
+        Ok(started) => started,
         Err(error) => {
-            channel.send(&FromInstance::Failed { message: format!("{error:#}") }, &[]).await?;
+            channel.send(&FromInstance::Failed { message: crate::failure::line(&error) }, &[]).await?;
             return Err(error);
         }
     };
@@ -40,6 +40,10 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
                     instance.serve(TcpStream::from(file));
                 }
             }
+            ToInstance::Signer => match files.into_iter().next().map(stream) {
+                Some(Ok(stream)) => signer.reconnect(stream),
+                other => warn!(?other, "a new signer without a stream"),
+            },
             ToInstance::Nodes { nodes } => instance.set_nodes(nodes).await,
             ToInstance::Stop => {
                 instance.stop().await;
@@ -53,26 +57,23 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
     Ok(())
 }
 
-async fn start(channel: &Channel, args: &RoleArgs) -> Result<Instance> {
+async fn start(channel: &Channel, args: &RoleArgs) -> Result<(Instance, SignerClient)> {
     let Some((ToInstance::Start(start), files)) = channel.receive().await? else {
         bail!("the fleet did not say what to serve");
     };
     if start.data_dir != args.data_dir {
         bail!("the command line names {}, the fleet {}", args.data_dir.display(), start.data_dir.display());
     }
-    let doors = doors(&start, files)?;
-    Instance::start(*start, doors).await
-}
-
-fn doors(start: &InstanceStart, files: Vec<OwnedFd>) -> Result<Doors> {
     let files: [OwnedFd; 3] =
         files.try_into().map_err(|_| anyhow::anyhow!("the fleet sent not the files of {}", start.instance))?;
     let [signer, identity, etcd] = files;
-    Ok(Doors {
-        signer: Signer::Socket(SignerClient::new(stream(signer)?)),
+    let signer = SignerClient::new(stream(signer)?);
+    let doors = Doors {
+        signer: Signer::Socket(signer.clone()),
         identity: apiserver::Identity::channel(stream(identity)?),
         etcd: std::net::TcpListener::from(etcd),
-    })
+    };
+    Ok((Instance::start(*start, doors).await?, signer))
 }
 
 fn stream(end: OwnedFd) -> Result<UnixStream> {

@@ -44,8 +44,12 @@ impl cloud::Fleet for FleetPort {
                 service_cidr: spec.service_cidr,
             };
             let id = cluster.id.clone();
-            self.fleet.create(cluster, nodes, &wishes).await.map(shown).map_err(|e| {
-                let text = format!("{e:#}");
+            let created = self.fleet.create(cluster, nodes, &wishes).await;
+            if created.is_err() && self.fleet.find(&id).is_none() {
+                *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(wishes);
+            }
+            created.map(shown).map_err(|e| {
+                let text = crate::failure::line(&e);
                 self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(id, text.clone());
                 text
             })
@@ -61,9 +65,16 @@ impl cloud::Fleet for FleetPort {
         let cluster = self.fleet.find(id);
         let missing = format!("no cluster {id}");
         Box::pin(async move {
-            let access = cluster.ok_or(missing)?.until_running().await;
+            let access = cluster.ok_or(missing)?.until_recovered().await;
             access.map(shown).map_err(|e| format!("{e:#}"))
         })
+    }
+
+    fn trouble(&self, id: &str) -> Option<String> {
+        match self.fleet.find(id) {
+            Some(cluster) => cluster.trouble(),
+            None => Some(format!("its data is missing in {}", self.fleet.layout().cluster(id).display())),
+        }
     }
 
     fn resize(&self, id: &str, nodes: Vec<gke::NodeSpec>) -> BoxFuture<'_, Result<(), String>> {

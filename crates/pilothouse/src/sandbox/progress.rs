@@ -41,7 +41,7 @@ impl Teller {
     }
 
     pub(super) async fn failed(&mut self, cause: &anyhow::Error) {
-        self.send(&Progress::Failed { message: format!("{cause:#}") }).await;
+        self.send(&Progress::Failed { message: crate::failure::line(cause) }).await;
     }
 
     async fn send(&mut self, progress: &Progress) {

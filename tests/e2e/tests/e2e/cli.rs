@@ -90,6 +90,64 @@ fn a_foreign_data_directory_is_refused_and_unharmed() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn commands_behave_when_nothing_runs_and_when_run_twice() -> Result<()> {
+    let mut sandbox = Sandbox::start_with(&["--nodes", "0"])?;
+    let logs = sandbox.pilothouse(&["logs", "cloud", "-n", "1"])?;
+    ensure!(logs.lines().count() == 1, "{logs}");
+    ensure!(sandbox.pilothouse(&["inspect"])?.contains("Certificate authorities"));
+    // Without its run file a sandbox can still be stopped: the directory's mark names its process.
+    std::fs::remove_file(sandbox.data_dir().join("run.json"))?;
+    ensure!(fails(&sandbox, &["status"])?.contains("not ready yet"));
+    ensure!(fails(&sandbox, &["up", "--detach"])?.contains("`pilothouse down` stops it"));
+    ensure!(sandbox.pilothouse(&["down"])?.starts_with("Stopped."));
+    ensure!(sandbox.pilothouse(&["down"])?.starts_with("No sandbox runs on "));
+    for command in ["status", "inspect", "env"] {
+        ensure!(fails(&sandbox, &[command])?.contains("start one with `pilothouse up`"), "{command}");
+    }
+    ensure!(fails(&sandbox, &["logs", "nobody"])?.contains("there are: cloud, "));
+    ensure!(sandbox.pilothouse(&["env", "--unset", "--shell", "posix"])?.contains("unset KUBECONFIG"));
+    std::fs::write(sandbox.data_dir().join("run.json"), "{")?;
+    sandbox.up(&[])?;
+    ensure!(fails(&sandbox, &["reset"])?.contains("nothing was deleted"));
+    sandbox.pilothouse(&["reset", "--yes"])?;
+    ensure!(!sandbox.data_dir().exists());
+    ensure!(sandbox.pilothouse(&["reset", "--yes"])?.starts_with("Nothing is at "));
+    Ok(())
+}
+
+/// What the program says when it must fail: one line.
+fn fails(sandbox: &Sandbox, arguments: &[&str]) -> Result<String> {
+    let output = sandbox.command(e2e::program()).args(arguments).output()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1), "{arguments:?}: {}\n{text}", output.status);
+    let said = text.lines().last().unwrap_or_default();
+    ensure!(said.contains("pilothouse: "), "{arguments:?}: {text}");
+    Ok(said.to_owned())
+}
+
+#[test]
+fn env_is_undone_by_unset_in_a_real_shell() -> Result<()> {
+    let sandbox = Sandbox::start_with(&["--nodes", "0"])?;
+    let program = e2e::program().display().to_string();
+    let script = format!(
+        "before=$(env | grep -v '^_=' | sort); eval \"$('{program}' env)\" && eval \"$('{program}' env)\"; \
+         test \"$KUBECONFIG\" != mine && test -z \"$GOOGLE_APPLICATION_CREDENTIALS\" && \
+         eval \"$('{program}' env --unset)\"; after=$(env | grep -v '^_=' | sort); \
+         test \"$before\" = \"$after\" && echo same; echo \"$after\"",
+    );
+    let output = std::process::Command::new("sh")
+        .env_clear()
+        .envs([("PATH", "/usr/bin:/bin"), ("HOME", "/nowhere"), ("KUBECONFIG", "mine"), ("NO_PROXY", "a.example")])
+        .envs([("GOOGLE_APPLICATION_CREDENTIALS", "it's mine"), ("SHELL", "/bin/sh")])
+        .env("PILOTHOUSE_DATA_DIR", sandbox.data_dir())
+        .args(["-c", &script])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(text.starts_with("same\n"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
 fn each_file(directory: &Path, visit: &mut impl FnMut(&Path) -> Result<()>) -> Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();

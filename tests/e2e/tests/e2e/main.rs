@@ -4,6 +4,8 @@ mod bad_input;
 mod cli;
 mod clients;
 mod durability;
+mod failures;
+mod fleet;
 mod gcloud;
 mod kubectl;
 mod manifests;
