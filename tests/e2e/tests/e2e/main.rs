@@ -7,5 +7,6 @@ mod durability;
 mod failures;
 mod fleet;
 mod gcloud;
+mod kube_rs;
 mod kubectl;
 mod manifests;
