@@ -9,6 +9,8 @@ use crate::{Reason, Status, Value};
 const OPERATIONS_MAX: usize = 10_000;
 /// What all `copy` operations of one patch may add, in values.
 const COPIED_VALUES_MAX: usize = 1_000_000;
+/// Nesting, as for JSON that is read: each operation could deepen the document, and whatever walks it uses the stack.
+const DEPTH_MAX: usize = 128;
 
 /// Applies a JSON patch to a document.
 ///
@@ -93,6 +95,20 @@ fn size(value: &Value) -> usize {
     }
 }
 
+/// Would the value at this place stay within [`DEPTH_MAX`]?
+fn fits(path: &str, value: &Value) -> Option<()> {
+    let above = path.bytes().filter(|b| *b == b'/').count();
+    (above + depth(value) <= DEPTH_MAX).then_some(())
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(a) => 1 + a.iter().map(depth).max().unwrap_or(0),
+        Value::Object(o) => 1 + o.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 fn decode(token: &str) -> CompactString {
     if token.contains('~') { token.replace("~1", "/").replace("~0", "~").into() } else { token.into() }
 }
@@ -149,6 +165,7 @@ fn read<'v>(document: &'v Value, path: &str) -> Option<Option<&'v Value>> {
 }
 
 fn add(document: &mut Value, path: &str, value: Value) -> Option<()> {
+    fits(path, &value)?;
     let (tokens, last) = split(path)?;
     match parent_mut(document, tokens)? {
         Value::Object(o) => {
@@ -184,6 +201,7 @@ fn replace(document: &mut Value, path: &str, value: Value) -> Option<()> {
         *document = value;
         return Some(());
     }
+    fits(path, &value)?;
     let (tokens, last) = split(path)?;
     match parent_mut(document, tokens)? {
         Value::Object(o) => {
@@ -220,6 +238,14 @@ mod tests {
             json_patch(&document, &patch).unwrap(),
             json!({"a": {"b": [1, 9, 2, 3], "new": null}, "c": 9, "d": 1, "x/y": {}})
         );
+    }
+
+    #[test]
+    fn operations_cannot_dig_without_end() {
+        let dig = json!({"op": "copy", "from": "/a", "path": "/a/a"});
+        assert!(json_patch(&json!({"a": {}}), &Value::Array(vec![dig.clone(); 100])).is_ok());
+        let status = json_patch(&json!({"a": {}}), &Value::Array(vec![dig; 1000])).unwrap_err();
+        assert_eq!(status.code, 422);
     }
 
     #[test]
