@@ -9,6 +9,8 @@ pub mod meta;
 pub mod names;
 pub mod openapi;
 pub mod patch;
+#[cfg(test)]
+mod properties;
 pub mod protobuf;
 pub mod quantity;
 mod resource;

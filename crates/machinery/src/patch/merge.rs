@@ -20,7 +20,7 @@ pub fn check_merge_patch(patch: &Value) -> Result<(), Status> {
 /// Merges a patch into a document: members replace, null removes, objects merge, anything else replaces.
 pub fn merge_patch(document: &mut Value, patch: &Value) {
     let Value::Object(changes) = patch else {
-        *document = patch.clone();
+        *document = without_nulls(patch);
         return;
     };
     let Value::Object(members) = document else {

@@ -4,8 +4,8 @@ use serde::ser::{Serialize, Serializer};
 
 use super::{Object, Value};
 
-/// Beyond this magnitude Go and JavaScript print a whole float with an exponent, and so do we.
-const WHOLE_FLOAT_MAX: f64 = 1e15;
+/// Go prints whole floats without an exponent up to 1e21; so do we, as far as integers reach.
+const WHOLE_FLOAT_MAX: f64 = 9.2e18;
 
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
