@@ -3,6 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=1
+if [ "${PILOTHOUSE_TEST_TIER:-}" = full ]; then
+  export SIM_SEEDS=${SIM_SEEDS:-5000} PROPTEST_CASES=${PROPTEST_CASES:-5000}
+fi
 
 step() {
   printf '\n== %s (%s s)\n' "$1" "$SECONDS"

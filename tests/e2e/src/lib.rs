@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -50,6 +50,36 @@ impl Sandbox {
         self.pilothouse(&arguments)?;
         self.environment = exports(&self.pilothouse(&["env", "--shell", "posix"])?);
         Ok(())
+    }
+
+    /// Starts or resumes it without waiting.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn up_in_background(&self) -> Result<Child> {
+        let mut command = self.command(program());
+        command.args(["up", "--detach", "--cloud-port", "0"]).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(command.spawn()?)
+    }
+
+    /// Every process that serves this sandbox: its number and its role (`cloud`, `instance`, `signer`).
+    ///
+    /// # Errors
+    /// When the processes cannot be listed.
+    pub fn processes(&self) -> Result<Vec<(u32, String)>> {
+        let data = self.data_dir();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let Ok(name) = entry?.file_name().into_string() else { continue };
+            let (Ok(pid), Ok(line)) = (name.parse(), std::fs::read(format!("/proc/{name}/cmdline"))) else { continue };
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let mut words = line.split('\0').skip(1);
+            let role = words.next().unwrap_or_default();
+            if matches!(role, "cloud" | "instance" | "signer") && words.any(|w| Path::new(w).starts_with(&data)) {
+                found.push((pid, role.to_owned()));
+            }
+        }
+        Ok(found)
     }
 
     /// Runs the built program on this sandbox's data directory; its standard output.
@@ -197,8 +227,13 @@ pub fn skipped(what: &str, why: &str) {
     say(&format!("SKIPPED {what}: {why}\n"));
 }
 
-/// Past the test runner's capture.
-fn say(text: &str) {
+/// Are the long tests wanted (`make full`)?
+pub fn full_tier() -> bool {
+    std::env::var("PILOTHOUSE_TEST_TIER").is_ok_and(|tier| tier == "full")
+}
+
+/// Prints past the test runner's capture.
+pub fn say(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 

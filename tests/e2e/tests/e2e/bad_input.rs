@@ -49,7 +49,7 @@ impl<'a> Curl<'a> {
     }
 
     fn post(&self, content_type: &str, path: &str, body: &[u8]) -> Result<(u16, String)> {
-        let file = self.sandbox.data_dir().with_file_name("body");
+        let file = self.sandbox.data_dir().with_file_name(format!("body-{:?}", std::thread::current().id()));
         std::fs::write(&file, body)?;
         let bearer = format!("Authorization: Bearer {}", self.token);
         let data = format!("@{}", file.display());
@@ -67,19 +67,23 @@ fn malformed_bodies_are_refused_with_a_status() -> Result<()> {
         return Ok(());
     }
     let sandbox = Sandbox::start()?;
+    let status = sandbox.status()?;
     let curl = Curl::new(&sandbox)?;
     let json = "application/json";
     let deep = format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
-    let large = format!(
-        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"l"}},"data":{{"k":"{}"}}}}"#,
-        "x".repeat(4 << 20)
-    );
+    let sized = |bytes: usize| {
+        let head = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"l"},"data":{"k":""#;
+        format!("{head}{}\"}}}}", "x".repeat(bytes - head.len() - 3))
+    };
+    // The largest body that is read, and one byte more.
+    let (whole, large) = (sized(3 << 20), sized((3 << 20) + 1));
     let wrong_kind = r#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x"}}"#;
     let bad_name = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"A_b"}}"#;
-    let cases: [(&str, &[u8], u16, &str); 8] = [
+    let cases: [(&str, &[u8], u16, &str); 9] = [
         (json, b"{", 400, "Failure"),
         (json, deep.as_bytes(), 400, "Failure"),
-        (json, large.as_bytes(), 413, "Request entity too large"),
+        (json, large.as_bytes(), 413, "Request entity too large: limit is 3145728"),
+        (json, whole.as_bytes(), 422, "[]: Too long: may not be more than 1048576 bytes"),
         (json, wrong_kind.as_bytes(), 400, "cannot be handled as a ConfigMap"),
         (json, bad_name.as_bytes(), 422, "metadata.name: Invalid value"),
         ("application/vnd.kubernetes.protobuf", b"k8s\0\x0a\xff\xff\xff\xff\x0f", 400, "Failure"),
@@ -91,8 +95,7 @@ fn malformed_bodies_are_refused_with_a_status() -> Result<()> {
         let shown: String = answer.chars().take(600).collect();
         ensure!(got == code && answer.contains(text), "{content_type}, {} bytes: {got} {shown}", body.len());
     }
-    sandbox.kubectl(&["get", "namespaces"])?;
-    Ok(())
+    unharmed(&sandbox, &status)
 }
 
 #[test]
@@ -144,15 +147,75 @@ fn half_open_and_truncated_connections_stop_nobody() -> Result<()> {
     let status = sandbox.status()?;
     let endpoint = status["clusters"][0]["endpoint"].as_str().context("endpoint")?;
     let address = if endpoint.contains(':') { endpoint.to_owned() } else { format!("{endpoint}:443") };
+    let before = memory_kib(&status)?;
     let mut held = Vec::new();
     for i in 0..200 {
         let mut stream = TcpStream::connect(&address)?;
-        if i % 2 == 0 {
+        match i % 4 {
             // The first bytes of a ClientHello, and then nothing.
-            stream.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01])?;
+            0 => stream.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01])?,
+            // A record that claims more than any record holds.
+            1 => stream.write_all(&[0x16, 0x03, 0x03, 0xff, 0xff])?,
+            // No TLS at all.
+            2 => stream.write_all(b"GET /api HTTP/1.1\r\nHost: x\r\n\r\n")?,
+            _ => {}
         }
         held.push(stream);
     }
     sandbox.kubectl(&["get", "namespaces"])?;
+    let grown = memory_kib(&sandbox.status()?)?.saturating_sub(before);
+    ensure!(grown < 64 << 10, "200 idle connections cost {grown} KiB");
+    drop(held);
+    unharmed(&sandbox, &status)
+}
+
+#[test]
+fn a_flood_of_large_bodies_is_bounded_in_memory() -> Result<()> {
+    if on_path("curl").is_none() {
+        skipped("a flood of large bodies", "curl is not on PATH");
+        return Ok(());
+    }
+    let sandbox = Sandbox::start()?;
+    let status = sandbox.status()?;
+    let before = memory_kib(&status)?;
+    let curl = Curl::new(&sandbox)?;
+    // Small on the wire, wide as a tree: the worst that three megabytes can become.
+    let mut wide = b"{\"metadata\":{\"name\":\"w\"},\"data\":[0".to_vec();
+    wide.extend(b",0".repeat((3 << 19) - 40));
+    wide.extend(b"]}");
+    std::thread::scope(|scope| -> Result<()> {
+        let senders: Vec<_> = (0..8)
+            .map(|_| {
+                let (curl, wide) = (&curl, &wide);
+                scope.spawn(move || (0..4).map(|_| curl.post("application/json", CONFIG_MAPS, wide)).collect())
+            })
+            .collect();
+        for sender in senders {
+            let answers: Result<Vec<(u16, String)>> = sender.join().expect("no sender panics");
+            ensure!(answers?.iter().all(|(code, _)| *code == 400), "such data is no map of texts");
+        }
+        Ok(())
+    })?;
+    let grown = memory_kib(&sandbox.status()?)?.saturating_sub(before);
+    ensure!(grown < 512 << 10, "32 bodies of 3 MiB cost {grown} KiB at the highest");
+    unharmed(&sandbox, &status)
+}
+
+/// The most memory that the API server's process ever held.
+fn memory_kib(status: &Value) -> Result<u64> {
+    let pid = &status["clusters"][0]["instances"][0]["pid"];
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find(|l| l.starts_with("VmHWM:")).context("VmHWM")?;
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).context("kB")
+}
+
+/// The processes of the sandbox are those that they were.
+fn unharmed(sandbox: &Sandbox, before: &Value) -> Result<()> {
+    let now = sandbox.status()?;
+    let pids = |status: &Value| -> Vec<Value> {
+        let instances = status["clusters"][0]["instances"].as_array().cloned().unwrap_or_default();
+        instances.iter().map(|i| i["pid"].clone()).chain([status["cloud"]["pid"].clone()]).collect()
+    };
+    ensure!(pids(&now).len() == 3 && pids(&now) == pids(before), "{before} became {now}");
     Ok(())
 }
