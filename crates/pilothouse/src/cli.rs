@@ -96,6 +96,12 @@ pub(crate) struct UpArgs {
     /// Address of the default cluster's API server [default: a loopback alias, port 443]
     #[arg(long, value_name = "IP[:PORT]", conflicts_with = "no_cluster")]
     pub(crate) api_address: Option<String>,
+    /// Feature gates of the default cluster when it is made, as kube-apiserver takes them
+    #[arg(long, value_name = "GATE=BOOL,...", default_value = "", hide_default_value = true, conflicts_with = "no_cluster", value_parser = feature_gates)]
+    pub(crate) feature_gates: String,
+    /// API groups and versions the default cluster serves when it is made, as kube-apiserver takes them
+    #[arg(long, value_name = "KEY=BOOL,...", default_value = "", hide_default_value = true, conflicts_with = "no_cluster", value_parser = runtime_config)]
+    pub(crate) runtime_config: String,
     /// Which credentials are taken [default: strict]
     #[arg(long, value_enum)]
     pub(crate) auth: Option<AuthMode>,
@@ -183,4 +189,34 @@ pub(crate) struct RoleArgs {
     /// Where it listens, for the reader of `ps`
     #[arg(long)]
     pub(crate) address: Vec<SocketAddr>,
+}
+
+/// Refuses what an API server would refuse, before anything is made.
+fn feature_gates(text: &str) -> Result<String, String> {
+    let options = registry::Options { feature_gates: text.to_owned(), ..registry::Options::default() };
+    options.check().map(|()| text.to_owned())
+}
+
+fn runtime_config(text: &str) -> Result<String, String> {
+    let options = registry::Options { runtime_config: text.to_owned(), ..registry::Options::default() };
+    options.check().map(|()| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_and_groups_that_do_not_exist_are_refused_before_anything_is_made() {
+        for (flag, error) in [
+            ("--feature-gates=X=true", "unrecognized feature gate: X"),
+            ("--feature-gates=CRDValidationRatcheting=false", "feature is locked to true"),
+            ("--runtime-config=foo/v1=true", "unknown api groups foo"),
+        ] {
+            let refused = Cli::try_parse_from(["pilothouse", "up", flag]).unwrap_err().to_string();
+            assert!(refused.contains(error), "{refused}");
+        }
+        let flags = ["pilothouse", "up", "--feature-gates=AllAlpha=true", "--runtime-config=api/alpha=true"];
+        assert!(Cli::try_parse_from(flags).is_ok());
+    }
 }

@@ -9,6 +9,7 @@ use gke::places::Place;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{AuthMode, UpArgs};
+use crate::fleet::message::Switches;
 use crate::fleet::parse_wish;
 use crate::layout::{Layout, RunState, write_private};
 
@@ -70,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) nodes: Option<u32>,
     pub(crate) cloud_port: Option<u16>,
     pub(crate) api: Option<(IpAddr, Option<u16>)>,
+    /// Of the default cluster when it is made.
+    pub(crate) switches: Switches,
     pub(crate) auth: AuthMode,
     pub(crate) in_process: bool,
 }
@@ -100,6 +103,10 @@ impl Config {
             nodes: args.nodes,
             cloud_port: args.cloud_port,
             api,
+            switches: Switches {
+                feature_gates: args.feature_gates.clone(),
+                runtime_config: args.runtime_config.clone(),
+            },
             auth: args.auth.unwrap_or(AuthMode::Strict),
             in_process: args.in_process,
         })

@@ -99,7 +99,8 @@ async fn bring_up(
 ) -> Result<(Cloud, RunState)> {
     let layout = &config.layout;
     let cloud_endpoint = format!("http://{}", listener.local_addr()?);
-    let port = Arc::new(FleetPort::new(Arc::clone(fleet), Wishes { api: config.api, well_known_etcd: true }));
+    let wishes = Wishes { api: config.api, well_known_etcd: true, switches: config.switches.clone() };
+    let port = Arc::new(FleetPort::new(Arc::clone(fleet), wishes));
     let account = format!("owner@{}.example", config.project);
     let cloud = Cloud::start(CloudConfig {
         data_dir: layout.cloud(),

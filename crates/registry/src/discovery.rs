@@ -212,4 +212,32 @@ mod tests {
         assert!(registry.lookup("networking.k8s.io", "v1beta1", "ipaddresses").is_some());
         assert_eq!(group(&registry, "networking.k8s.io").unwrap()["preferredVersion"]["version"], "v1".into());
     }
+
+    /// Group versions and resources of a file like `apps/v1 deployments/status gated`.
+    fn listed(gated: bool) -> Vec<String> {
+        const ALL: &str = include_str!("../testdata/discovery_all.txt");
+        let lines = ALL.lines().filter(|l| !l.starts_with('#') && (gated || !l.ends_with(" gated")));
+        let mut lines: Vec<String> = lines.map(|l| l.trim_end_matches(" gated").to_owned()).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn everything_is_served_when_everything_is_asked_for() {
+        for gates in ["", "AllAlpha=true,AllBeta=true"] {
+            let options = Options { runtime_config: "api/all=true".into(), feature_gates: gates.into() };
+            let registry = Registry::builtin(facts::set("1.33").unwrap(), &options).unwrap();
+            let mut ours = Vec::new();
+            for (group, versions) in registry.groups() {
+                for version in versions {
+                    let list = resources(&registry, &group, &version).expect("a version that is served");
+                    let names = list["resources"].items().iter();
+                    let gv = list.str_at(&["groupVersion"]).to_owned();
+                    ours.extend(names.map(|r| format!("{gv} {}", r.str_at(&["name"]))));
+                }
+            }
+            ours.sort();
+            assert_eq!(ours, listed(!gates.is_empty()), "{gates}");
+        }
+    }
 }

@@ -21,6 +21,16 @@ pub struct Options {
     pub runtime_config: String,
 }
 
+impl Options {
+    /// Would a server of the newest minor start with these?
+    ///
+    /// # Errors
+    /// As [`Registry::builtin`].
+    pub fn check(&self) -> Result<(), String> {
+        Registry::builtin(facts::newest(), self).map(|_| ())
+    }
+}
+
 /// One version of an API group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupVersion {
@@ -50,8 +60,11 @@ impl Registry {
     pub fn builtin(set: &'static Set, options: &Options) -> Result<Self, String> {
         let features = Features::parse(set.features).with(&options.feature_gates)?;
         let runtime = RuntimeConfig::parse(&options.runtime_config)?;
-        let rows = read_rows(set, &features, &runtime);
         let versions = read_versions(set.groups);
+        runtime.check(&|group, version| {
+            versions.iter().any(|v| v.group == group && version.is_none_or(|name| v.version == name))
+        })?;
+        let rows = read_rows(set, &features, &runtime);
         let mut registry = Self {
             set,
             features,

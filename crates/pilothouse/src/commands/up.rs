@@ -129,6 +129,8 @@ fn arguments(args: &UpArgs, config: &Config) -> Vec<OsString> {
         if let Some(nodes) = config.nodes {
             option("--nodes", &nodes.to_string());
         }
+        option("--feature-gates", &config.switches.feature_gates);
+        option("--runtime-config", &config.switches.runtime_config);
         if let Some(address) = &args.api_address {
             option("--api-address", address);
         }

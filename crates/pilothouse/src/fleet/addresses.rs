@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use base::Entropy;
 use serde::{Deserialize, Serialize};
 
+use crate::fleet::message::Switches;
 use crate::layout::write_private;
 
 const HTTPS: u16 = 443;
@@ -45,6 +46,8 @@ pub(crate) struct Wishes {
     pub(crate) api: Option<(IpAddr, Option<u16>)>,
     /// The default cluster's store prefers etcd's own address.
     pub(crate) well_known_etcd: bool,
+    /// How the default cluster's API server is started.
+    pub(crate) switches: Switches,
 }
 
 impl Addresses {

@@ -83,6 +83,16 @@ pub(crate) struct ClusterSpec {
     pub(crate) kubernetes_version: String,
     pub(crate) pod_cidr: String,
     pub(crate) service_cidr: String,
+    /// What its API server is started with; a record of before has neither.
+    #[serde(default)]
+    pub(crate) switches: Switches,
+}
+
+/// `--feature-gates` and `--runtime-config` of a cluster's API server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Switches {
+    pub(crate) feature_gates: String,
+    pub(crate) runtime_config: String,
 }
 
 /// One simulated node.

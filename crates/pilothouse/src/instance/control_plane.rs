@@ -164,6 +164,8 @@ async fn api_server(
     config.service_cidrs = vec![service_cidr];
     config.advertise_address = start.private_address.into();
     let spec = &start.cluster;
+    config.feature_gates.clone_from(&spec.switches.feature_gates);
+    config.runtime_config.clone_from(&spec.switches.runtime_config);
     config.issuer = format!(
         "https://container.googleapis.com/v1/projects/{}/locations/{}/clusters/{}",
         spec.project, spec.location, spec.name

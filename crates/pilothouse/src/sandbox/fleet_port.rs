@@ -42,6 +42,7 @@ impl cloud::Fleet for FleetPort {
                 kubernetes_version: spec.kubernetes_version,
                 pod_cidr: spec.pod_cidr,
                 service_cidr: spec.service_cidr,
+                switches: wishes.switches.clone(),
             };
             let id = cluster.id.clone();
             let created = self.fleet.create(cluster, nodes, &wishes).await;

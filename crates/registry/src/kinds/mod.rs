@@ -151,19 +151,11 @@ pub(crate) fn etcd_prefix(group: &str, plural: &str) -> String {
     format!("/registry/{path}/")
 }
 
-/// The gate that switches a resource on whose group version is served anyway.
+/// The gate that a resource needs although its group version is served. Others do without theirs.
 pub(crate) fn feature_of(group: &str, plural: &str) -> Option<&'static str> {
-    Some(match (group, plural) {
-        ("storage.k8s.io", "volumeattributesclasses") => "VolumeAttributesClass",
-        ("certificates.k8s.io", "clustertrustbundles") => "ClusterTrustBundle",
-        ("admissionregistration.k8s.io", "mutatingadmissionpolicies" | "mutatingadmissionpolicybindings") => {
-            "MutatingAdmissionPolicy"
-        }
-        ("resource.k8s.io", "devicetaintrules") => "DRADeviceTaints",
-        ("resource.k8s.io", _) => "DynamicResourceAllocation",
-        ("internal.apiserver.k8s.io", _) => "StorageVersionAPI",
-        ("storagemigration.k8s.io", _) => "StorageVersionMigrator",
-        ("coordination.k8s.io", "leasecandidates") => "CoordinatedLeaderElection",
-        _ => return None,
-    })
+    match (group, plural) {
+        ("certificates.k8s.io", "clustertrustbundles") => Some("ClusterTrustBundle"),
+        ("storagemigration.k8s.io", _) => Some("StorageVersionMigrator"),
+        _ => None,
+    }
 }
