@@ -221,6 +221,9 @@ impl ListOptions {
                 &path,
                 "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
             ));
+            if given != "NotOlderThan" {
+                errors.push(FieldError::not_supported(&path, &given.into(), &["NotOlderThan"]));
+            }
         } else if !watch && self.send_initial_events.is_some() {
             errors.push(FieldError::forbidden(
                 &FieldPath::new("sendInitialEvents"),
@@ -292,12 +295,11 @@ impl WriteOptions {
     /// # Errors
     /// 422 in upstream's words.
     pub(crate) fn parse(query: &Query, kind: &str) -> Result<Self, Status> {
-        use machinery::{FieldError, FieldPath, Value};
+        use machinery::{FieldError, FieldPath};
         let mut errors = Vec::new();
         let dry: Vec<&str> = query.all("dryRun").filter(|d| !d.is_empty()).collect();
         if dry.iter().any(|d| *d != "All") {
-            let words: Vec<Value> = dry.iter().map(|d| Value::from(*d)).collect();
-            errors.push(FieldError::not_supported(&FieldPath::new("dryRun"), &Value::Array(words), &["All"]));
+            errors.push(FieldError::not_supported_list(&FieldPath::new("dryRun"), &dry, &["All"]));
         }
         let validation = match query.get("fieldValidation") {
             "" | "Warn" => FieldValidation::Warn,

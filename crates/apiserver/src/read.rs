@@ -253,12 +253,14 @@ impl Call<'_> {
         if !matches!(error, StoreError::Compacted { .. }) {
             return crate::write::store_error(error);
         }
-        if start.is_none() {
+        let Some(start) = start else {
             return Status::expired("The resourceVersion for the provided list is too old.");
-        }
-        Status::expired(
+        };
+        let mut status = Status::expired(
             "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
-        )
+        );
+        status.continue_token = Continue::encode(-1, start);
+        status
     }
 
     pub(crate) async fn watch(&self, row: &Arc<Resource>) -> Result<Reply, Status> {

@@ -49,18 +49,6 @@ impl Patch {
     }
 }
 
-/// Kinds whose PUT and strategic or merge patch may create (`AllowCreateOnUpdate`).
-fn creates_on_update(row: &Resource) -> bool {
-    matches!(
-        (row.gvk.group.as_str(), row.plural.as_str()),
-        ("", "endpoints" | "events" | "limitranges" | "podtemplates" | "services")
-            | ("events.k8s.io", "events")
-            | ("coordination.k8s.io", "leases")
-            | ("rbac.authorization.k8s.io", _)
-            | ("node.k8s.io", "runtimeclasses")
-    )
-}
-
 impl Call<'_> {
     pub(crate) async fn update(&self, row: &Arc<Resource>, subresource: Subresource) -> Result<Reply, Status> {
         let options = WriteOptions::parse(&self.query, "UpdateOptions")?;
@@ -222,7 +210,7 @@ impl Call<'_> {
     ) -> Result<(u16, Arc<Cached>), Status> {
         let missing = Status::not_found(&row.group_resource(), &self.info.name);
         match build {
-            Build::Replace(object) if subresource == Subresource::None && creates_on_update(row) => {
+            Build::Replace(object) if subresource == Subresource::None && row.strategy.creates_on_update() => {
                 if !meta::uid(&object).is_empty() || !matches!(meta::resource_version(&object), "" | "0") {
                     return Err(missing);
                 }

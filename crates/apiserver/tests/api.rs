@@ -26,7 +26,7 @@ impl Vault for Memory {
 
 struct Cluster {
     server: ApiServer,
-    _member: etcd::Member,
+    member: etcd::Member,
 }
 
 fn admin() -> UserInfo {
@@ -43,7 +43,7 @@ async fn cluster() -> Cluster {
     let serving = Profile::ApiServerServing { dns: vec!["localhost".into()], ips: Vec::new() };
     let serving = request_identity(&signer, &serving, None).await.unwrap();
     let server = ApiServer::start(Config::new(member.store(), clock, entropy, signer, serving, ca)).await.unwrap();
-    Cluster { server, _member: member }
+    Cluster { server, member }
 }
 
 impl Cluster {
@@ -123,6 +123,28 @@ async fn pages_of_a_list_stay_at_one_revision() {
     assert_eq!((names(&third), third.continue_token.as_str()), (vec!["m4".to_owned()], ""));
     assert_eq!(names(&list("").await), ["m0", "m1", "m2", "m4"]);
     assert_eq!(names(&list("fieldSelector=metadata.name%3Dm2").await), ["m2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_whose_revision_is_compacted_can_go_on_from_there() {
+    let c = cluster().await;
+    for i in 0..3 {
+        c.object(Method::POST, MAPS, map(&format!("m{i}"))).await.unwrap();
+    }
+    let list = async |query: &str| {
+        c.send(&admin(), Method::GET, &format!("{MAPS}?limit=1&continue={query}"), Body::Empty).await.into_list()
+    };
+    let first = list("").await.unwrap();
+    let made = c.object(Method::POST, MAPS, map("m1a")).await.unwrap();
+    let now = meta::resource_version(&made).parse().unwrap();
+    c.member.store().compact(now, false).await.unwrap();
+    let expired = list(&first.continue_token).await.unwrap_err();
+    assert_eq!((expired.code, expired.reason.as_str()), (410, "Expired"));
+    assert!(expired.message.starts_with("The provided continue parameter is too old"), "{expired}");
+    let second = list(&expired.continue_token).await.unwrap();
+    assert_eq!(meta::name(&second.items[0].object), "m1");
+    let third = list(&second.continue_token).await.unwrap();
+    assert_eq!(meta::name(&third.items[0].object), "m1a", "what was made meanwhile is shown");
 }
 
 #[tokio::test(flavor = "multi_thread")]

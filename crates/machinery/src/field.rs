@@ -136,6 +136,14 @@ impl FieldError {
         Self::new(FieldErrorKind::NotSupported, path, go_value(value), detail)
     }
 
+    /// As [`FieldError::not_supported`] of a list of texts, printed as Go's `[]string`.
+    pub fn not_supported_list(path: &FieldPath, values: &[impl AsRef<str>], supported: &[&str]) -> Self {
+        let shown: Vec<String> = values.iter().map(|v| crate::go::quote(v.as_ref())).collect();
+        let mut error = Self::not_supported(path, &Value::Null, supported);
+        error.value = format!("[]string{{{}}}", shown.join(", "));
+        error
+    }
+
     /// The field must not be set here.
     pub fn forbidden(path: &FieldPath, detail: impl Into<String>) -> Self {
         Self::new(FieldErrorKind::Forbidden, path, String::new(), detail)

@@ -124,6 +124,8 @@ pub struct Status {
     pub retry_after_seconds: u32,
     /// `details` is written even when empty.
     pub generic: bool,
+    /// `metadata.continue`: a list that expired can go on from here, on what there is now; empty for none.
+    pub continue_token: String,
 }
 
 impl Status {
@@ -140,6 +142,7 @@ impl Status {
             causes: Vec::new(),
             retry_after_seconds: 0,
             generic: false,
+            continue_token: String::new(),
         }
     }
 
@@ -280,6 +283,9 @@ impl Status {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "code": self.code,
         });
+        if !self.continue_token.is_empty() {
+            status["metadata"].set("continue", &self.continue_token);
+        }
         if self.reason != Reason::Unknown {
             status.set("reason", self.reason.as_str());
         }
@@ -309,6 +315,7 @@ impl Status {
         if let Some(code) = value["code"].as_i64().and_then(|c| u16::try_from(c).ok()) {
             status.code = code;
         }
+        status.continue_token = value.str_at(&["metadata", "continue"]).to_owned();
         let details = &value["details"];
         status.name = details.str_at(&["name"]).to_owned();
         status.group = details.str_at(&["group"]).to_owned();

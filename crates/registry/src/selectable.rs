@@ -13,7 +13,7 @@ pub fn selectable_fields(resource: &Resource, object: &Value) -> Vec<(String, St
 pub fn field(resource: &Resource, object: &Value, label: &str) -> Option<String> {
     match label {
         "metadata.name" => return Some(meta::name(object).to_owned()),
-        "metadata.namespace" if has_namespace_label(resource) => {
+        "metadata.namespace" if resource.namespaced || is_plain(resource) => {
             return Some(meta::namespace(object).to_owned());
         }
         _ => {}
@@ -31,9 +31,14 @@ pub fn field(resource: &Resource, object: &Value, label: &str) -> Option<String>
     })
 }
 
+/// Has it no fields of its own? Such kinds take the namespace even where there is none; others only where there is.
+fn is_plain(resource: &Resource) -> bool {
+    resource.custom.is_none() && resource.strategy.selectable.is_empty()
+}
+
 fn labels(resource: &Resource) -> Vec<String> {
     let mut labels = vec!["metadata.name".to_owned()];
-    if has_namespace_label(resource) {
+    if resource.namespaced || is_plain(resource) {
         labels.push("metadata.namespace".to_owned());
     }
     match &resource.custom {
@@ -41,11 +46,6 @@ fn labels(resource: &Resource) -> Vec<String> {
         None => labels.extend(resource.strategy.selectable.iter().map(|f| f.label.to_owned())),
     }
     labels
-}
-
-/// Cluster-scoped kinds take the label too, unless they list their fields themselves.
-fn has_namespace_label(resource: &Resource) -> bool {
-    resource.namespaced || (resource.custom.is_none() && resource.strategy.selectable.is_empty())
 }
 
 /// 400 when the selector names a field that is not selectable.
@@ -56,13 +56,12 @@ pub fn check_selector(resource: &Resource, label: &str) -> Result<(), Status> {
     if field(resource, &Value::object(), label).is_some() {
         return Ok(());
     }
-    Err(Status::bad_request(if resource.gvk.group == "batch" && resource.plural == "jobs" {
-        format!("field label {label:?} not supported for Job")
-    } else if resource.custom.is_none() && resource.strategy.selectable.is_empty() {
-        // Kinds without fields of their own are left to the scheme's default.
-        format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
-    } else {
-        format!("field label not supported: {label}")
+    Err(Status::bad_request(match resource.gvk.kind.as_str() {
+        _ if is_plain(resource) => {
+            format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
+        "Job" => format!("field label {label:?} not supported for Job"),
+        _ => format!("field label not supported: {label}"),
     }))
 }
 
@@ -71,5 +70,31 @@ fn show(value: &Value) -> String {
         Value::String(s) => s.to_string(),
         Value::Null => String::new(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Options, Registry};
+
+    use super::*;
+
+    const RECORDED: &str = include_str!("../testdata/selectors.txt");
+
+    #[test]
+    fn selectors_may_name_what_a_real_server_takes() {
+        let registry = Registry::builtin(facts::set("1.33").unwrap(), &Options::default()).unwrap();
+        let labels: Vec<&str> = RECORDED.lines().nth(2).unwrap().split_whitespace().skip(1).collect();
+        for line in RECORDED.lines().filter(|l| !l.starts_with('#')) {
+            let words: Vec<&str> = line.splitn(4, ' ').collect();
+            let [gv, plural, taken, refusal] = words[..] else { panic!("{line}") };
+            let (group, version) = gv.split_once('/').unwrap_or(("", gv));
+            let row = registry.lookup(group, version, plural).unwrap();
+            let ours: Vec<&str> = labels.iter().copied().filter(|l| check_selector(row, l).is_ok()).collect();
+            let mut real: Vec<&str> = taken.split(',').collect();
+            real.sort_by_key(|l| labels.iter().position(|k| k == l));
+            assert_eq!(ours, real, "{gv} {plural}");
+            assert_eq!(check_selector(row, "spec.group").unwrap_err().message, refusal, "{gv} {plural}");
+        }
     }
 }

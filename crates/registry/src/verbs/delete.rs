@@ -86,8 +86,7 @@ fn validate_options(options: &DeleteOptions) -> Result<(), Status> {
         ));
     }
     if !options.dry_run.iter().all(|d| d == "All") {
-        let words: Vec<Value> = options.dry_run.iter().map(Value::from).collect();
-        errors.push(FieldError::not_supported(&FieldPath::new("dryRun"), &Value::Array(words), &["All"]));
+        errors.push(FieldError::not_supported_list(&FieldPath::new("dryRun"), &options.dry_run, &["All"]));
     }
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors)) }
 }
