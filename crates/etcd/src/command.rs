@@ -103,6 +103,7 @@ pub async fn run_command(
     let failed = tokio::select! {
         () = &mut shutdown => None,
         Some(Ok(Err(error))) = serving.join_next() => Some(error),
+        () = member.ended() => Some(EtcdError::Ended),
     };
     let _ = stop.send(true);
     while serving.join_next().await.is_some() {}

@@ -48,6 +48,7 @@ impl Drop for Ended {
     fn drop(&mut self) {
         self.0.stopped.store(true, Ordering::Release);
         lock(&self.0.hub).wake_all();
+        self.0.ended.send_replace(true);
     }
 }
 

@@ -54,6 +54,9 @@ impl From<MvccError> for StoreError {
 /// What stopped a member, for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
+    /// The thread that owns the state is gone without having been stopped.
+    #[error("the store's state thread is gone; start it again: the log has everything that was acknowledged")]
+    Ended,
     /// The data directory, log or checkpoint could not be used.
     #[error("{doing}")]
     Storage {

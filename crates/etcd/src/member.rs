@@ -117,6 +117,15 @@ impl Member {
         self.local().status()
     }
 
+    /// Completes when the state thread is gone: after [`Member::stop`], or because it panicked. Whoever runs a member
+    /// ends with it, so that it is started again from the log.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut ended = self.shared.ended.subscribe();
+        async move {
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
+    }
+
     /// Looks at the clock again: call it after the clock was moved.
     pub fn wake(&self) {
         let _ = self.shared.send(Message::Wake);

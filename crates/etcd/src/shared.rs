@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use base::{Clock, Entropy};
 use bytes::Bytes;
 use mvcc::{Command, Response, Snapshot};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::StoreError;
 use crate::hub::Hub;
@@ -74,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) pending: AtomicUsize,
     pub(crate) stopped: AtomicBool,
+    /// Turns true when the state thread is gone.
+    pub(crate) ended: watch::Sender<bool>,
     pub(crate) watch_progress_interval: std::time::Duration,
     /// Counts requests for progress on local watches.
     pub(crate) progress_asked: AtomicU64,
@@ -96,6 +98,7 @@ impl Shared {
             metrics: Metrics::default(),
             pending: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
             watch_progress_interval: identity.watch_progress_interval,
             progress_asked: AtomicU64::new(0),
             state: ArcSwap::from_pointee(published),

@@ -245,3 +245,13 @@ async fn a_damaged_checkpoint_is_replaced_by_the_view_or_named() {
     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert!(cause.contains("checkpoint is damaged at offset"), "{cause}");
 }
+
+#[tokio::test]
+async fn whoever_runs_a_member_learns_that_it_ended() {
+    let (rig, _disk) = Rig::sim(11);
+    let member = rig.start();
+    let mut ended = std::pin::pin!(member.ended());
+    assert!(futures_util::poll!(&mut ended).is_pending());
+    member.stop();
+    ended.await;
+}

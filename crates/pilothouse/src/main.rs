@@ -106,5 +106,11 @@ fn etcd(arguments: Vec<OsString>) -> Result<String> {
 
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // The log may lie on a full disk: a line that cannot be written must not panic whoever wrote it.
+        .log_internal_errors(false)
+        .try_init();
 }

@@ -42,8 +42,15 @@ pub(crate) async fn run(
     };
     cluster.delivery.send_replace(Some(Delivery::InProcess(sender)));
     info!(cluster = cluster.spec().name, "running in this process");
+    let mut store_ended = std::pin::pin!(instance.store_ended());
+    let mut has_store = true;
     loop {
         tokio::select! {
+            () = &mut store_ended, if has_store => {
+                has_store = false;
+                let why = "the store's state thread is gone; `pilothouse down` and `up` start it again from the log";
+                cluster.state.send_replace(State::Failed(why.to_owned()));
+            }
             Some(stream) = connections.recv() => instance.serve(stream),
             command = inbox.recv() => match command {
                 Some(Command::Nodes(nodes)) => instance.set_nodes(nodes).await,

@@ -88,6 +88,11 @@ impl Instance {
         }
     }
 
+    /// Completes when the store cannot go on in this process.
+    pub(crate) fn store_ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.member.ended()
+    }
+
     /// Gives the cluster these nodes.
     pub(crate) async fn set_nodes(&self, nodes: Vec<NodeSpec>) {
         self.nodes.set(nodes).await;

@@ -33,7 +33,14 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
     };
     channel.send(&FromInstance::Ready, &[]).await?;
     info!(cluster = args.cluster, "serving");
-    while let Some((message, files)) = channel.receive::<ToInstance>().await? {
+    let store_ended = instance.store_ended();
+    tokio::pin!(store_ended);
+    loop {
+        let received = tokio::select! {
+            received = channel.receive::<ToInstance>() => received?,
+            () = &mut store_ended => bail!("the store's state thread is gone; the fleet starts this instance again"),
+        };
+        let Some((message, files)) = received else { break };
         match message {
             ToInstance::Connection => {
                 for file in files {
