@@ -14,7 +14,6 @@ use registry::{Context, Need, Resource, Subresource};
 use tokio::sync::MutexGuard;
 
 use crate::caches::revision;
-use crate::message::internal;
 use crate::server::{Call, Inner};
 use crate::stored;
 
@@ -27,13 +26,13 @@ pub(crate) fn store_error(error: &StoreError) -> Status {
     match error {
         StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         StoreError::TooLarge => Status::too_large("etcdserver: request is too large"),
-        StoreError::TooManyRequests | StoreError::Timeout | StoreError::NoLeader => {
-            let mut status = internal(error);
-            status.retry_after_seconds = 1;
-            status
-        }
         StoreError::Stopped | StoreError::Unavailable(_) => Status::unavailable(error.to_string()),
-        StoreError::Refused(_) | StoreError::Remote { .. } => internal(error),
+        // etcd's own errors pass through as they are: 500 without a reason (`responsewriters.ErrorToAPIStatus`).
+        StoreError::TooManyRequests
+        | StoreError::Timeout
+        | StoreError::NoLeader
+        | StoreError::Refused(_)
+        | StoreError::Remote { .. } => Status::new(machinery::Reason::Unknown, error.to_string()),
     }
 }
 

@@ -1,77 +1,12 @@
 //! The server in this process, on a store in memory: what clients can rely on.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+mod support;
 
-use apiserver::{ApiServer, Body, Config, Reply, Request, WatchKind};
-use base::{Entropy, FakeClock, Timestamp};
+use apiserver::{Body, WatchKind};
 use http::Method;
-use machinery::{Status, Value, json, meta};
-use pki::{Authority, Profile, Requester, Signer, SignerCore, Vault, request_identity};
+use machinery::{Value, json, meta};
 use policy::UserInfo;
-
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl Vault for Memory {
-    fn load(&self, name: &str) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, String> {
-        Ok(self.0.lock().unwrap().get(name).cloned().map(zeroize::Zeroizing::new))
-    }
-
-    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
-        self.0.lock().unwrap().insert(name.to_owned(), content.to_vec());
-        Ok(())
-    }
-}
-
-struct Cluster {
-    server: ApiServer,
-    member: etcd::Member,
-}
-
-fn admin() -> UserInfo {
-    UserInfo::authenticated("admin", &["system:masters"])
-}
-
-async fn cluster() -> Cluster {
-    let clock = FakeClock::new(Timestamp::from_unix_seconds(1_800_000_000)).clock();
-    let entropy = Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).unwrap());
-    let core = SignerCore::open("c", Arc::new(Memory::default()), clock.clone(), entropy.clone()).unwrap();
-    let signer = Signer::InProcess(Arc::new(core), Requester::Instance);
-    let member = etcd::Member::start(etcd::MemberConfig::new("m", clock.clone(), entropy.clone())).unwrap();
-    let ca = signer.certificate(Authority::Cluster).await.unwrap();
-    let serving = Profile::ApiServerServing { dns: vec!["localhost".into()], ips: Vec::new() };
-    let serving = request_identity(&signer, &serving, None).await.unwrap();
-    let server = ApiServer::start(Config::new(member.store(), clock, entropy, signer, serving, ca)).await.unwrap();
-    Cluster { server, member }
-}
-
-impl Cluster {
-    async fn send(&self, user: &UserInfo, method: Method, path: &str, body: Body) -> Reply {
-        let (path, query) = path.split_once('?').unwrap_or((path, ""));
-        self.server.handle(Request::verified(user, method, path, query, body)).await
-    }
-
-    async fn object(&self, method: Method, path: &str, body: Value) -> Result<Value, Status> {
-        let body = if body.is_null() { Body::Empty } else { Body::Tree(body) };
-        self.send(&admin(), method, path, body).await.into_object()
-    }
-
-    async fn get(&self, path: &str) -> Result<Value, Status> {
-        self.object(Method::GET, path, Value::Null).await
-    }
-
-    async fn patch(&self, path: &str, kind: &'static str, patch: Value) -> Result<Value, Status> {
-        let request = Request::verified(&admin(), Method::PATCH, path, "", Body::Tree(patch)).content_type(kind);
-        self.server.handle(request).await.into_object()
-    }
-}
-
-const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-
-fn map(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "1"}})
-}
+use support::{MAPS, admin, cluster, map};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_is_created_changed_and_deleted_with_kubernetes_answers() {
