@@ -81,6 +81,7 @@ fn access() -> ClusterAccess {
 
 pub(crate) struct Running {
     pub(crate) cloud: Cloud,
+    pub(crate) fleet: Arc<FakeFleet>,
     pub(crate) address: String,
     pub(crate) token: String,
 }
@@ -89,6 +90,7 @@ pub(crate) async fn start(dir: &Path, auth: Auth, port: u16) -> Running {
     let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
     let address = listener.local_addr().expect("bound").to_string();
     let platform = Platform::open(&dir.join("platform"), entropy()).expect("a platform");
+    let fleet = Arc::new(FakeFleet::default());
     let cloud = Cloud::start(CloudConfig {
         data_dir: dir.join("cloud"),
         platform,
@@ -98,7 +100,7 @@ pub(crate) async fn start(dir: &Path, auth: Auth, port: u16) -> Running {
         project_number: "123456789012".to_owned(),
         account: "dev@example.com".to_owned(),
         auth,
-        fleet: Arc::new(FakeFleet::default()),
+        fleet: Arc::<FakeFleet>::clone(&fleet),
         endpoint: format!("http://{address}"),
     })
     .await
@@ -107,7 +109,7 @@ pub(crate) async fn start(dir: &Path, auth: Auth, port: u16) -> Running {
     let serving = cloud.clone();
     tokio::spawn(async move { serving.serve(listener).await });
     let token = cloud.issue_token("dev@example.com").expect("a token");
-    Running { cloud, address, token }
+    Running { cloud, fleet, address, token }
 }
 
 impl Running {
