@@ -281,6 +281,33 @@ mod tests {
         check(&["stray"], "'stray' is not a valid flag");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_command_line_is_read_or_refused_and_reads_back(
+            words in proptest::collection::vec("(--?)?[a-z-]{0,20}(=.{0,12})?|.{0,8}", 0..6),
+            flags in proptest::collection::btree_map(0..FLAGS.len(), "[0-9]{1,3}", 0..8),
+            variable in ".{0,12}",
+        ) {
+            let args = words.iter().map(OsString::from).collect();
+            let _ = Flags::parse(args, |_| Some(variable.clone()));
+            let value = |index: usize, number: &str| match FLAGS[index].1 {
+                Kind::Bool => (number.len() % 2).to_string(),
+                Kind::Duration => format!("{number}ms"),
+                Kind::Number | Kind::Text => number.to_owned(),
+            };
+            let args = flags.iter().map(|(i, n)| format!("--{}={}", FLAGS[*i].0, value(*i, n)).into()).collect();
+            let read = Flags::parse(args, |_| None).expect("each value has its flag's form");
+            for (index, number) in &flags {
+                proptest::prop_assert_eq!(read.text(FLAGS[*index].0), value(*index, number));
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_duration_or_none(text in "[0-9.nuµmsh-]{0,20}|.{0,20}") {
+            let _ = duration_of(&text);
+        }
+    }
+
     #[test]
     fn go_durations_are_read() {
         let check = |text: &str, ms: Option<u128>| assert_eq!(duration_of(text).map(|d| d.as_millis()), ms, "{text}");
