@@ -17,6 +17,8 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// A running sandbox; stopped and deleted when dropped.
 pub struct Sandbox {
+    /// Unmounted before the directory under it goes.
+    small_disk: Option<Mount>,
     directory: TempDir,
     environment: BTreeMap<String, String>,
 }
@@ -35,9 +37,27 @@ impl Sandbox {
     /// # Errors
     /// With everything the program printed.
     pub fn start_with(flags: &[&str]) -> Result<Self> {
-        let mut sandbox = Self { directory: tempfile::tempdir()?, environment: BTreeMap::new() };
+        let mut sandbox = Self { small_disk: None, directory: tempfile::tempdir()?, environment: BTreeMap::new() };
         sandbox.up(flags)?;
         Ok(sandbox)
+    }
+
+    /// As [`Self::start`], on a file system of its own that holds so much; `None` where this user may not mount one.
+    ///
+    /// # Errors
+    /// With everything the program printed.
+    pub fn start_on_small_disk(mib: u32) -> Result<Option<Self>> {
+        let mut sandbox = Self { small_disk: None, directory: tempfile::tempdir()?, environment: BTreeMap::new() };
+        std::fs::create_dir(sandbox.data_dir())?;
+        let size = format!("size={mib}m,mode=0700");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(sandbox.data_dir());
+        if !mount.output().is_ok_and(|o| o.status.success()) {
+            return Ok(None);
+        }
+        sandbox.small_disk = Some(Mount(sandbox.data_dir()));
+        sandbox.up(&[])?;
+        Ok(Some(sandbox))
     }
 
     /// Starts or resumes it.
@@ -163,6 +183,15 @@ impl Sandbox {
         let mut child = command.spawn()?;
         child.stdin.take().context("stdin is piped")?.write_all(input.as_bytes())?;
         stdout(child.wait_with_output()?, &format!("kubectl {}", arguments.join(" ")))
+    }
+}
+
+/// A mounted file system.
+struct Mount(PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Sandbox, on_path, skipped};
+use e2e::{Sandbox, eventually, on_path, skipped};
 use serde_json::Value;
 
 /// curl with the sandbox's token and authority; the HTTP code, the headers and the body.
@@ -199,6 +200,36 @@ fn a_flood_of_large_bodies_is_bounded_in_memory() -> Result<()> {
     let grown = memory_kib(&sandbox.status()?)?.saturating_sub(before);
     ensure!(grown < 512 << 10, "32 bodies of 3 MiB cost {grown} KiB at the highest");
     unharmed(&sandbox, &status)
+}
+
+#[test]
+fn a_full_disk_fails_writes_and_heals_when_there_is_space() -> Result<()> {
+    let Some(mut sandbox) = Sandbox::start_on_small_disk(64)? else {
+        skipped("a full disk", "this user may not mount a file system");
+        return Ok(());
+    };
+    let status = sandbox.status()?;
+    sandbox.kubectl(&["create", "configmap", "kept", "--from-literal=k=v"])?;
+    let filler = sandbox.data_dir().join("filler");
+    let mut file = std::fs::File::create(&filler)?;
+    while file.write_all(&[1; 4096]).is_ok() {}
+    // Its last blocks may still hold a few records.
+    let filled = (0..200).find_map(|n| {
+        let name = format!("lost-{n}");
+        sandbox.kubectl(&["create", "configmap", &name]).err().map(|error| format!("{error:#}"))
+    });
+    let said = filled.context("200 objects fit on a full disk")?;
+    ensure!(said.contains("etcdserver: request timed out"), "{said}");
+    ensure!(sandbox.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.k}"])? == "v");
+    ensure!(sandbox.kubectl(&["get", "nodes"])?.contains("Ready"));
+    drop(file);
+    std::fs::remove_file(&filler)?;
+    eventually(Duration::from_secs(10), || sandbox.kubectl(&["create", "configmap", "healed"]))?;
+    unharmed(&sandbox, &status)?;
+    sandbox.pilothouse(&["down"])?;
+    sandbox.up(&[])?;
+    sandbox.kubectl(&["get", "configmap", "kept", "healed"])?;
+    Ok(())
 }
 
 /// The most memory that the API server's process ever held.
