@@ -103,32 +103,23 @@ fn operation(kind: &'static str, target: &'static str) -> Vec<Want> {
     ]
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn clusters_are_created_described_listed_and_deleted() {
-    let dir = tempfile::tempdir().unwrap();
-    let run = start(dir.path(), Auth::Strict, 0).await;
-    let cluster = "locations/us-central1-a/clusters/demo";
-    let create = Row {
-        body: create_body("demo"),
-        ..row("create", "POST", "locations/us-central1-a/clusters", operation("CREATE_CLUSTER", "clusters/demo"))
-    };
-    let service = vec![Is("/state", "ENABLED".into()), Starts("/name", "projects/")];
-    play(&run, vec![row("create", "GET", "services/container.googleapis.com", service), create]).await;
-    // The columns NAME LOCATION MASTER_VERSION MASTER_IP MACHINE_TYPE NODE_VERSION NUM_NODES STATUS.
-    let table = || {
-        vec![
-            Is("/name", "demo".into()),
-            Is("/location", "us-central1-a".into()),
-            Starts("/currentMasterVersion", "1.33."),
-            Is("/endpoint", "127.0.0.1:18443".into()),
-            Is("/nodePools/0/config/machineType", "e2-medium".into()),
-            Starts("/currentNodeVersion", "1.33."),
-            Is("/currentNodeCount", 3.into()),
-            Is("/status", "RUNNING".into()),
-        ]
-    };
-    let mut described = table();
-    described.extend([
+/// The columns NAME LOCATION MASTER_VERSION MASTER_IP MACHINE_TYPE NODE_VERSION NUM_NODES STATUS.
+fn table() -> Vec<Want> {
+    vec![
+        Is("/name", "demo".into()),
+        Is("/location", "us-central1-a".into()),
+        Starts("/currentMasterVersion", "1.33."),
+        Is("/endpoint", "127.0.0.1:18443".into()),
+        Is("/nodePools/0/config/machineType", "e2-medium".into()),
+        Starts("/currentNodeVersion", "1.33."),
+        Is("/currentNodeCount", 3.into()),
+        Is("/status", "RUNNING".into()),
+    ]
+}
+
+fn described() -> Vec<Want> {
+    let mut wanted = table();
+    wanted.extend([
         Starts("/masterAuth/clusterCaCertificate", "LS0tLS1CRUdJTi"),
         Is("/zone", "us-central1-a".into()),
         Is("/locations", json!(["us-central1-a"])),
@@ -143,11 +134,25 @@ async fn clusters_are_created_described_listed_and_deleted() {
         Absent("/resourceLabels"),
         Absent("/statusMessage"),
     ]);
+    wanted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_are_created_described_listed_and_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path(), Auth::Strict, 0).await;
+    let cluster = "locations/us-central1-a/clusters/demo";
+    let create = Row {
+        body: create_body("demo"),
+        ..row("create", "POST", "locations/us-central1-a/clusters", operation("CREATE_CLUSTER", "clusters/demo"))
+    };
+    let service = vec![Is("/state", "ENABLED".into()), Starts("/name", "projects/")];
+    play(&run, vec![row("create", "GET", "services/container.googleapis.com", service), create]).await;
     let unsuggested = "locations/us-central1-b/clusters/demo";
     play(
         &run,
         vec![
-            row("describe", "GET", cluster, described),
+            row("describe", "GET", cluster, described()),
             Row { at: "/clusters/0", ..row("list", "GET", "locations/-/clusters", table()) },
             row("get-credentials", "GET", cluster, vec![Starts("/endpoint", "127.")]),
             Row {
@@ -180,11 +185,46 @@ async fn clusters_are_created_described_listed_and_deleted() {
     .await;
 }
 
+const POOLS: &str = "locations/us-central1-a/clusters/demo/nodePools";
+
+fn pools_shown() -> Vec<Row> {
+    vec![
+        row(
+            "node-pools list",
+            "GET",
+            POOLS,
+            vec![
+                Is("/nodePools/0/name", "default-pool".into()),
+                Is("/nodePools/0/config/machineType", "e2-medium".into()),
+                Is("/nodePools/0/config/diskSizeGb", 100.into()),
+                Starts("/nodePools/0/version", "1."),
+                Is("/nodePools/1/config/diskSizeGb", 50.into()),
+                Absent("/nodePools/2"),
+            ],
+        ),
+        row(
+            "node-pools describe",
+            "GET",
+            "locations/us-central1-a/clusters/demo/nodePools/more",
+            vec![
+                Is("/name", "more".into()),
+                Is("/status", "RUNNING".into()),
+                Is("/initialNodeCount", 2.into()),
+                Is("/config/oauthScopes/5", "https://www.googleapis.com/auth/trace.append".into()),
+                Is("/management/autoUpgrade", true.into()),
+                Starts(
+                    "/instanceGroupUrls/0",
+                    "https://www.googleapis.com/compute/v1/projects/demo-project/zones/us-central1-a/",
+                ),
+            ],
+        ),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn node_pools_operations_and_the_server_config_are_shown() {
     let dir = tempfile::tempdir().unwrap();
     let run = start(dir.path(), Auth::Strict, 0).await;
-    let pools = "locations/us-central1-a/clusters/demo/nodePools";
     let create = Row { body: create_body("demo"), ..row("create", "POST", "locations/us-central1-a/clusters", vec![]) };
     let pool = json!({"nodePool": {"name": "more", "initialNodeCount": 2, "config": {"diskSizeGb": 50}},
         "parent": "projects/demo-project/locations/us-central1-a/clusters/demo"});
@@ -197,40 +237,11 @@ async fn node_pools_operations_and_the_server_config_are_shown() {
         Starts("/channels/0/channel", ""),
         Starts("/channels/0/defaultVersion", "1."),
     ];
+    play(&run, vec![create, Row { body: pool, ..row("node-pools create", "POST", POOLS, created) }]).await;
+    play(&run, pools_shown()).await;
     play(
         &run,
         vec![
-            create,
-            Row { body: pool, ..row("node-pools create", "POST", pools, created) },
-            row(
-                "node-pools list",
-                "GET",
-                pools,
-                vec![
-                    Is("/nodePools/0/name", "default-pool".into()),
-                    Is("/nodePools/0/config/machineType", "e2-medium".into()),
-                    Is("/nodePools/0/config/diskSizeGb", 100.into()),
-                    Starts("/nodePools/0/version", "1."),
-                    Is("/nodePools/1/config/diskSizeGb", 50.into()),
-                    Absent("/nodePools/2"),
-                ],
-            ),
-            row(
-                "node-pools describe",
-                "GET",
-                "locations/us-central1-a/clusters/demo/nodePools/more",
-                vec![
-                    Is("/name", "more".into()),
-                    Is("/status", "RUNNING".into()),
-                    Is("/initialNodeCount", 2.into()),
-                    Is("/config/oauthScopes/5", "https://www.googleapis.com/auth/trace.append".into()),
-                    Is("/management/autoUpgrade", true.into()),
-                    Starts(
-                        "/instanceGroupUrls/0",
-                        "https://www.googleapis.com/compute/v1/projects/demo-project/zones/us-central1-a/",
-                    ),
-                ],
-            ),
             Row {
                 code: 404,
                 ..row(
