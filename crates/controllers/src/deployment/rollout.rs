@@ -145,7 +145,8 @@ impl<'a> Rollout<'a> {
         if meta::annotation(self.deployment, REVISION) != Some(noted) {
             let mut object = Value::clone(self.deployment);
             object.at_mut(&["metadata", "annotations"]).set(REVISION, noted);
-            self.actions.push(Action::update(&DEPLOYMENTS, object));
+            // As upstream: by the status, which takes annotations along, as the object itself would get a new generation.
+            self.actions.push(Action::update_status(&DEPLOYMENTS, object));
             return false;
         }
         if self.wish.deadline.is_some() && crate::conditions::find(&self.conditions, "Progressing").is_none() {

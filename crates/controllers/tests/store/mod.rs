@@ -115,14 +115,18 @@ impl Store {
                 if meta::resource_version(&held) != meta::resource_version(&object) {
                     return Err(Status::modified(&resource.group_resource(), &key.name));
                 }
-                let mut new = Value::clone(if subresource.is_empty() { &object } else { &held });
-                let part = match subresource {
-                    "" | "status" | "approval" => "status",
-                    "finalize" => "spec",
+                // A status brings its metadata along.
+                let (base, part, from) = match subresource {
+                    "" => (&object, "status", &*held),
+                    "status" => (&object, "spec", &*held),
+                    "approval" => (&*held, "status", &object),
+                    "finalize" => (&*held, "spec", &object),
                     other => panic!("no subresource {other}"),
                 };
-                let from = if subresource.is_empty() { &held } else { &object };
-                new.set(part, from[part].clone());
+                let mut new = base.clone();
+                if from.get(part).is_some() {
+                    new.set(part, from[part].clone());
+                }
                 if subresource == "finalize" && new["spec"]["finalizers"].items().is_empty() {
                     self.drop_object(&resource, &key);
                     return Ok(None);

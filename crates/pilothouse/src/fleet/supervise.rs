@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ const PROMPT_RESTARTS: u32 = 3;
 /// Between two starts of a process that goes on ending; doubled each time, up to the second.
 const RESTART_DELAY: Duration = Duration::from_millis(250);
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(10);
+/// From the end of a channel to the end of the process that held it.
+const EXIT_TIMEOUT: Duration = Duration::from_millis(200);
 /// An instance syncs its store before it ends.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -140,8 +143,8 @@ impl Supervisor {
                 }
             };
             match event {
-                Event::SignerEnded => self.signer_failed("it ended".to_owned()),
-                Event::InstanceEnded => self.instance_failed("it ended".to_owned()),
+                Event::SignerEnded => self.signer_failed("it ended".to_owned(), Cause::Passing),
+                Event::InstanceEnded => self.instance_failed("it ended".to_owned(), Cause::Passing),
                 Event::Told(Some(Command::Nodes(nodes))) => {
                     if let Some(instance) = &self.instance.process {
                         let _ = instance.channel.send(&ToInstance::Nodes { nodes }, &[]).await;
@@ -196,7 +199,7 @@ impl Supervisor {
     /// One try to have both processes; what fails is noted and tried again, later each time.
     async fn complete(&mut self) {
         if self.signer.has_ended() {
-            self.signer_failed("it ended".to_owned());
+            self.signer_failed("it ended".to_owned(), Cause::Passing);
         }
         let (signer_missing, instance_missing) = (self.signer.process.is_none(), self.instance.process.is_none());
         let delay = if signer_missing { self.signer.delay() } else { self.instance.delay() };
@@ -204,8 +207,8 @@ impl Supervisor {
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 // While one waits to be started again, the other may end.
-                () = self.signer.ended() => return self.signer_failed("it ended".to_owned()),
-                () = self.instance.ended() => return self.instance_failed("it ended".to_owned()),
+                () = self.signer.ended() => return self.signer_failed("it ended".to_owned(), Cause::Passing),
+                () = self.instance.ended() => return self.instance_failed("it ended".to_owned(), Cause::Passing),
             }
         }
         // Both at once: a new process takes its time.
@@ -217,47 +220,57 @@ impl Supervisor {
         })();
         let (signer, instance) = match spawned {
             Ok(spawned) => spawned,
-            Err(cause) if signer_missing => return self.signer_failed(failure::line(&cause)),
-            Err(cause) => return self.instance_failed(failure::line(&cause)),
+            Err(cause) if signer_missing => return self.signer_failed(failure::line(&cause), Cause::Lasting),
+            Err(cause) => return self.instance_failed(failure::line(&cause), Cause::Lasting),
         };
-        if let Some(signer) = signer
-            && let Err(cause) = self.start_signer(signer).await
-        {
-            return self.signer_failed(failure::line(&cause));
+        if let Some(mut signer) = signer {
+            if let Err(error) = self.start_signer(&signer).await {
+                return self.signer_failed(failure::line(&error), cause_of_end(&mut signer).await);
+            }
+            self.signer.started(signer, self.fleet.clock.monotonic());
         }
         if let Some(instance) = instance {
-            match self.start_instance(instance).await {
-                Ok(access) => {
-                    self.cluster.state.send_replace(State::Running(access));
-                }
-                Err(cause) => self.instance_failed(failure::line(&cause)),
+            self.bring_in(instance).await;
+        }
+        self.report();
+    }
+
+    async fn bring_in(&mut self, mut instance: Process) {
+        match self.start_instance(&instance).await {
+            Ok(access) => {
+                let channel = Arc::clone(&instance.channel);
+                self.instance.started(instance, self.fleet.clock.monotonic());
+                self.report();
+                self.cluster.delivery.send_replace(Some(Delivery::Process(channel)));
+                self.cluster.state.send_replace(State::Running(access));
             }
+            // An instance gives up too when the signer was killed under it.
+            Err(error) if self.signer.has_ended() => self.instance_failed(failure::line(&error), Cause::Passing),
+            Err(error) => self.instance_failed(failure::line(&error), cause_of_end(&mut instance).await),
         }
-        self.report();
     }
 
-    fn signer_failed(&mut self, cause: String) {
+    fn signer_failed(&mut self, why: String, cause: Cause) {
         let name = &self.cluster.spec().name;
-        error!(cluster = name, "the signer is gone, and is started again: {cause}");
+        error!(cluster = name, "the signer is gone, and is started again: {why}");
+        self.signer.failed(why.clone(), self.fleet.clock.monotonic());
         if self.instance.process.is_none() {
-            self.cluster.state.send_replace(State::Failed(cause.clone()));
+            self.cluster.state.send_replace(state_after(cause, &self.signer, why));
         }
-        self.signer.failed(cause, self.fleet.clock.monotonic());
         self.report();
     }
 
-    fn instance_failed(&mut self, cause: String) {
+    fn instance_failed(&mut self, why: String, cause: Cause) {
         let name = &self.cluster.spec().name;
-        error!(cluster = name, "the instance is gone, and is started again: {cause}");
+        error!(cluster = name, "the instance is gone, and is started again: {why}");
         self.cluster.delivery.send_replace(None);
-        let served = self.instance.process.is_some();
-        self.cluster.state.send_replace(if served { State::Starting } else { State::Failed(cause.clone()) });
-        self.instance.failed(cause, self.fleet.clock.monotonic());
+        self.instance.failed(why.clone(), self.fleet.clock.monotonic());
+        self.cluster.state.send_replace(state_after(cause, &self.instance, why));
         self.report();
     }
 
     /// Starts the signer's work and opens the doors to it: the fleet's own, and that of an instance that runs already.
-    async fn start_signer(&mut self, signer: Process) -> Result<()> {
+    async fn start_signer(&mut self, signer: &Process) -> Result<()> {
         let id = &self.cluster.spec().id;
         let data_dir = self.fleet.layout().cluster(id).join(SIGNER);
         let data_key = key::unwrap(&data_dir, id, SIGNER, &self.fleet.platform)?;
@@ -267,7 +280,7 @@ impl Supervisor {
             Some(FromSigner::Failed { message }) => bail!("signer: {message}"),
             None => bail!("the signer ended at once; see its log in {}", self.fleet.layout().logs().display()),
         }
-        let ours = stream(connect(&signer, Requester::Fleet).await?)?;
+        let ours = stream(connect(signer, Requester::Fleet).await?)?;
         match &self.door {
             Some(door) => door.reconnect(ours),
             None => {
@@ -276,15 +289,14 @@ impl Supervisor {
             }
         }
         if let Some(instance) = &self.instance.process {
-            let to_signer = connect(&signer, Requester::Instance).await?;
+            let to_signer = connect(signer, Requester::Instance).await?;
             instance.channel.send(&ToInstance::Signer, &[to_signer]).await?;
             info!(cluster = self.cluster.spec().name, signer = signer.pid, "the signer is back");
         }
-        self.signer.started(signer, self.fleet.clock.monotonic());
         Ok(())
     }
 
-    async fn start_instance(&mut self, instance: Process) -> Result<Access> {
+    async fn start_instance(&self, instance: &Process) -> Result<Access> {
         let (fleet, cluster) = (&self.fleet, &self.cluster);
         let (Some(signer), Some(door)) = (&self.signer.process, &self.door) else { bail!("there is no signer") };
         let to_signer = connect(signer, Requester::Instance).await?;
@@ -301,11 +313,7 @@ impl Supervisor {
         let door = Signer::Socket(door.clone());
         let access = access(cluster, &door).await?;
         user_files::write(fleet.layout(), cluster.spec(), &access, &door).await?;
-        let channel = Arc::clone(&instance.channel);
         info!(cluster = cluster.spec().name, instance = instance.pid, signer = signer.pid, "running");
-        self.instance.started(instance, self.fleet.clock.monotonic());
-        self.report();
-        self.cluster.delivery.send_replace(Some(Delivery::Process(channel)));
         Ok(access)
     }
 
@@ -343,6 +351,29 @@ impl Supervisor {
             status(SIGNER, "signer", &self.signer, Vec::new()),
         ];
     }
+}
+
+/// What the end of a process says of its next start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// It ran, or was killed from outside: the next start goes well, as far as one can know.
+    Passing,
+    /// It will come again until somebody mends it.
+    Lasting,
+}
+
+/// Why a process did not start: a signal is told from a failure of its own.
+async fn cause_of_end(process: &mut Process) -> Cause {
+    let ended = tokio::time::timeout(EXIT_TIMEOUT, process.child.wait()).await;
+    match ended {
+        Ok(Ok(status)) if status.signal().is_some() => Cause::Passing,
+        _ => Cause::Lasting,
+    }
+}
+
+/// Where a cluster stands whose process ended. One that is killed at each start has a lasting fault all the same.
+fn state_after(cause: Cause, slot: &Slot, why: String) -> State {
+    if cause == Cause::Passing && slot.failures <= PROMPT_RESTARTS { State::Starting } else { State::Failed(why) }
 }
 
 /// A stream to the signer for this requester.
@@ -416,6 +447,19 @@ fn stream(end: OwnedFd) -> Result<UnixStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_killed_start_is_no_fault_until_it_repeats() {
+        let mut slot = Slot::default();
+        let mut failed = |cause| {
+            slot.failed("it ended".to_owned(), Duration::ZERO);
+            matches!(state_after(cause, &slot, String::new()), State::Failed(_))
+        };
+        assert!(failed(Cause::Lasting));
+        assert!(!failed(Cause::Passing));
+        assert!(!failed(Cause::Passing));
+        assert!(failed(Cause::Passing));
+    }
 
     #[test]
     fn restarts_are_prompt_until_they_repeat() {

@@ -100,7 +100,7 @@ spec: {secretName: s, dnsNames: [example.com], issuerRef: {name: i}, privateKey:
             ("secretName: s, ", "", "spec.secretName: Required value"),
         ],
         column: "SECRET",
-        explain: ("certificate.spec.privateKey.algorithm", "enum: RSA, ECDSA, Ed25519"),
+        explain: ("certificate.spec.privateKey", "enum: RSA, ECDSA, Ed25519"),
     },
     Case {
         manifest: r"
