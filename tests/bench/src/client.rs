@@ -89,6 +89,7 @@ impl Connection {
             .header("content-type", "application/json")
             .header("accept", "application/json")
             .body(Full::new(Bytes::from(body)))?;
+        self.sender.ready().await?;
         Ok(self.sender.send_request(request).await?)
     }
 }

@@ -34,15 +34,15 @@ impl Worker for ConfigMaps {
 
 pub(crate) async fn run(server: &Server, kubeconfig: &Path) -> Result<()> {
     let target = Target::of(kubeconfig)?;
-    let mut first = Connection::open(&target).await?;
-    namespace(&mut first, NAMESPACE).await?;
+    namespace(&mut Connection::open(&target).await?, NAMESPACE).await?;
     for workers in [1, 16] {
         server.phase("create ConfigMap 1 KiB", config_maps(&target, workers, create).await?).await?;
         server.phase("get ConfigMap 1 KiB", config_maps(&target, workers, get).await?).await?;
         server.phase("update ConfigMap 1 KiB", config_maps(&target, workers, update).await?).await?;
     }
     fill(&target).await?;
-    lists(server, &mut first).await?;
+    // A connection that waited through all that may have been closed for idling.
+    lists(server, &mut Connection::open(&target).await?).await?;
     watch::run(server, &target).await
 }
 
