@@ -180,17 +180,20 @@ fn restart(sandbox: &mut Sandbox, killed: Instant, rng: &mut Rng) -> Result<Dura
         up.wait()?;
         since = now();
     }
-    if sandbox.processes()?.iter().all(|(_, role)| role != "cloud") {
-        // The processes that the dead one left behind end when they see it gone.
-        eventually(LIMIT, || {
-            let left = sandbox.processes()?;
-            ensure!(left.is_empty(), "{left:?} go on without their parent");
-            Ok(())
-        })?;
-        since = now();
-        sandbox.up(&[])?;
-    }
-    eventually(LIMIT, || sandbox.kubectl(&["get", "namespace", "default"]))?;
+    eventually(LIMIT, || {
+        // A killed process may still be there for a moment, and an `up` whose cluster was killed ends what it started.
+        if sandbox.processes()?.iter().all(|(_, role)| role != "cloud") {
+            // The processes that the dead one left behind end when they see it gone.
+            eventually(LIMIT, || {
+                let left = sandbox.processes()?;
+                ensure!(left.is_empty(), "{left:?} go on without their parent");
+                Ok(())
+            })?;
+            since = now();
+            sandbox.up(&[])?;
+        }
+        sandbox.kubectl(&["get", "namespace", "default"])
+    })?;
     Ok(since.elapsed())
 }
 
