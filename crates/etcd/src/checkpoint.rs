@@ -9,6 +9,7 @@ use raft::{LogIndex, Membership, Term};
 use crate::EtcdError;
 use crate::error::storage;
 use crate::journal::Storage;
+use crate::members::Members;
 
 const RECORD_POSITION: u8 = 1;
 const RECORD_ROW: u8 = 2;
@@ -16,11 +17,11 @@ const RECORD_LEASE: u8 = 3;
 const RECORD_ALARM: u8 = 4;
 
 /// Where in the log a state stands, and what its rows do not tell.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Position {
     pub(crate) index: LogIndex,
     pub(crate) term: Term,
-    pub(crate) members: Membership,
+    pub(crate) members: Members,
     pub(crate) marks: Marks,
 }
 
@@ -30,14 +31,17 @@ impl Position {
         out.put_u64_le(self.index.0);
         out.put_u64_le(self.term.0);
         encode_marks(self.marks, &mut out);
-        self.members.encode(&mut out);
+        self.members.consensus().encode(&mut out);
+        out.put_slice(&self.members.encode());
         out
     }
 
     fn decode(mut bytes: Bytes) -> Option<Self> {
         let (index, term) = (LogIndex(bytes.try_get_u64_le().ok()?), Term(bytes.try_get_u64_le().ok()?));
         let marks = decode_marks(&mut bytes)?;
-        Some(Self { index, term, marks, members: Membership::decode(&mut bytes).ok()? })
+        // What consensus needs of it comes first; the table says the same and more.
+        Membership::decode(&mut bytes).ok()?;
+        Some(Self { index, term, marks, members: Members::decode(&bytes)? })
     }
 }
 
@@ -72,6 +76,34 @@ pub(crate) fn decode_alarm(bytes: &mut Bytes) -> Option<Alarm> {
     Some(Alarm { member, kind })
 }
 
+/// Gives out the records that hold a whole state, in the order in which [`Restorer`] takes them.
+pub(crate) fn records<E>(
+    position: &Position,
+    snapshot: &Snapshot,
+    mut put: impl FnMut(u8, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    put(RECORD_POSITION, &position.encode())?;
+    let mut record = BytesMut::new();
+    for row in snapshot.rows() {
+        record.clear();
+        let key = row.disk_key();
+        record.put_u8(key.len() as u8);
+        record.put_slice(&key);
+        record.put_slice(&row.disk_value());
+        put(RECORD_ROW, &record)?;
+    }
+    for (id, ttl) in snapshot.lease_records() {
+        record.clear();
+        record.put_i64_le(id);
+        record.put_i64_le(ttl);
+        put(RECORD_LEASE, &record)?;
+    }
+    for alarm in snapshot.alarms() {
+        put(RECORD_ALARM, &encode_alarm(alarm))?;
+    }
+    Ok(())
+}
+
 /// Writes a checkpoint; the one before it stays until this one is whole.
 pub(crate) fn write(
     storage: &Storage,
@@ -82,25 +114,7 @@ pub(crate) fn write(
     let path = storage.dir.join("checkpoint");
     let written = || -> Result<(), DiskError> {
         let mut writer = CheckpointWriter::create(&*storage.disk, &path, &storage.key, entropy)?;
-        writer.record(RECORD_POSITION, &position.encode())?;
-        let mut record = BytesMut::new();
-        for row in snapshot.rows() {
-            record.clear();
-            let key = row.disk_key();
-            record.put_u8(key.len() as u8);
-            record.put_slice(&key);
-            record.put_slice(&row.disk_value());
-            writer.record(RECORD_ROW, &record)?;
-        }
-        for (id, ttl) in snapshot.lease_records() {
-            record.clear();
-            record.put_i64_le(id);
-            record.put_i64_le(ttl);
-            writer.record(RECORD_LEASE, &record)?;
-        }
-        for alarm in snapshot.alarms() {
-            writer.record(RECORD_ALARM, &encode_alarm(alarm))?;
-        }
+        records(position, snapshot, |kind, bytes| writer.record(kind, bytes))?;
         writer.finish()
     };
     written().map_err(|error| crate::error::storage("writing a checkpoint", error))
@@ -126,21 +140,43 @@ pub(crate) fn read(store: &Storage, now: Timestamp) -> Result<Option<Restored>, 
 }
 
 fn restore(records: Vec<Record>, now: Timestamp) -> Option<Restored> {
-    let (mut position, mut rows, mut leases, mut alarms) = (None, Vec::new(), Vec::new(), Vec::new());
-    for Record { kind, mut bytes, .. } in records {
+    let mut restorer = Restorer::default();
+    for Record { kind, bytes, .. } in records {
+        restorer.push(kind, bytes)?;
+    }
+    restorer.finish(now)
+}
+
+/// Puts a state together from its records.
+#[derive(Default)]
+pub(crate) struct Restorer {
+    position: Option<Position>,
+    rows: Vec<Row>,
+    leases: Vec<(i64, i64)>,
+    alarms: Vec<Alarm>,
+}
+
+impl Restorer {
+    /// Takes a record; nothing when it cannot be one.
+    pub(crate) fn push(&mut self, kind: u8, mut bytes: Bytes) -> Option<()> {
         match kind {
-            RECORD_POSITION => position = Some(Position::decode(bytes)?),
+            RECORD_POSITION => self.position = Some(Position::decode(bytes)?),
             RECORD_ROW => {
                 let length = usize::from(bytes.try_get_u8().ok()?);
                 let (key, value) = bytes.split_at_checked(length)?;
-                rows.push(Row::from_disk(key, value).ok()?);
+                self.rows.push(Row::from_disk(key, value).ok()?);
             }
-            RECORD_LEASE => leases.push((bytes.try_get_i64_le().ok()?, bytes.try_get_i64_le().ok()?)),
-            RECORD_ALARM => alarms.push(decode_alarm(&mut bytes)?),
+            RECORD_LEASE => self.leases.push((bytes.try_get_i64_le().ok()?, bytes.try_get_i64_le().ok()?)),
+            RECORD_ALARM => self.alarms.push(decode_alarm(&mut bytes)?),
             _ => return None,
         }
+        Some(())
     }
-    let position = position?;
-    let keyspace = Keyspace::restore(rows, leases, alarms, position.marks, now).ok()?;
-    Some(Restored { position, keyspace })
+
+    /// The state; nothing when the records contradict one another.
+    pub(crate) fn finish(self, now: Timestamp) -> Option<Restored> {
+        let position = self.position?;
+        let keyspace = Keyspace::restore(self.rows, self.leases, self.alarms, position.marks, now).ok()?;
+        Some(Restored { position, keyspace })
+    }
 }

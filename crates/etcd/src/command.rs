@@ -14,7 +14,12 @@ use tokio::net::TcpListener;
 use crate::error::storage;
 use crate::flags::Flags;
 use crate::journal::Storage;
+use crate::members::address;
+use crate::peers::{Joined, PeerNetwork, inquire};
 use crate::{EtcdError, Member, MemberConfig};
+
+/// etcd's longest election time-out.
+const ELECTION_MILLISECONDS_MAX: i64 = 50_000;
 
 /// What a command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,28 +44,78 @@ pub fn command(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Res
         let version = crate::VERSION;
         return Ok(Command::Print(format!("etcd Version: {version}\nPilothouse's own etcd, {os}/{arch}\n")));
     }
-    for url in flags.list("listen-client-urls") {
-        address(&url)?;
+    for name in ["listen-client-urls", "listen-peer-urls", "initial-advertise-peer-urls", "advertise-client-urls"] {
+        for url in flags.list(name) {
+            address(&url).map_err(|why| format!("invalid value {:?} for flag -{name}: {why}", flags.text(name)))?;
+        }
     }
+    check_cluster(&flags)?;
     if flags.given("listen-client-urls") && !flags.given("advertise-client-urls") {
         return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned());
     }
     Ok(Command::Run(Box::new(flags)))
 }
 
-/// Host and port of a URL, and whether it wants TLS.
-fn address(url: &str) -> Result<(String, bool), String> {
-    let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("URL must start with a scheme: {url}"))?;
-    let tls = match scheme {
-        "http" => false,
-        "https" => true,
-        _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {url}")),
-    };
-    let host = rest.trim_end_matches('/');
-    if host.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-        return Err(format!("URL address does not have the form \"host:port\": {url}"));
+/// What etcd refuses about the flags that name a cluster's members.
+fn check_cluster(flags: &Flags) -> Result<(), String> {
+    if !matches!(flags.text("initial-cluster-state"), "new" | "existing") {
+        let given = flags.text("initial-cluster-state");
+        return Err(format!("invalid value {given:?} for flag -initial-cluster-state: invalid value {given:?}"));
     }
-    Ok((host.to_owned(), tls))
+    let (heartbeat, election) = (flags.number("heartbeat-interval"), flags.number("election-timeout"));
+    if heartbeat <= 0 {
+        return Err(format!("--heartbeat-interval must be >0 (set to {heartbeat}ms)"));
+    }
+    if election <= 0 {
+        return Err(format!("--election-timeout must be >0 (set to {election}ms)"));
+    }
+    if 5 * heartbeat > election {
+        return Err(format!(
+            "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
+        ));
+    }
+    if election > ELECTION_MILLISECONDS_MAX {
+        return Err(format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than {ELECTION_MILLISECONDS_MAX}ms"
+        ));
+    }
+    let cluster = initial_cluster(flags)?;
+    let name = flags.text("name");
+    let Some((_, urls)) = cluster.iter().find(|(member, _)| member == name) else {
+        return Err(format!("couldn't find local name {name:?} in the initial cluster configuration"));
+    };
+    let mut advertised = flags.list("initial-advertise-peer-urls");
+    advertised.sort_unstable();
+    if *urls != advertised {
+        return Err(format!(
+            "--initial-cluster has {name}={} but missing from --initial-advertise-peer-urls={}",
+            urls.join(","),
+            advertised.join(",")
+        ));
+    }
+    Ok(())
+}
+
+/// Name and sorted peer URLs of each member in `--initial-cluster`; without that flag, this member alone.
+fn initial_cluster(flags: &Flags) -> Result<Vec<(String, Vec<String>)>, String> {
+    if !flags.given("initial-cluster") {
+        let mut urls = flags.list("initial-advertise-peer-urls");
+        urls.sort_unstable();
+        return Ok(vec![(flags.text("name").to_owned(), urls)]);
+    }
+    let mut cluster: Vec<(String, Vec<String>)> = Vec::new();
+    for pair in flags.list("initial-cluster") {
+        let Some((name, url)) = pair.split_once('=').filter(|(name, url)| !name.is_empty() && !url.is_empty()) else {
+            return Err(format!("error setting up initial cluster: empty URL given for {pair:?}"));
+        };
+        address(url).map_err(|why| format!("error setting up initial cluster: {why}"))?;
+        match cluster.iter_mut().find(|(known, _)| known == name) {
+            Some((_, urls)) => urls.push(url.to_owned()),
+            None => cluster.push((name.to_owned(), vec![url.to_owned()])),
+        }
+    }
+    cluster.iter_mut().for_each(|(_, urls)| urls.sort_unstable());
+    Ok(cluster)
 }
 
 /// Runs what [`command`] read until `shutdown` is done. `Print` is the caller's business.
@@ -77,18 +132,19 @@ pub async fn run_command(
     for name in &flags.ignored {
         tracing::warn!(target: "etcd", flag = name, "this flag has no effect here");
     }
-    let tls = tls(&flags)?;
-    let mut listeners = Vec::new();
-    for url in flags.list("listen-client-urls") {
-        let (host, wants_tls) = address(&url).map_err(EtcdError::Damaged)?;
-        let bound = TcpListener::bind(&host).await.map_err(|error| storage(&format!("listening on {url}"), error))?;
-        listeners.push((bound, wants_tls));
+    let (tls, (peer_server, peer_client)) = (tls(&flags)?, peer_tls(&flags)?);
+    let listeners = listen(&flags, "listen-client-urls").await?;
+    let peer_listeners = listen(&flags, "listen-peer-urls").await?;
+    if peer_listeners.iter().any(|(_, wants_tls)| !wants_tls) {
+        tracing::warn!(target: "etcd", "the scheme of a peer url is http: members talk in the clear there");
     }
     let data_dir = match flags.text("data-dir") {
         "" => PathBuf::from(format!("{}.etcd", flags.text("name"))),
         dir => PathBuf::from(dir),
     };
-    let (member, _lock) = start(&flags, &data_dir, clock, entropy)?;
+    let network = PeerNetwork { runtime: tokio::runtime::Handle::current(), tls: peer_client, source: None };
+    let joined = join(&flags, &data_dir, &network).await?;
+    let (member, _lock) = start(&flags, &data_dir, (clock, entropy), network, joined)?;
     let member = Arc::new(member);
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut serving = tokio::task::JoinSet::new();
@@ -98,21 +154,56 @@ pub async fn run_command(
         let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
         serving.spawn(async move { member.serve_clients(listener, tls, shutdown).await });
     }
+    for (listener, wants_tls) in peer_listeners {
+        let (member, mut stopped) = (member.clone(), stopped.clone());
+        let tls = if wants_tls { peer_server.clone() } else { None };
+        let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        serving.spawn(async move { member.serve_peers(listener, tls, shutdown).await });
+    }
     tracing::info!(target: "etcd", data_dir = %data_dir.display(), "ready to serve client requests");
     tokio::pin!(shutdown);
     let failed = tokio::select! {
         () = &mut shutdown => None,
         Some(Ok(Err(error))) = serving.join_next() => Some(error),
-        () = member.ended() => Some(EtcdError::Ended),
+        () = member.ended() => Some(if member.is_removed() { EtcdError::Removed } else { EtcdError::Ended }),
     };
-    let _ = stop.send(true);
-    while serving.join_next().await.is_some() {}
+    // Leadership is handed over while clients and members are still heard.
     let stopping = member.clone();
     let _ = tokio::task::spawn_blocking(move || stopping.stop()).await;
+    let _ = stop.send(true);
+    while serving.join_next().await.is_some() {}
     failed.map_or(Ok(()), Err)
 }
 
-fn start(flags: &Flags, data_dir: &Path, clock: Clock, entropy: Entropy) -> Result<(Member, DataDir), EtcdError> {
+async fn listen(flags: &Flags, name: &str) -> Result<Vec<(TcpListener, bool)>, EtcdError> {
+    let mut listeners = Vec::new();
+    for url in flags.list(name) {
+        let (host, wants_tls) = address(&url).map_err(EtcdError::Damaged)?;
+        let bound = TcpListener::bind(&host).await.map_err(|error| storage(&format!("listening on {url}"), error))?;
+        listeners.push((bound, wants_tls));
+    }
+    Ok(listeners)
+}
+
+/// Asks the running cluster who this member is, when it is to join one and has not begun yet.
+async fn join(flags: &Flags, data_dir: &Path, network: &PeerNetwork) -> Result<Option<Joined>, EtcdError> {
+    if flags.text("initial-cluster-state") != "existing" || data_dir.join("member").join("log").exists() {
+        return Ok(None);
+    }
+    let cluster = initial_cluster(flags).map_err(EtcdError::Join)?;
+    let own = flags.list("initial-advertise-peer-urls");
+    let others: Vec<Vec<String>> =
+        cluster.into_iter().filter(|(name, _)| name != flags.text("name")).map(|(_, urls)| urls).collect();
+    inquire(network, flags.text("name"), &own, &others).await.map(Some)
+}
+
+fn start(
+    flags: &Flags,
+    data_dir: &Path,
+    (clock, entropy): (Clock, Entropy),
+    network: PeerNetwork,
+    joined: Option<Joined>,
+) -> Result<(Member, DataDir), EtcdError> {
     let platform_dir = match flags.text("platform-dir") {
         "" => data_dir.join("platform"),
         dir => PathBuf::from(dir),
@@ -141,15 +232,62 @@ fn start(flags: &Flags, data_dir: &Path, clock: Clock, entropy: Entropy) -> Resu
         cluster_token: flags.text("initial-cluster-token").to_owned(),
         client_urls: flags.list("advertise-client-urls"),
         peer_urls: flags.list("initial-advertise-peer-urls"),
+        initial_cluster: initial_cluster(flags).map_err(EtcdError::Join)?,
+        joined,
+        peers: Some(network),
+        heartbeat_interval: milliseconds(flags, "heartbeat-interval"),
+        pre_vote: flags.is_set("pre-vote"),
+        strict_reconfiguration: flags.is_set("strict-reconfig-check"),
         quota_bytes: flags.number("quota-backend-bytes"),
         request_bytes_max: usize::try_from(flags.number("max-request-bytes")).unwrap_or(0),
         txn_ops_max: usize::try_from(flags.number("max-txn-ops")).unwrap_or(0),
         snapshot_count: u64::try_from(flags.number("snapshot-count")).unwrap_or(0).max(1),
-        election_timeout: std::time::Duration::from_millis(flags.number("election-timeout").max(1).unsigned_abs()),
+        election_timeout: milliseconds(flags, "election-timeout"),
         watch_progress_interval: flags.duration(progress).max(std::time::Duration::from_millis(100)),
         ..MemberConfig::new(flags.text("name"), clock, entropy)
     };
     Ok((Member::start(config)?, dir))
+}
+
+fn milliseconds(flags: &Flags, name: &str) -> std::time::Duration {
+    std::time::Duration::from_millis(flags.number(name).max(1).unsigned_abs())
+}
+
+fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, EtcdError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    read.map_err(|error| storage(&format!("reading certificates from {path}"), error))
+}
+
+/// Certificate chain and key.
+fn identity(cert: &str, key: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), EtcdError> {
+    let chain = certificates(cert)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| storage(&format!("reading the key {key}"), error))?;
+    Ok((chain, key))
+}
+
+fn roots(path: &str) -> Result<Arc<rustls::RootCertStore>, EtcdError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| storage(&format!("reading {path}"), error))?;
+    }
+    Ok(Arc::new(roots))
+}
+
+/// A server that shows a certificate and, with an authority, wants its clients to show one of that authority.
+fn server(cert: &str, key: &str, clients: Option<&str>) -> Result<rustls::ServerConfig, EtcdError> {
+    let (chain, key) = identity(cert, key)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| storage("setting up TLS", error))?;
+    let builder = match clients {
+        Some(authority) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider).build();
+            builder
+                .with_client_cert_verifier(verifier.map_err(|error| storage("setting up client certificates", error))?)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    builder.with_single_cert(chain, key).map_err(|error| storage(&format!("using {cert}"), error))
 }
 
 /// The TLS of the client port, when a certificate is given.
@@ -158,26 +296,34 @@ fn tls(flags: &Flags) -> Result<Option<Arc<rustls::ServerConfig>>, EtcdError> {
     if cert.is_empty() && key.is_empty() {
         return Ok(None);
     }
-    let certificates = |path: &str| -> Result<Vec<CertificateDer<'static>>, EtcdError> {
-        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-        read.map_err(|error| storage(&format!("reading certificates from {path}"), error))
-    };
-    let chain = certificates(cert)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| storage(&format!("reading the key {key}"), error))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone());
-    let builder = builder.with_safe_default_protocol_versions().map_err(|error| storage("setting up TLS", error))?;
-    let builder = if flags.is_set("client-cert-auth") {
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in certificates(flags.text("trusted-ca-file"))? {
-            roots.add(certificate).map_err(|error| storage("reading --trusted-ca-file", error))?;
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        builder.with_client_cert_verifier(verifier.map_err(|error| storage("setting up client certificates", error))?)
-    } else {
-        builder.with_no_client_auth()
-    };
-    let mut config = builder.with_single_cert(chain, key).map_err(|error| storage("using --cert-file", error))?;
+    let clients = flags.is_set("client-cert-auth").then(|| flags.text("trusted-ca-file"));
+    let mut config = server(cert, key, clients)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Some(Arc::new(config)))
+}
+
+/// The TLS of the peer port and that of calls to other members, when a certificate is given.
+type PeerTls = (Option<Arc<rustls::ServerConfig>>, Option<Arc<rustls::ClientConfig>>);
+
+fn peer_tls(flags: &Flags) -> Result<PeerTls, EtcdError> {
+    let (cert, key) = (flags.text("peer-cert-file"), flags.text("peer-key-file"));
+    if cert.is_empty() && key.is_empty() {
+        return Ok((None, None));
+    }
+    let authority = flags.text("peer-trusted-ca-file");
+    let clients = flags.is_set("peer-client-cert-auth").then_some(authority);
+    let server = server(cert, key, clients)?;
+    let either = |name: &str, otherwise: &'static str| match flags.text(name) {
+        "" => flags.text(otherwise).to_owned(),
+        given => given.to_owned(),
+    };
+    let (chain, key) =
+        identity(&either("peer-client-cert-file", "peer-cert-file"), &either("peer-client-key-file", "peer-key-file"))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| storage("setting up TLS", error))?;
+    let trusted = if authority.is_empty() { Arc::new(rustls::RootCertStore::empty()) } else { roots(authority)? };
+    let client = builder.with_root_certificates(trusted).with_client_auth_cert(chain, key);
+    let client = client.map_err(|error| storage(&format!("using {cert}"), error))?;
+    Ok((Some(Arc::new(server)), Some(Arc::new(client))))
 }

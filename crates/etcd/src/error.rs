@@ -2,6 +2,8 @@
 
 use mvcc::MvccError;
 
+use crate::members::MemberError;
+
 /// Why the store did not answer. The texts are etcd's (`api/v3rpc/rpctypes`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -26,6 +28,18 @@ pub enum StoreError {
     /// There is no leader.
     #[error("etcdserver: no leader")]
     NoLeader,
+    /// Leadership changed while the read waited for it.
+    #[error("etcdserver: leader changed")]
+    LeaderChanged,
+    /// A learner answers serializable reads only.
+    #[error("etcdserver: rpc not supported for learner")]
+    Learner,
+    /// A change of membership is refused; nothing was changed.
+    #[error("{0}")]
+    Member(#[from] MemberError),
+    /// The leader did not hand over in time.
+    #[error("etcdserver: request timed out, leader transfer took too long")]
+    TransferTimeout,
     /// The member is stopping: whether it was done is not known.
     #[error("etcdserver: server stopped")]
     Stopped,
@@ -81,6 +95,12 @@ pub enum EtcdError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The member cannot join its cluster.
+    #[error("{0}")]
+    Join(String),
+    /// The member was removed from its cluster.
+    #[error("the member has been permanently removed from the cluster; its data directory is of no use any more")]
+    Removed,
     /// A listener failed.
     #[error("serving etcd clients")]
     Serve(#[source] std::io::Error),

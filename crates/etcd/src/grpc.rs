@@ -10,6 +10,7 @@ use mvcc::MvccError;
 use tonic::{Code, Status};
 
 use crate::convert::BadRequest;
+use crate::members::MemberError;
 use crate::{LocalStore, StoreError, proto as pb};
 
 /// Implements every service; cloned for each connection.
@@ -61,9 +62,26 @@ pub(crate) fn status(error: StoreError) -> Status {
         },
         StoreError::TooLarge => Code::InvalidArgument,
         StoreError::TooManyRequests => Code::ResourceExhausted,
-        StoreError::Timeout | StoreError::NoLeader | StoreError::Stopped | StoreError::Unavailable(_) => {
-            Code::Unavailable
-        }
+        StoreError::TransferTimeout => Code::Unknown,
+        StoreError::Learner => Code::FailedPrecondition,
+        StoreError::Timeout
+        | StoreError::NoLeader
+        | StoreError::LeaderChanged
+        | StoreError::Stopped
+        | StoreError::Unavailable(_) => Code::Unavailable,
+        StoreError::Member(refusal) => match refusal {
+            MemberError::NotFound => Code::NotFound,
+            MemberError::BadUrls => Code::InvalidArgument,
+            MemberError::Unhealthy => Code::Unavailable,
+            MemberError::Exists
+            | MemberError::PeerUrlExists
+            | MemberError::NotLearner
+            | MemberError::LearnerNotReady
+            | MemberError::TooManyLearners
+            | MemberError::NotEnoughStarted
+            | MemberError::BadTransferee
+            | MemberError::NotLeader => Code::FailedPrecondition,
+        },
         StoreError::Remote { code, .. } => Code::from(*code),
     };
     Status::new(code, error.to_string())

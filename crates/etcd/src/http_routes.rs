@@ -28,11 +28,11 @@ pub(crate) async fn answer<B>(store: &LocalStore, request: &Request<B>) -> Respo
     }
 }
 
-fn version() -> String {
+pub(crate) fn version() -> String {
     format!(r#"{{"etcdserver":"{}","etcdcluster":"3.6.0","storage":"3.6.0"}}"#, crate::VERSION)
 }
 
-fn text(status: StatusCode, kind: &'static str, body: &str) -> Response<Body> {
+pub(crate) fn text(status: StatusCode, kind: &'static str, body: &str) -> Response<Body> {
     let body = http_body_util::Full::new(bytes::Bytes::copy_from_slice(body.as_bytes()));
     let mut response = Response::new(Body::new(body));
     *response.status_mut() = status;
@@ -44,7 +44,7 @@ fn text(status: StatusCode, kind: &'static str, body: &str) -> Response<Body> {
     response
 }
 
-fn json(status: StatusCode, body: &str) -> Response<Body> {
+pub(crate) fn json(status: StatusCode, body: &str) -> Response<Body> {
     text(status, "application/json", body)
 }
 
@@ -138,6 +138,7 @@ fn metrics(store: &LocalStore) -> String {
     let leads = published.leader == shared.member_id;
     line("gauge", "etcd_server_has_leader", &u8::from(published.leader != 0));
     line("gauge", "etcd_server_is_leader", &u8::from(leads));
+    line("gauge", "etcd_server_is_learner", &u8::from(published.learner));
     line("counter", "etcd_server_leader_changes_seen_total", &metrics.leader_changes.get());
     line("gauge", "etcd_server_proposals_committed_total", &published.raft_index);
     line("gauge", "etcd_server_proposals_applied_total", &published.applied_index);
@@ -160,6 +161,14 @@ fn metrics(store: &LocalStore) -> String {
     line("counter", "etcd_mvcc_range_total", &metrics.ranges.get());
     line("counter", "etcd_mvcc_txn_total", &metrics.txns.get());
     line("counter", "grpc_server_started_total", &metrics.grpc_started.get());
+    if let Some(peers) = &shared.peers {
+        line("counter", "etcd_network_peer_sent_bytes_total", &peers.traffic().sent.get());
+        line("counter", "etcd_network_peer_received_bytes_total", &peers.traffic().received.get());
+        for (id, us) in peers.round_trips() {
+            let name = format!("etcd_network_peer_round_trip_time_seconds{{To=\"{id:x}\"}}");
+            line("gauge", &name, &(us as f64 / 1e6));
+        }
+    }
     metrics.sync.print("etcd_disk_wal_fsync_duration_seconds", &mut out);
     out
 }

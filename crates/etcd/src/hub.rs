@@ -121,6 +121,19 @@ impl Hub {
         }
     }
 
+    /// The whole state was replaced by one at this revision: everybody goes back to history.
+    pub(crate) fn restored(&mut self, revision: i64) {
+        self.revision = self.revision.max(revision);
+        for slot in self.ranges.values().chain(self.keys.values().flatten()) {
+            let mut inner = lock(&slot.inner);
+            inner.behind = true;
+            if !std::mem::replace(&mut inner.announced, true) {
+                drop(inner);
+                slot.ready.push(slot.token);
+            }
+        }
+    }
+
     fn add(&mut self, slot: &Arc<Slot>) {
         if slot.range_end.is_empty() {
             self.keys.entry(slot.key.clone()).or_default().push(slot.clone());

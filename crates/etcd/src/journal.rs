@@ -10,20 +10,24 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use base::Entropy;
 use bytes::{BufMut, BytesMut};
 use disk::{DataKey, Disk, DiskError, Log};
 use mvcc::{Batch, Keyspace};
 use raft::{Entry, HardState, LogIndex, Raft};
 
 use crate::checkpoint::{self, Position};
+use crate::members::Members;
 use crate::shared::{Message, Shared};
 use crate::view::ViewWriter;
 use crate::{EtcdError, error::storage};
 
 pub(crate) const RECORD_HARD_STATE: u8 = 1;
 pub(crate) const RECORD_ENTRY: u8 = 2;
-/// Who the members were when the log began.
+/// Whose log it is, and where other members were when it began.
 pub(crate) const RECORD_BOOTSTRAP: u8 = 3;
+/// A state that came from another member took the place of everything before: its index and term.
+pub(crate) const RECORD_RESTART: u8 = 4;
 
 /// A checkpoint is not due before the log has this share of the state's size: it costs as much as the state is large.
 const CHECKPOINT_STATE_SHARE: i64 = 2;
@@ -54,7 +58,7 @@ pub(crate) enum Journal {
 pub(crate) struct Durable {
     storage: Storage,
     log: Log,
-    /// Who the members are: written into every segment, as older ones are removed.
+    /// Whose log it is: written into every segment, as older ones are removed.
     bootstrap: BytesMut,
     hard_state: HardState,
     /// The last index in each segment.
@@ -144,7 +148,7 @@ impl Durable {
         shared: &Arc<Shared>,
         keyspace: &Keyspace,
         raft: &Raft,
-        applied: LogIndex,
+        (applied, members): (LogIndex, &Members),
     ) -> Result<(), EtcdError> {
         self.log.roll().map_err(|error| storage("starting a log segment", error))?;
         self.log.append(RECORD_BOOTSTRAP, &self.bootstrap);
@@ -154,7 +158,7 @@ impl Durable {
         let position = Position {
             index: applied,
             term: raft.term_at(applied).unwrap_or_default(),
-            members: raft.members_at(applied).clone(),
+            members: members.clone(),
             marks: keyspace.marks(),
         };
         let (snapshot, shared, storage) = (keyspace.snapshot(), shared.clone(), self.storage.clone());
@@ -165,6 +169,21 @@ impl Durable {
         };
         let thread = std::thread::Builder::new().name("etcd-checkpoint".to_owned()).spawn(write);
         thread.map(drop).map_err(EtcdError::Thread)
+    }
+
+    /// The checkpoint comes first: a log that does not lead up to a checkpoint is known to be of no use.
+    fn restore(&mut self, entropy: &Entropy, position: &Position, keyspace: &Keyspace) -> Result<(), EtcdError> {
+        checkpoint::write(&self.storage, entropy, position, &keyspace.snapshot())?;
+        self.scratch.clear();
+        self.scratch.put_u64_le(position.index.0);
+        self.scratch.put_u64_le(position.term.0);
+        self.log.append(RECORD_RESTART, &self.scratch);
+        (self.last, self.covered, self.log_bytes) = (position.index, position.index, 0);
+        self.sync().map_err(|error| storage("writing the log", error))?;
+        if let Some(view) = &mut self.view {
+            view.replace(position.index, keyspace, &position.members);
+        }
+        Ok(())
     }
 
     fn cut(&mut self, index: LogIndex) -> Result<(), EtcdError> {
@@ -205,16 +224,41 @@ impl Journal {
         }
     }
 
+    /// Tells the view who the members are after the entry at `index`.
+    pub(crate) fn view_members(&mut self, index: LogIndex, keyspace: &Keyspace, members: &Members) {
+        if let Self::Durable(durable) = self
+            && let Some(view) = &mut durable.view
+        {
+            view.send_members(index, keyspace, members);
+        }
+    }
+
+    /// A state that came from another member takes the place of everything: durable when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be written; the log must not be used any more then.
+    pub(crate) fn restore(
+        &mut self,
+        entropy: &Entropy,
+        position: &Position,
+        keyspace: &Keyspace,
+    ) -> Result<(), EtcdError> {
+        match self {
+            Self::Volatile => Ok(()),
+            Self::Durable(durable) => durable.restore(entropy, position, keyspace),
+        }
+    }
+
     pub(crate) fn maybe_checkpoint(
         &mut self,
         shared: &Arc<Shared>,
         keyspace: &Keyspace,
         raft: &Raft,
-        applied: LogIndex,
+        (applied, members): (LogIndex, &Members),
     ) -> Result<(), EtcdError> {
         match self {
             Self::Durable(durable) if durable.is_due(keyspace, applied) => {
-                durable.begin_checkpoint(shared, keyspace, raft, applied)
+                durable.begin_checkpoint(shared, keyspace, raft, (applied, members))
             }
             _ => Ok(()),
         }
@@ -247,11 +291,11 @@ impl Journal {
     }
 }
 
-/// The first record of a log: who its members are.
-pub(crate) fn bootstrap(members: &raft::Membership, cluster_id: u64, member_id: u64) -> BytesMut {
+/// The first record of a segment: whose log it is, and where the other members were when it began.
+pub(crate) fn bootstrap(known: &Members, cluster_id: u64, member_id: u64) -> BytesMut {
     let mut out = BytesMut::new();
     out.put_u64_le(cluster_id);
     out.put_u64_le(member_id);
-    members.encode(&mut out);
+    out.put_slice(&known.encode());
     out
 }

@@ -14,7 +14,9 @@ mod hub;
 mod journal;
 mod local;
 mod member;
+mod members;
 mod metrics;
+mod peers;
 mod proto;
 mod recovery;
 mod remote;
@@ -29,11 +31,13 @@ pub use flags::Flags;
 pub use journal::Storage;
 pub use local::{LocalStore, LocalWatch};
 pub use member::{Member, MemberConfig};
+pub use members::MemberError;
 // What the calls of `Store` take and give.
 pub use mvcc::{
     Compare, DeleteRangeRequest, DeleteRangeResponse, Event, EventKind, KeyValue, MvccError, PutRequest, PutResponse,
     RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, prefix_end,
 };
+pub use peers::{Joined, PeerNetwork, inquire};
 pub use remote::{RemoteStore, RemoteWatch};
 pub use store::{LeaseGranted, LeaseTimeToLive, Store, StoreStatus, Watch, WatchBatch, WatchRequest};
 

@@ -13,8 +13,11 @@ use tokio::sync::oneshot;
 
 use crate::StoreError;
 use crate::hub::{Cursor, Ready, Taken};
+use crate::members::{Change, MemberError, address, member_id};
+use crate::proto as pb;
 use crate::shared::{Message, PENDING_MAX, Shared};
 use crate::store::{LeaseGranted, LeaseTimeToLive, StoreStatus, WatchBatch, WatchRequest};
+use pb::member_change::Kind;
 
 /// Proposals are given up after 5 s and two election time-outs (etcd: 7 s at its defaults).
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(7);
@@ -28,13 +31,24 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// Waits until local state is as new as what anybody was told. The only voter's always is; with other members this
-    /// is where the read index goes.
-    async fn linearize(&self, serializable: bool) -> Result<(), StoreError> {
-        if !serializable && self.shared.published().leader == 0 {
-            return Err(StoreError::NoLeader);
+    /// Waits until local state is as new as what anybody was told. The only voter's always is.
+    pub(crate) async fn linearize(&self, serializable: bool) -> Result<(), StoreError> {
+        if self.shared.is_stopped() {
+            return Err(StoreError::Stopped);
         }
-        if self.shared.is_stopped() { Err(StoreError::Stopped) } else { Ok(()) }
+        if serializable {
+            return Ok(());
+        }
+        let published = self.shared.published();
+        if published.learner {
+            return Err(StoreError::Learner);
+        }
+        if published.alone {
+            return if published.leader == 0 { Err(StoreError::NoLeader) } else { Ok(()) };
+        }
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Message::Read { reply })?;
+        patiently(answer).await
     }
 
     /// Reads keys.
@@ -101,12 +115,36 @@ impl LocalStore {
     }
 
     pub(crate) async fn lease_keep_alive(&self, id: i64) -> Result<i64, StoreError> {
+        match self.ask_leader(|| pb::peer_request::Ask::Renew(id)).await? {
+            None => self.renew_here(id).await,
+            Some(pb::peer_reply::Answer::Renewed(ttl)) => Ok(ttl),
+            Some(_) => Err(StoreError::Timeout),
+        }
+    }
+
+    /// Renews a lease if this member leads.
+    pub(crate) async fn renew_here(&self, id: i64) -> Result<i64, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.shared.send(Message::Renew { id, reply })?;
-        answer.await.map_err(|_| StoreError::Stopped)
+        answer.await.map_err(|_| StoreError::Stopped)?
     }
 
     pub(crate) async fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<LeaseTimeToLive, StoreError> {
+        let ask = || pb::peer_request::Ask::TimeToLive(pb::LeaseTimeToLiveRequest { id, keys });
+        match self.ask_leader(ask).await? {
+            None => self.time_to_live_here(id, keys),
+            Some(pb::peer_reply::Answer::TimeToLive(left)) => Ok(LeaseTimeToLive {
+                revision: self.shared.published().snapshot.revision(),
+                ttl: left.ttl,
+                granted_ttl: left.granted_ttl,
+                keys: left.keys,
+            }),
+            Some(_) => Err(StoreError::Timeout),
+        }
+    }
+
+    /// What a lease has left as this member sees it: only the leader knows of renewals.
+    pub(crate) fn time_to_live_here(&self, id: i64, keys: bool) -> Result<LeaseTimeToLive, StoreError> {
         let published = self.shared.published();
         let revision = published.snapshot.revision();
         let now = self.shared.clock.now();
@@ -116,6 +154,100 @@ impl LocalStore {
             }
             None => LeaseTimeToLive { revision, ttl: -1, ..LeaseTimeToLive::default() },
         })
+    }
+
+    /// Asks the leader; nothing when this member leads itself.
+    async fn ask_leader(
+        &self,
+        ask: impl Fn() -> pb::peer_request::Ask,
+    ) -> Result<Option<pb::peer_reply::Answer>, StoreError> {
+        let published = self.shared.published();
+        if published.learner {
+            return Err(StoreError::Learner);
+        }
+        if published.leader == self.shared.member_id {
+            return Ok(None);
+        }
+        let Some(peers) = self.shared.peers.as_ref().filter(|_| published.leader != 0) else {
+            return Err(StoreError::NoLeader);
+        };
+        let answer = tokio::time::timeout(PROPOSAL_TIMEOUT, peers.ask(published.leader, ask())).await;
+        answer.map_err(|_| StoreError::Timeout)?.map(Some)
+    }
+
+    /// All members as this one knows them.
+    pub fn members(&self) -> Vec<pb::Member> {
+        self.shared.published().members.list()
+    }
+
+    /// Adds a member at these peer URLs, which can then join (`--initial-cluster-state existing`); a learner has no
+    /// vote yet. Returns it as it was added.
+    ///
+    /// # Errors
+    /// [`StoreError::Member`] when it is refused; other errors leave open whether it was done.
+    pub async fn member_add(&self, mut peer_urls: Vec<String>, learner: bool) -> Result<pb::Member, StoreError> {
+        peer_urls.iter_mut().for_each(|url| *url = url.trim().to_owned());
+        check_urls(&peer_urls)?;
+        peer_urls.sort_unstable();
+        let now = u64::try_from(self.shared.clock.now().unix_seconds()).unwrap_or(0);
+        let id = member_id(&peer_urls, "", Some(now));
+        let member = pb::Member { id, peer_ur_ls: peer_urls, is_learner: learner, ..pb::Member::default() };
+        self.change_members(Change::new(Kind::Add, member.clone())).await?;
+        Ok(member)
+    }
+
+    /// Removes a member; it stops by itself, and its id never comes back.
+    ///
+    /// # Errors
+    /// As [`LocalStore::member_add`].
+    pub async fn member_remove(&self, id: u64) -> Result<(), StoreError> {
+        self.change_members(Change::new(Kind::Remove, pb::Member { id, ..pb::Member::default() })).await
+    }
+
+    /// Tells where a member is to be found from now on.
+    ///
+    /// # Errors
+    /// As [`LocalStore::member_add`].
+    pub async fn member_update(&self, id: u64, mut peer_urls: Vec<String>) -> Result<(), StoreError> {
+        peer_urls.iter_mut().for_each(|url| *url = url.trim().to_owned());
+        check_urls(&peer_urls)?;
+        peer_urls.sort_unstable();
+        let member = pb::Member { id, peer_ur_ls: peer_urls, ..pb::Member::default() };
+        self.change_members(Change::new(Kind::Update, member)).await
+    }
+
+    /// Gives a learner that has caught up its vote.
+    ///
+    /// # Errors
+    /// As [`LocalStore::member_add`].
+    pub async fn member_promote(&self, id: u64) -> Result<(), StoreError> {
+        self.change_members(Change::new(Kind::Promote, pb::Member { id, ..pb::Member::default() })).await
+    }
+
+    /// Changes who takes part: the leader decides, and answers when the change is in force there.
+    async fn change_members(&self, change: Change) -> Result<(), StoreError> {
+        let ask = || pb::peer_request::Ask::Change(change.clone().into());
+        match self.ask_leader(ask).await? {
+            None => self.change_members_here(change).await,
+            // A reader that asks this member next must see it.
+            Some(_) => self.linearize(false).await,
+        }
+    }
+
+    pub(crate) async fn change_members_here(&self, change: Change) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Message::ChangeMembers { change, reply })?;
+        patiently(answer).await
+    }
+
+    /// Hands leadership over to a member with a vote. Only the leader can.
+    ///
+    /// # Errors
+    /// [`StoreError::Member`] when this member does not lead or the other cannot; [`StoreError::TransferTimeout`].
+    pub async fn move_leader(&self, to: u64) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Message::MoveLeader { to, reply })?;
+        patiently(answer).await
     }
 
     pub(crate) async fn leases(&self) -> Result<Vec<i64>, StoreError> {
@@ -174,6 +306,9 @@ impl LocalStore {
     }
 
     async fn propose_with(&self, command: Command, physical: bool) -> Result<Response, StoreError> {
+        if self.shared.published().learner {
+            return Err(StoreError::Learner);
+        }
         let data = crate::convert::encode(&command);
         if data.len() > self.shared.limits.request_bytes_max {
             return Err(StoreError::TooLarge);
@@ -212,6 +347,21 @@ impl LocalStore {
     fn fresh_lease_id(&self) -> i64 {
         let bytes: [u8; 8] = self.shared.entropy.bytes();
         (i64::from_le_bytes(bytes) & i64::MAX).max(1)
+    }
+}
+
+fn check_urls(peer_urls: &[String]) -> Result<(), MemberError> {
+    if peer_urls.is_empty() || peer_urls.iter().any(|url| address(url).is_err()) {
+        return Err(MemberError::BadUrls);
+    }
+    Ok(())
+}
+
+async fn patiently(answer: oneshot::Receiver<Result<(), StoreError>>) -> Result<(), StoreError> {
+    match tokio::time::timeout(PROPOSAL_TIMEOUT, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(StoreError::Stopped),
+        Err(_) => Err(StoreError::Timeout),
     }
 }
 

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use base::{Clock, Entropy};
 use mvcc::Keyspace;
-use raft::{Membership, Raft, Restored};
+use raft::Raft;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Timing};
 use crate::hub::lock;
 use crate::journal::{Journal, Storage};
-use crate::recovery::{self, Recovered};
+use crate::members::{Members, cluster_id, member_id};
+use crate::peers::{Joined, PeerNetwork, Peers};
+use crate::proto as pb;
+use crate::recovery::{self, Beginning, Recovered};
 use crate::shared::{Identity, Limits, Message, Published, Shared};
 use crate::{EtcdError, LocalStore, Store, StoreStatus};
 
@@ -20,10 +23,15 @@ use crate::{EtcdError, LocalStore, Store, StoreStatus};
 pub struct MemberConfig {
     /// The member's name.
     pub name: String,
-    /// The cluster's id; 0 derives one from the name and peer URLs.
+    /// The cluster's id; 0 derives one from the members' peer URLs.
     pub cluster_id: u64,
-    /// The member's id; 0 derives one.
-    pub member_id: u64,
+    /// Name and peer URLs of each member the cluster begins with, this one among them; empty for this one alone.
+    pub initial_cluster: Vec<(String, Vec<String>)>,
+    /// What [`crate::inquire`] found out about the cluster that this member is to join. A member that has begun already
+    /// goes on with what its disk says.
+    pub joined: Option<Joined>,
+    /// How the other members are reached; without it there can be none.
+    pub peers: Option<PeerNetwork>,
     /// Tells clusters with equal URLs apart.
     pub cluster_token: String,
     /// URLs that clients should use.
@@ -44,8 +52,14 @@ pub struct MemberConfig {
     pub txn_ops_max: usize,
     /// Entries after which a checkpoint is due.
     pub snapshot_count: u64,
+    /// Time between a leader's heartbeats: a tick of consensus.
+    pub heartbeat_interval: Duration,
     /// Time without a leader before an election; also gives the smallest lease TTL.
     pub election_timeout: Duration,
+    /// Whether to ask before an election, so that a returning member does not depose a leader.
+    pub pre_vote: bool,
+    /// Whether changes of membership that could cost the quorum are refused.
+    pub strict_reconfiguration: bool,
     /// About how often a watch that asked for it hears that nothing happened.
     pub watch_progress_interval: Duration,
 }
@@ -56,7 +70,9 @@ impl MemberConfig {
         Self {
             name: name.into(),
             cluster_id: 0,
-            member_id: 0,
+            initial_cluster: Vec::new(),
+            joined: None,
+            peers: None,
             cluster_token: "etcd-cluster".to_owned(),
             client_urls: Vec::new(),
             peer_urls: vec!["http://localhost:2380".to_owned()],
@@ -67,7 +83,10 @@ impl MemberConfig {
             request_bytes_max: 1_572_864,
             txn_ops_max: 128,
             snapshot_count: 10_000,
+            heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_millis(1000),
+            pre_vote: true,
+            strict_reconfiguration: true,
             watch_progress_interval: Duration::from_secs(600),
         }
     }
@@ -80,23 +99,28 @@ pub struct Member {
 }
 
 impl Member {
-    /// Starts a member. When it returns, the member leads and answers.
+    /// Starts a member. When it returns, the member answers; the only voter leads already, others elect a leader as
+    /// soon as a majority can hear one another ([`Member::serve_peers`]).
     ///
     /// # Errors
-    /// When stored state cannot be read or the thread cannot be started.
+    /// When stored state cannot be read, the thread cannot be started, or this member is not in its initial cluster.
     pub fn start(config: MemberConfig) -> Result<Self, EtcdError> {
-        let ids = ids(&config);
+        let beginning = beginning(&config)?;
         let now = config.clock.now();
         let recovered = match config.storage.clone() {
-            Some(storage) => recovery::recover(storage, &config.entropy, now, ids, config.snapshot_count)?,
-            None => volatile(ids),
+            Some(storage) => recovery::recover(storage, &config.entropy, now, beginning, config.snapshot_count)?,
+            None => volatile(&beginning),
         };
-        let seed = u64::from_le_bytes(config.entropy.bytes());
-        let raft = Raft::new(raft::Config::new(recovered.member_id, seed), recovered.raft);
+        let timing = Timing { tick: config.heartbeat_interval, strict_reconfiguration: config.strict_reconfiguration };
+        let raft = Raft::new(consensus(&config, recovered.member_id), recovered.raft);
         let (inbox, receiver) = mpsc::channel();
         let ids = (recovered.cluster_id, recovered.member_id);
         let shared = Arc::new(shared(config, ids, &recovered.keyspace, inbox));
-        let mut engine = Engine::new(shared.clone(), receiver, raft, recovered.keyspace, recovered.journal);
+        if let Some(peers) = &shared.peers {
+            peers.set_members(&Arc::new(recovered.known));
+        }
+        let state = (recovered.members, timing);
+        let mut engine = Engine::new(shared.clone(), receiver, raft, recovered.keyspace, recovered.journal, state);
         engine.begin()?;
         let thread = std::thread::Builder::new().name("etcd-state".to_owned()).spawn(move || engine.run());
         let thread = thread.map_err(EtcdError::Thread)?;
@@ -126,6 +150,21 @@ impl Member {
         }
     }
 
+    /// The member's id.
+    pub fn id(&self) -> u64 {
+        self.shared.member_id
+    }
+
+    /// The member's name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Whether the member stopped because it was removed from its cluster.
+    pub fn is_removed(&self) -> bool {
+        self.shared.removed.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// Looks at the clock again: call it after the clock was moved.
     pub fn wake(&self) {
         let _ = self.shared.send(Message::Wake);
@@ -146,25 +185,55 @@ impl Drop for Member {
     }
 }
 
-fn volatile((cluster_id, member_id): (u64, u64)) -> Recovered {
-    let members = Membership { voters: [member_id].into(), ..Membership::default() };
-    let raft = Restored { members, ..Restored::default() };
-    Recovered { cluster_id, member_id, keyspace: Keyspace::new(), raft, journal: Journal::Volatile }
+fn volatile(beginning: &Beginning) -> Recovered {
+    Recovered {
+        cluster_id: beginning.cluster_id,
+        member_id: beginning.member_id,
+        keyspace: Keyspace::new(),
+        members: Members::default(),
+        known: beginning.known.clone(),
+        raft: beginning.raft(),
+        journal: Journal::Volatile,
+    }
 }
 
-/// The ids etcd gives a cluster that is started with these peer URLs (`server/etcdserver/api/membership`): the first
-/// eight bytes of SHA-1 over URLs and token, and over the member ids.
-fn ids(config: &MemberConfig) -> (u64, u64) {
-    let digest = |bytes: &[u8]| {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, bytes);
-        digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+/// What a member with an empty disk begins with.
+fn beginning(config: &MemberConfig) -> Result<Beginning, EtcdError> {
+    if let Some(Joined { cluster_id, member_id, members }) = config.joined.clone() {
+        return Ok(Beginning { cluster_id, member_id, first: Members::default(), known: members });
+    }
+    let alone = vec![(config.name.clone(), config.peer_urls.clone())];
+    let named = if config.initial_cluster.is_empty() { &alone } else { &config.initial_cluster };
+    let member = |(name, peer_urls): &(String, Vec<String>)| {
+        let mut peer_ur_ls = peer_urls.clone();
+        peer_ur_ls.sort_unstable();
+        let client_ur_ls = if *name == config.name { config.client_urls.clone() } else { Vec::new() };
+        let id = member_id(peer_urls, &config.cluster_token, None);
+        pb::Member { id, name: name.clone(), peer_ur_ls, client_ur_ls, is_learner: false }
     };
-    let mut urls = config.peer_urls.clone();
-    urls.sort_unstable();
-    let named = format!("{}{}", urls.concat(), config.cluster_token);
-    let member = if config.member_id == 0 { digest(named.as_bytes()) } else { config.member_id };
-    let cluster = if config.cluster_id == 0 { digest(&member.to_be_bytes()) } else { config.cluster_id };
-    (cluster, member)
+    let mut first: Vec<pb::Member> = named.iter().map(member).collect();
+    let me = first.iter().find(|member| member.name == config.name).map(|me| me.id);
+    let me = me.ok_or_else(|| {
+        let name = &config.name;
+        EtcdError::Join(format!("couldn't find local name {name:?} in the initial cluster configuration"))
+    })?;
+    let cluster_id =
+        if config.cluster_id == 0 { cluster_id(first.iter().map(|member| member.id)) } else { config.cluster_id };
+    if first.len() > 1 {
+        // Every member must begin with the same entries; each tells its client URLs once it runs.
+        first.iter_mut().for_each(|member| member.client_ur_ls.clear());
+    }
+    let first = Members::of(first);
+    Ok(Beginning { cluster_id, member_id: me, known: first.clone(), first })
+}
+
+fn consensus(config: &MemberConfig, id: u64) -> raft::Config {
+    let ticks = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis().max(1);
+    raft::Config {
+        election_ticks: u32::try_from(ticks).unwrap_or(u32::MAX).max(2),
+        pre_vote: config.pre_vote,
+        ..raft::Config::new(id, u64::from_le_bytes(config.entropy.bytes()))
+    }
 }
 
 fn shared(
@@ -179,14 +248,26 @@ fn shared(
         request_bytes_max: config.request_bytes_max,
         txn_ops_max: config.txn_ops_max,
         lease_ttl_min: (election_seconds * 1.5).ceil() as i64,
+        election_timeout: config.election_timeout,
     };
-    let published = Published { snapshot: keyspace.snapshot(), term: 0, leader: 0, raft_index: 0, applied_index: 0 };
+    let published = Published {
+        snapshot: keyspace.snapshot(),
+        term: 0,
+        leader: 0,
+        raft_index: 0,
+        applied_index: 0,
+        members: Arc::default(),
+        alone: false,
+        learner: false,
+    };
+    let name = (cluster_id, member_id, config.name.clone());
+    let peers = config.peers.map(|network| Peers::new(name, network, config.clock.clone(), inbox.clone()));
     let identity = Identity {
         cluster_id,
         member_id,
         name: config.name,
         client_urls: config.client_urls,
-        peer_urls: config.peer_urls,
+        peers,
         clock: config.clock,
         entropy: config.entropy,
         watch_progress_interval: config.watch_progress_interval,

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use base::{Entropy, Timestamp};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use disk::{Log, Record};
 use mvcc::Keyspace;
-use raft::{Entry, HardState, LogIndex, Membership};
+use raft::{Entry, HardState, LogIndex, Term};
 
 use crate::error::storage;
-use crate::journal::{Durable, Journal, Opened, RECORD_BOOTSTRAP, RECORD_ENTRY, RECORD_HARD_STATE, Storage, bootstrap};
+use crate::journal::{
+    Durable, Journal, Opened, RECORD_BOOTSTRAP, RECORD_ENTRY, RECORD_HARD_STATE, RECORD_RESTART, Storage, bootstrap,
+};
+use crate::members::Members;
 use crate::view::ViewWriter;
 use crate::{EtcdError, checkpoint, view};
 
@@ -18,8 +21,33 @@ pub(crate) struct Recovered {
     pub(crate) cluster_id: u64,
     pub(crate) member_id: u64,
     pub(crate) keyspace: Keyspace,
+    /// As of the restored state.
+    pub(crate) members: Members,
+    /// Every member that the disk knows an address of.
+    pub(crate) known: Members,
     pub(crate) raft: raft::Restored,
     pub(crate) journal: Journal,
+}
+
+/// What a member begins with when its disk is empty.
+#[derive(Debug, Clone)]
+pub(crate) struct Beginning {
+    pub(crate) cluster_id: u64,
+    pub(crate) member_id: u64,
+    /// The members the cluster begins with; none when this member joins a cluster that runs.
+    pub(crate) first: Members,
+    /// Where other members are.
+    pub(crate) known: Members,
+}
+
+impl Beginning {
+    /// The consensus state of a member that has not begun yet.
+    pub(crate) fn raft(&self) -> raft::Restored {
+        let entries = self.first.first_entries();
+        let commit = entries.last().map_or(LogIndex(0), |last| last.index);
+        let term = entries.last().map_or(Term(0), |last| last.term);
+        raft::Restored { hard_state: HardState { term, vote: None, commit }, entries, ..raft::Restored::default() }
+    }
 }
 
 /// The log's content.
@@ -28,28 +56,26 @@ struct Content {
     hard_state: HardState,
     entries: Vec<Entry>,
     segments: BTreeMap<u64, LogIndex>,
-    bootstrap: Option<(u64, u64, Membership)>,
+    bootstrap: Option<(u64, u64, Members)>,
+    /// A state from another member that took the place of the log before it.
+    restart: Option<(LogIndex, Term)>,
 }
 
-/// Opens a member's storage. A new one begins with the given ids and this member alone.
+/// Opens a member's storage, or begins it.
 pub(crate) fn recover(
     store: Storage,
     entropy: &Entropy,
     now: Timestamp,
-    (cluster_id, member_id): (u64, u64),
+    beginning: Beginning,
     snapshot_count: u64,
 ) -> Result<Recovered, EtcdError> {
     store.disk.create_dir(&store.dir).map_err(|error| storage("making the data directory", error))?;
     let opened = Log::open(store.disk.clone(), &store.dir.join("log"), store.key.clone(), entropy.clone());
-    let (log, records) = opened.map_err(|error| storage("opening the log", error))?;
+    let (mut log, records) = opened.map_err(|error| storage("opening the log", error))?;
     let content = read(records)?;
-    let (cluster_id, member_id, members) = match &content.bootstrap {
-        Some((cluster, member, members)) => (*cluster, *member, members.clone()),
-        None => (cluster_id, member_id, Membership { voters: [member_id].into(), ..Membership::default() }),
-    };
     let restored = match checkpoint::read(&store, now) {
         Ok(restored) => restored,
-        Err(error) => match from_view(&store, entropy, &members, &content, now) {
+        Err(error) => match from_view(&store, entropy, &content, now) {
             Some(restored) => {
                 tracing::warn!(target: "etcd", %error, "the checkpoint is damaged; the view takes its place");
                 Some(restored)
@@ -57,47 +83,67 @@ pub(crate) fn recover(
             None => return Err(error),
         },
     };
+    let is_new = content.bootstrap.is_none() && restored.is_none();
+    let (cluster_id, member_id, mut known) =
+        content.bootstrap.clone().unwrap_or((beginning.cluster_id, beginning.member_id, beginning.known.clone()));
+    let bootstrap = bootstrap(&known, cluster_id, member_id);
     let (index, term, members, keyspace) = match restored {
-        Some(restored) => {
-            let position = restored.position;
-            (position.index, position.term, position.members, restored.keyspace)
+        Some(checkpoint::Restored { position, keyspace }) => {
+            (position.index, position.term, position.members, keyspace)
         }
-        None => (LogIndex(0), raft::Term(0), members, Keyspace::new()),
+        None => (LogIndex(0), Term(0), Members::default(), Keyspace::new()),
     };
-    let entries: Vec<Entry> = content.entries.into_iter().filter(|entry| entry.index > index).collect();
-    if entries.first().is_some_and(|first| first.index != index.next()) {
-        let path = store.dir.display();
-        return Err(EtcdError::Damaged(format!(
-            "{path}: the log begins after entry {index}, where the checkpoint ends"
-        )));
+    let segments = content.segments.clone();
+    let (mut hard_state, mut entries) = content.after((index, term), &store)?;
+    if is_new {
+        let first = beginning.raft();
+        (hard_state, entries) = (first.hard_state, first.entries);
+        write_first(&mut log, hard_state, &entries);
     }
-    let bootstrap = bootstrap(&members, cluster_id, member_id);
+    if !members.is_empty() {
+        known = members.clone();
+    }
+    entries.iter().for_each(|entry| known.apply_entry(entry));
     let writer = if store.view {
-        Some(ViewWriter::start(store.clone(), entropy.clone(), index, &keyspace).map_err(EtcdError::Thread)?)
+        let view = ViewWriter::start(store.clone(), entropy.clone(), index, &keyspace, &members);
+        Some(view.map_err(EtcdError::Thread)?)
     } else {
         None
     };
-    let hard_state = content.hard_state;
     let log_bytes = entries.iter().map(|entry| i64::try_from(entry.data.len()).unwrap_or(i64::MAX)).sum();
-    let opened = Opened { log, bootstrap, segments: content.segments, hard_state, covered: index, log_bytes };
+    let opened = Opened { log, bootstrap, segments, hard_state, covered: index, log_bytes };
     let durable = Durable::new(store, opened, snapshot_count, writer);
-    let raft =
-        raft::Restored { hard_state, members, entries, snapshot_index: index, snapshot_term: term, applied: index };
-    Ok(Recovered { cluster_id, member_id, keyspace, raft, journal: Journal::Durable(Box::new(durable)) })
+    let raft = raft::Restored {
+        hard_state,
+        members: members.consensus(),
+        entries,
+        snapshot_index: index,
+        snapshot_term: term,
+        applied: index,
+    };
+    let journal = Journal::Durable(Box::new(durable));
+    Ok(Recovered { cluster_id, member_id, keyspace, members, known, raft, journal })
+}
+
+/// The entries every log of the cluster begins with; they are on disk with the first sync.
+fn write_first(log: &mut Log, hard_state: HardState, entries: &[Entry]) {
+    let mut bytes = BytesMut::new();
+    for entry in entries {
+        bytes.clear();
+        entry.encode(&mut bytes);
+        log.append(RECORD_ENTRY, &bytes);
+    }
+    bytes.clear();
+    hard_state.encode(&mut bytes);
+    log.append(RECORD_HARD_STATE, &bytes);
 }
 
 /// The view helps only if the log goes on where it ends.
-fn from_view(
-    store: &Storage,
-    entropy: &Entropy,
-    members: &Membership,
-    content: &Content,
-    now: Timestamp,
-) -> Option<checkpoint::Restored> {
+fn from_view(store: &Storage, entropy: &Entropy, content: &Content, now: Timestamp) -> Option<checkpoint::Restored> {
     if !store.view {
         return None;
     }
-    let mut restored = view::read(store, entropy, members.clone(), now)?;
+    let mut restored = view::read(store, entropy, now)?;
     let index = restored.position.index;
     let last = content.entries.iter().find(|entry| entry.index == index)?;
     restored.position.term = last.term;
@@ -113,6 +159,7 @@ fn read(records: Vec<Record>) -> Result<Content, EtcdError> {
                 Ok(entry) => content.push(segment, entry),
                 Err(_) => false,
             },
+            RECORD_RESTART => content.restart(bytes).is_some(),
             RECORD_BOOTSTRAP => read_bootstrap(bytes).map(|found| content.bootstrap = Some(found)).is_some(),
             _ => false,
         };
@@ -124,6 +171,34 @@ fn read(records: Vec<Record>) -> Result<Content, EtcdError> {
 }
 
 impl Content {
+    /// A state from another member makes everything before it void.
+    fn restart(&mut self, mut bytes: Bytes) -> Option<()> {
+        let mark = (LogIndex(bytes.try_get_u64_le().ok()?), Term(bytes.try_get_u64_le().ok()?));
+        self.restart = Some(mark);
+        self.entries.clear();
+        Some(())
+    }
+
+    /// The hard state and the entries that follow a checkpoint. They count if the log is known to lead up to it: it
+    /// holds the checkpoint's entry, begins right after it, or says that it was begun anew there. Otherwise the
+    /// checkpoint came from another member, before a crash, and the old log leads elsewhere.
+    fn after(mut self, (index, term): (LogIndex, Term), store: &Storage) -> Result<(HardState, Vec<Entry>), EtcdError> {
+        let holds = self.entries.iter().any(|entry| (entry.index, entry.term) == (index, term));
+        let follows = self.entries.first().is_some_and(|first| first.index == index.next());
+        let ends_before = self.entries.last().is_none_or(|last| last.index <= index);
+        let conflicts = self.entries.iter().any(|entry| entry.index == index && entry.term != term);
+        if !(holds || follows || self.restart == Some((index, term))) {
+            if !ends_before && !conflicts {
+                let path = store.dir.display();
+                let text = format!("{path}: the log begins after entry {index}, where the checkpoint ends");
+                return Err(EtcdError::Damaged(text));
+            }
+            self.entries.clear();
+        }
+        self.entries.retain(|entry| entry.index > index);
+        Ok((self.hard_state, self.entries))
+    }
+
     /// An entry replaces the entry of the same index and all after it.
     fn push(&mut self, segment: u64, entry: Entry) -> bool {
         if let Some(first) = self.entries.first() {
@@ -140,7 +215,7 @@ impl Content {
     }
 }
 
-fn read_bootstrap(mut bytes: Bytes) -> Option<(u64, u64, Membership)> {
+fn read_bootstrap(mut bytes: Bytes) -> Option<(u64, u64, Members)> {
     let (cluster, member) = (bytes.try_get_u64_le().ok()?, bytes.try_get_u64_le().ok()?);
-    Some((cluster, member, Membership::decode(&mut bytes).ok()?))
+    Some((cluster, member, Members::decode(&bytes)?))
 }

@@ -67,7 +67,7 @@ impl Member {
 }
 
 /// Whether accepting may work again: the client went away, or descriptors ran out.
-fn is_passing(error: &std::io::Error) -> bool {
+pub(crate) fn is_passing(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
         || matches!(error.raw_os_error(), Some(23 | 24))

@@ -9,9 +9,14 @@ use bytes::Bytes;
 use mvcc::{Command, Response, Snapshot};
 use tokio::sync::{oneshot, watch};
 
+use raft::{LogIndex, MemberId};
+
 use crate::StoreError;
+use crate::checkpoint::Restored;
 use crate::hub::Hub;
+use crate::members::{Change, Members};
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 
 /// Proposals that may wait at once (etcd: the gap between commit and apply).
 pub(crate) const PENDING_MAX: usize = 5000;
@@ -23,6 +28,11 @@ pub(crate) struct Published {
     pub(crate) leader: u64,
     pub(crate) raft_index: u64,
     pub(crate) applied_index: u64,
+    pub(crate) members: Arc<Members>,
+    /// The only voter: its state is as new as anybody's.
+    pub(crate) alone: bool,
+    /// This member has no vote.
+    pub(crate) learner: bool,
 }
 
 /// Answer to a proposal, with the store as it was then.
@@ -39,8 +49,24 @@ pub(crate) enum Message {
         physical: bool,
         reply: oneshot::Sender<Answer>,
     },
-    /// Renew a lease; 0 when there is none.
-    Renew { id: i64, reply: oneshot::Sender<i64> },
+    /// Renew a lease; 0 when there is none. The leader's business.
+    Renew { id: i64, reply: oneshot::Sender<Result<i64, StoreError>> },
+    /// Answer when local state is as new as what anybody was told before.
+    Read { reply: oneshot::Sender<Result<(), StoreError>> },
+    /// Change who takes part. The leader's business.
+    ChangeMembers { change: Change, reply: oneshot::Sender<Result<(), StoreError>> },
+    /// Hand leadership over to this member, or refuse.
+    MoveLeader { to: MemberId, reply: oneshot::Sender<Result<(), StoreError>> },
+    /// Another member says something.
+    Peer { from: MemberId, message: raft::Message },
+    /// Another member sent its state; the answer is whether it was taken in.
+    Snapshot { from: MemberId, message: raft::Message, restored: Box<Restored>, reply: oneshot::Sender<bool> },
+    /// The state was sent as of an index, or was not.
+    SnapshotSent(MemberId, Option<LogIndex>),
+    /// A member cannot be reached.
+    Unreachable(MemberId),
+    /// The others say that this member was removed.
+    Removed,
     /// Give back unused space.
     Defragment { reply: oneshot::Sender<()> },
     /// A checkpoint up to this index is durable, or failed.
@@ -58,6 +84,7 @@ pub(crate) struct Limits {
     pub(crate) request_bytes_max: usize,
     pub(crate) txn_ops_max: usize,
     pub(crate) lease_ttl_min: i64,
+    pub(crate) election_timeout: std::time::Duration,
 }
 
 /// What the handles of a member share.
@@ -66,7 +93,8 @@ pub(crate) struct Shared {
     pub(crate) member_id: u64,
     pub(crate) name: String,
     pub(crate) client_urls: Mutex<Vec<String>>,
-    pub(crate) peer_urls: Vec<String>,
+    /// The way to the other members, if there can be others.
+    pub(crate) peers: Option<Peers>,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
@@ -76,6 +104,8 @@ pub(crate) struct Shared {
     pub(crate) stopped: AtomicBool,
     /// Turns true when the state thread is gone.
     pub(crate) ended: watch::Sender<bool>,
+    /// The member was removed from its cluster.
+    pub(crate) removed: AtomicBool,
     pub(crate) watch_progress_interval: std::time::Duration,
     /// Counts requests for progress on local watches.
     pub(crate) progress_asked: AtomicU64,
@@ -90,7 +120,7 @@ impl Shared {
             member_id: identity.member_id,
             name: identity.name,
             client_urls: Mutex::new(identity.client_urls),
-            peer_urls: identity.peer_urls,
+            peers: identity.peers,
             limits,
             clock: identity.clock,
             entropy: identity.entropy,
@@ -99,6 +129,7 @@ impl Shared {
             pending: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             ended: watch::Sender::new(false),
+            removed: AtomicBool::new(false),
             watch_progress_interval: identity.watch_progress_interval,
             progress_asked: AtomicU64::new(0),
             state: ArcSwap::from_pointee(published),
@@ -129,7 +160,7 @@ pub(crate) struct Identity {
     pub(crate) member_id: u64,
     pub(crate) name: String,
     pub(crate) client_urls: Vec<String>,
-    pub(crate) peer_urls: Vec<String>,
+    pub(crate) peers: Option<Peers>,
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
     pub(crate) watch_progress_interval: std::time::Duration,

@@ -10,12 +10,14 @@ use base::{Entropy, Timestamp};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use disk::{DiskError, View};
 use mvcc::{Batch, Keyspace, Marks, Row, Snapshot};
-use raft::{LogIndex, Membership, Term};
+use raft::{LogIndex, Term};
 
 use crate::checkpoint::{Position, Restored, decode_alarm, decode_marks, encode_alarm, encode_marks};
 use crate::journal::Storage;
+use crate::members::Members;
 
 const MARK: &str = "position";
+const MEMBERS: &str = "members";
 const LEASE: &[u8] = b"lease";
 const ALARM: &[u8] = b"alarm";
 /// Rows that may wait for sled; beyond that they are dropped and the view is built again from a snapshot.
@@ -28,9 +30,17 @@ const MERGE_ROWS_MAX: usize = 4000;
 const MERGE_TIME: Duration = Duration::from_millis(200);
 
 enum Work {
-    Change(LogIndex, Marks, Batch),
-    Rebuild(LogIndex, Marks, Snapshot),
+    Change(LogIndex, Marks, Batch, Option<Bytes>),
+    Rebuild(Base),
     Close,
+}
+
+/// A state to build the view from.
+struct Base {
+    index: LogIndex,
+    marks: Marks,
+    snapshot: Snapshot,
+    members: Bytes,
 }
 
 /// Hands changes to the view's thread.
@@ -40,6 +50,8 @@ pub(crate) struct ViewWriter {
     lag: Arc<AtomicUsize>,
     /// Whether changes are dropped until the lag is gone.
     dropping: bool,
+    /// The members last told.
+    members: Bytes,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -51,24 +63,48 @@ impl ViewWriter {
         entropy: Entropy,
         restored: LogIndex,
         keyspace: &Keyspace,
+        members: &Members,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = channel();
         let lag = Arc::new(AtomicUsize::new(0));
-        let base = (restored, keyspace.marks(), keyspace.snapshot());
+        let members = Bytes::from(members.encode());
+        let (marks, snapshot) = (keyspace.marks(), keyspace.snapshot());
+        let base = Base { index: restored, marks, snapshot, members: members.clone() };
         let thread_lag = lag.clone();
         let thread = std::thread::Builder::new()
             .name("etcd-view".to_owned())
             .spawn(move || run(&storage, &entropy, base, &receiver, &thread_lag))?;
-        Ok(Self { sender, lag, dropping: false, thread: Some(thread) })
+        Ok(Self { sender, lag, dropping: false, members, thread: Some(thread) })
     }
 
     pub(crate) fn send(&mut self, index: LogIndex, keyspace: &Keyspace, batch: Batch) {
+        self.change(index, keyspace, batch, None);
+    }
+
+    pub(crate) fn send_members(&mut self, index: LogIndex, keyspace: &Keyspace, members: &Members) {
+        self.members = members.encode().into();
+        self.change(index, keyspace, Batch::default(), Some(self.members.clone()));
+    }
+
+    /// Another state takes the place of everything.
+    pub(crate) fn replace(&mut self, index: LogIndex, keyspace: &Keyspace, members: &Members) {
+        self.members = members.encode().into();
+        self.dropping = false;
+        self.rebuild(index, keyspace);
+    }
+
+    fn rebuild(&mut self, index: LogIndex, keyspace: &Keyspace) {
+        self.lag.fetch_add(1, Ordering::AcqRel);
+        let (marks, snapshot) = (keyspace.marks(), keyspace.snapshot());
+        let _ = self.sender.send(Work::Rebuild(Base { index, marks, snapshot, members: self.members.clone() }));
+    }
+
+    fn change(&mut self, index: LogIndex, keyspace: &Keyspace, batch: Batch, members: Option<Bytes>) {
         let lag = self.lag.load(Ordering::Acquire);
         if self.dropping {
             if lag == 0 {
                 self.dropping = false;
-                self.lag.fetch_add(1, Ordering::AcqRel);
-                let _ = self.sender.send(Work::Rebuild(index, keyspace.marks(), keyspace.snapshot()));
+                self.rebuild(index, keyspace);
             }
             return;
         }
@@ -78,7 +114,7 @@ impl ViewWriter {
             return;
         }
         self.lag.fetch_add(1 + batch.rows.len() + batch.gone.len(), Ordering::AcqRel);
-        let _ = self.sender.send(Work::Change(index, keyspace.marks(), batch));
+        let _ = self.sender.send(Work::Change(index, keyspace.marks(), batch, members));
     }
 
     pub(crate) fn close(mut self) {
@@ -99,13 +135,7 @@ fn open(storage: &Storage, entropy: &Entropy) -> Result<View, DiskError> {
     })
 }
 
-fn run(
-    storage: &Storage,
-    entropy: &Entropy,
-    base: (LogIndex, Marks, Snapshot),
-    work: &Receiver<Work>,
-    lag: &AtomicUsize,
-) {
+fn run(storage: &Storage, entropy: &Entropy, base: Base, work: &Receiver<Work>, lag: &AtomicUsize) {
     // Nothing is opened before there is something to write: an empty member starts without it.
     let Ok(first) = work.recv() else { return };
     if matches!(first, Work::Close) {
@@ -117,7 +147,7 @@ fn run(
         // Whoever sends goes on counting; draining keeps its memory bounded.
         while let Ok(work) = work.recv() {
             match work {
-                Work::Change(_, _, batch) => release(lag, 1 + batch.rows.len() + batch.gone.len()),
+                Work::Change(_, _, batch, _) => release(lag, 1 + batch.rows.len() + batch.gone.len()),
                 Work::Rebuild(..) => release(lag, 1),
                 Work::Close => return,
             }
@@ -129,45 +159,42 @@ fn release(lag: &AtomicUsize, rows: usize) {
     lag.fetch_sub(rows, Ordering::AcqRel);
 }
 
-fn follow(
-    view: &View,
-    base: (LogIndex, Marks, Snapshot),
-    first: Work,
-    work: &Receiver<Work>,
-    lag: &AtomicUsize,
-) -> Result<(), DiskError> {
+fn follow(view: &View, base: Base, first: Work, work: &Receiver<Work>, lag: &AtomicUsize) -> Result<(), DiskError> {
     let mut at = position(view).map_or(LogIndex(0), |(index, _)| index);
-    if at < base.0 {
-        rebuild(view, base.0, base.1, &base.2)?;
-        at = base.0;
+    if at < base.index {
+        rebuild(view, &base)?;
+        at = base.index;
     }
     drop(base);
     let mut next = Some(first);
     while let Some(current) = next.take() {
         match current {
             Work::Close => return view.flush(),
-            Work::Rebuild(index, marks, snapshot) => {
-                rebuild(view, index, marks, &snapshot)?;
-                at = at.max(index);
+            Work::Rebuild(base) => {
+                rebuild(view, &base)?;
+                at = base.index;
                 release(lag, 1);
             }
-            Work::Change(index, marks, batch) => {
+            Work::Change(index, marks, batch, members) => {
                 // Ends early when the view is closed.
                 std::thread::park_timeout(MERGE_TIME);
                 let mut merged = disk::Batch::default();
                 let mut rows = 0;
                 let mut end = (index, marks);
-                let mut change = Some((index, marks, batch));
-                while let Some((index, marks, batch)) = change.take() {
+                let mut change = Some((index, marks, batch, members));
+                while let Some((index, marks, batch, members)) = change.take() {
                     rows += 1 + batch.rows.len() + batch.gone.len();
                     // What a compaction drops may repeat an index; it does no harm twice.
                     if index >= at {
                         add(&mut merged, &batch);
                         end = (index, marks);
+                        merged.marks.extend(members.map(|members| (MEMBERS, members)));
                     }
                     if rows < MERGE_ROWS_MAX {
                         match work.try_recv() {
-                            Ok(Work::Change(index, marks, batch)) => change = Some((index, marks, batch)),
+                            Ok(Work::Change(index, marks, batch, members)) => {
+                                change = Some((index, marks, batch, members))
+                            }
                             Ok(other) => next = Some(other),
                             Err(_) => {}
                         }
@@ -230,7 +257,8 @@ fn add(merged: &mut disk::Batch, batch: &Batch) {
     }
 }
 
-fn rebuild(view: &View, index: LogIndex, marks: Marks, snapshot: &Snapshot) -> Result<(), DiskError> {
+fn rebuild(view: &View, base: &Base) -> Result<(), DiskError> {
+    let snapshot = &base.snapshot;
     view.wipe()?;
     let mut batch = disk::Batch::default();
     for row in snapshot.rows() {
@@ -242,14 +270,16 @@ fn rebuild(view: &View, index: LogIndex, marks: Marks, snapshot: &Snapshot) -> R
     let leases = snapshot.lease_records().map(|(id, ttl)| (id, Some(ttl))).collect();
     let alarms = snapshot.alarms().into_iter().map(|alarm| (alarm, true)).collect();
     add(&mut batch, &Batch { leases, alarms, ..Batch::default() });
-    batch.marks.push((MARK, encode_position(index, marks)));
+    batch.marks.push((MARK, encode_position(base.index, base.marks)));
+    batch.marks.push((MEMBERS, base.members.clone()));
     view.apply(&batch)
 }
 
 /// Reads the state back from the view: for a member whose checkpoint is damaged. The entry's term is not known here.
-pub(crate) fn read(storage: &Storage, entropy: &Entropy, members: Membership, now: Timestamp) -> Option<Restored> {
+pub(crate) fn read(storage: &Storage, entropy: &Entropy, now: Timestamp) -> Option<Restored> {
     let view = View::open(&storage.dir.join("view"), storage.key.clone(), entropy).ok()?;
     let (index, marks) = position(&view)?;
+    let members = Members::decode(&view.mark(MEMBERS).ok()??)?;
     let (mut rows, mut leases, mut alarms) = (Vec::new(), Vec::new(), Vec::new());
     for row in view.iterate() {
         let (key, mut value) = row.ok()?;

@@ -83,7 +83,7 @@ impl Membership {
 
 impl MembershipChange {
     /// The entry's content: the change, then the driver's own data about it.
-    pub(crate) fn encode(self, data: &[u8]) -> Bytes {
+    pub fn encode(self, data: &[u8]) -> Bytes {
         let (tag, id) = match self {
             Self::AddLearner(id) => (1, id),
             Self::AddVoter(id) => (2, id),

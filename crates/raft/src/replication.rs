@@ -48,6 +48,10 @@ impl Raft {
         if self.transfer.is_some() {
             return Some(Refusal::Transferring);
         }
+        if matches!(change, MembershipChange::Update(_)) {
+            // It changes nobody's part, so it may come beside another change.
+            return None;
+        }
         if self.last_change() > self.commit || !self.committed_in_term() {
             return Some(Refusal::ChangePending);
         }

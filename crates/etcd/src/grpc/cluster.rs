@@ -1,56 +1,42 @@
-//! Service `Cluster`: the list of members. Changing the membership is not possible yet.
+//! Service `Cluster`: who the members are, and changes of that.
 
 use tonic::{Request, Response, Status};
 
-use super::Api;
-use crate::hub::lock;
+use super::{Api, status};
 use crate::proto as pb;
-
-impl Api {
-    fn members(&self) -> Vec<pb::Member> {
-        let shared = &self.store.shared;
-        vec![pb::Member {
-            id: shared.member_id,
-            name: shared.name.clone(),
-            peer_ur_ls: shared.peer_urls.clone(),
-            client_ur_ls: lock(&shared.client_urls).clone(),
-            is_learner: false,
-        }]
-    }
-
-    /// What a request about a member that does not exist is told.
-    fn find_member(&self, id: u64) -> Result<(), Status> {
-        if id == self.store.shared.member_id { Ok(()) } else { Err(Status::not_found("etcdserver: member not found")) }
-    }
-}
-
-fn unimplemented<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("changing the membership is not implemented"))
-}
 
 #[tonic::async_trait]
 impl pb::cluster_server::Cluster for Api {
     async fn member_add(
         &self,
-        _request: Request<pb::MemberAddRequest>,
+        request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
-        unimplemented()
+        self.check(&request)?;
+        let pb::MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
+        let member = Some(self.store.member_add(peer_ur_ls, is_learner).await.map_err(status)?);
+        let (header, members) = (self.header(0), self.store.members());
+        Ok(Response::new(pb::MemberAddResponse { header, member, members }))
     }
 
     async fn member_remove(
         &self,
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        self.find_member(request.get_ref().id)?;
-        unimplemented()
+        self.check(&request)?;
+        self.store.member_remove(request.get_ref().id).await.map_err(status)?;
+        let members = self.store.members();
+        Ok(Response::new(pb::MemberRemoveResponse { header: self.header(0), members }))
     }
 
     async fn member_update(
         &self,
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        self.find_member(request.get_ref().id)?;
-        unimplemented()
+        self.check(&request)?;
+        let pb::MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
+        self.store.member_update(id, peer_ur_ls).await.map_err(status)?;
+        let members = self.store.members();
+        Ok(Response::new(pb::MemberUpdateResponse { header: self.header(0), members }))
     }
 
     async fn member_list(
@@ -58,15 +44,18 @@ impl pb::cluster_server::Cluster for Api {
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
         self.check(&request)?;
+        self.store.linearize(!request.get_ref().linearizable).await.map_err(status)?;
         // etcd fills no revision here.
-        Ok(Response::new(pb::MemberListResponse { header: self.header(0), members: self.members() }))
+        Ok(Response::new(pb::MemberListResponse { header: self.header(0), members: self.store.members() }))
     }
 
     async fn member_promote(
         &self,
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        self.find_member(request.get_ref().id)?;
-        Err(Status::failed_precondition("etcdserver: can only promote a learner member"))
+        self.check(&request)?;
+        self.store.member_promote(request.get_ref().id).await.map_err(status)?;
+        let members = self.store.members();
+        Ok(Response::new(pb::MemberPromoteResponse { header: self.header(0), members }))
     }
 }

@@ -33,7 +33,7 @@ impl Api {
             raft_applied_index: published.applied_index,
             errors,
             db_size_in_use: snapshot.size_in_use_bytes(),
-            is_learner: false,
+            is_learner: published.learner,
             storage_version: STORAGE_VERSION.to_owned(),
             db_size_quota: shared.limits.quota_bytes,
             downgrade_info: Some(pb::DowngradeInfo::default()),
@@ -111,9 +111,12 @@ impl pb::maintenance_server::Maintenance for Api {
 
     async fn move_leader(
         &self,
-        _request: Request<pb::MoveLeaderRequest>,
+        request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        Err(Status::failed_precondition("etcdserver: bad leader transferee"))
+        self.check(&request)?;
+        self.store.move_leader(request.get_ref().target_id).await.map_err(status)?;
+        // etcd fills no header here.
+        Ok(Response::new(pb::MoveLeaderResponse { header: None }))
     }
 
     async fn downgrade(

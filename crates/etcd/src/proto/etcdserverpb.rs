@@ -842,6 +842,204 @@ pub mod proposal {
         AlarmClear(super::AlarmMember),
     }
 }
+/// Who the members are, in checkpoints and snapshots: no part of etcd's interface.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MemberTable {
+    #[prost(message, repeated, tag = "1")]
+    pub members: ::prost::alloc::vec::Vec<Member>,
+    #[prost(uint64, repeated, tag = "2")]
+    pub removed: ::prost::alloc::vec::Vec<u64>,
+}
+/// What members say on the peer port besides consensus: no part of etcd's interface.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerHello {
+    #[prost(enumeration = "peer_hello::Purpose", tag = "1")]
+    pub purpose: i32,
+    #[prost(uint64, tag = "2")]
+    pub cluster_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub from: u64,
+    #[prost(uint64, tag = "4")]
+    pub to: u64,
+    #[prost(string, repeated, tag = "5")]
+    pub peer_urls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "6")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `PeerHello`.
+pub mod peer_hello {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[repr(i32)]
+    pub enum Purpose {
+        Stream = 0,
+        Snapshot = 1,
+        Inquire = 2,
+    }
+    impl Purpose {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Stream => "STREAM",
+                Self::Snapshot => "SNAPSHOT",
+                Self::Inquire => "INQUIRE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "STREAM" => Some(Self::Stream),
+                "SNAPSHOT" => Some(Self::Snapshot),
+                "INQUIRE" => Some(Self::Inquire),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerWelcome {
+    #[prost(enumeration = "peer_welcome::Verdict", tag = "1")]
+    pub verdict: i32,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub cluster_id: u64,
+    #[prost(message, optional, tag = "4")]
+    pub members: ::core::option::Option<MemberTable>,
+}
+/// Nested message and enum types in `PeerWelcome`.
+pub mod peer_welcome {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[repr(i32)]
+    pub enum Verdict {
+        Welcome = 0,
+        WrongCluster = 1,
+        WrongMember = 2,
+        Removed = 3,
+        WrongIdentity = 4,
+    }
+    impl Verdict {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Welcome => "WELCOME",
+                Self::WrongCluster => "WRONG_CLUSTER",
+                Self::WrongMember => "WRONG_MEMBER",
+                Self::Removed => "REMOVED",
+                Self::WrongIdentity => "WRONG_IDENTITY",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "WELCOME" => Some(Self::Welcome),
+                "WRONG_CLUSTER" => Some(Self::WrongCluster),
+                "WRONG_MEMBER" => Some(Self::WrongMember),
+                "REMOVED" => Some(Self::Removed),
+                "WRONG_IDENTITY" => Some(Self::WrongIdentity),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(oneof = "peer_request::Ask", tags = "2, 3, 4, 5")]
+    pub ask: ::core::option::Option<peer_request::Ask>,
+}
+/// Nested message and enum types in `PeerRequest`.
+pub mod peer_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Ask {
+        #[prost(int64, tag = "2")]
+        Renew(i64),
+        #[prost(message, tag = "3")]
+        TimeToLive(super::LeaseTimeToLiveRequest),
+        #[prost(message, tag = "4")]
+        Change(super::MemberChange),
+        #[prost(bool, tag = "5")]
+        Ping(bool),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerReply {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(oneof = "peer_reply::Answer", tags = "2, 3, 4, 5, 6")]
+    pub answer: ::core::option::Option<peer_reply::Answer>,
+}
+/// Nested message and enum types in `PeerReply`.
+pub mod peer_reply {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Answer {
+        #[prost(int64, tag = "2")]
+        Renewed(i64),
+        #[prost(message, tag = "3")]
+        TimeToLive(super::LeaseTimeToLiveResponse),
+        #[prost(message, tag = "4")]
+        Members(super::MemberTable),
+        #[prost(message, tag = "5")]
+        Refusal(super::PeerRefusal),
+        #[prost(bool, tag = "6")]
+        Pong(bool),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerRefusal {
+    #[prost(int32, tag = "1")]
+    pub code: i32,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberChange {
+    #[prost(enumeration = "member_change::Kind", tag = "1")]
+    pub kind: i32,
+    #[prost(message, optional, tag = "2")]
+    pub member: ::core::option::Option<Member>,
+}
+/// Nested message and enum types in `MemberChange`.
+pub mod member_change {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[repr(i32)]
+    pub enum Kind {
+        Add = 0,
+        Remove = 1,
+        Update = 2,
+        Promote = 3,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Add => "ADD",
+                Self::Remove => "REMOVE",
+                Self::Update => "UPDATE",
+                Self::Promote => "PROMOTE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ADD" => Some(Self::Add),
+                "REMOVE" => Some(Self::Remove),
+                "UPDATE" => Some(Self::Update),
+                "PROMOTE" => Some(Self::Promote),
+                _ => None,
+            }
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum AlarmType {

@@ -5,9 +5,11 @@
 //!                                              publish snapshot ─► watches ─► answers ◄──────┘
 //! ```
 //! All proposals that wait when a turn begins share one batch and one sync; those that arrive meanwhile share the next.
-//! While a member is the only voter, the thread has nothing else to do during a sync and does it itself.
+//! What a leader sends is on its way before its own sync begins, so the thread does the sync itself.
 
-use std::collections::HashMap;
+mod cluster;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -16,11 +18,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use mvcc::{Applied, Changes, Command, Keyspace};
 use prost::Message as _;
-use raft::{Entry, EntryKind, Input, LogIndex, Output, Raft};
+use raft::{Entry, EntryKind, Input, LogIndex, MemberId, Output, Raft, Role, Term};
 use tokio::sync::oneshot;
 
+use crate::checkpoint::Restored;
 use crate::hub::lock;
 use crate::journal::Journal;
+use crate::members::Members;
 use crate::shared::{Answer, Message, Published, Shared};
 use crate::{EtcdError, StoreError, convert, proto as pb};
 
@@ -30,15 +34,29 @@ const TURN_MESSAGES_MAX: usize = 1024;
 const TURN_EXPIRIES_MAX: usize = 256;
 /// Rows a compaction looks at in one turn.
 const COMPACT_ROWS_MAX: usize = 10_000;
-/// A raft tick, when there are other members.
-const TICK: Duration = Duration::from_millis(100);
+/// Entries kept in memory behind a checkpoint for members that are a little behind (etcd: 5000), and their bytes.
+const CATCH_UP_ENTRIES: u64 = 5000;
+const CATCH_UP_BYTES: usize = 32 << 20;
 
 /// A client that waits for its command.
 struct Waiting {
     command: Command,
+    /// The command's form in the log, to propose it again when there was no leader.
+    data: Bytes,
+    /// The term in which it was last proposed; nothing while it waits for a leader.
+    proposed: Option<Term>,
     physical: bool,
     /// Absent for the member's own proposals.
     reply: Option<oneshot::Sender<Answer>>,
+}
+
+/// How consensus keeps time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timing {
+    /// A tick of consensus.
+    pub(crate) tick: Duration,
+    /// Whether changes of membership are checked against the members' health.
+    pub(crate) strict_reconfiguration: bool,
 }
 
 /// Tells everybody that the state thread is gone, also when it panicked.
@@ -68,8 +86,15 @@ pub(crate) struct Engine {
     physical: Vec<(oneshot::Sender<Answer>, Answer)>,
     changes: Vec<Arc<Changes>>,
     proposals: Vec<raft::Proposal>,
+    /// What consensus asks for and was not done yet.
+    out: Vec<Output>,
     /// What to tell consensus once the log is durable, while the disk is full.
     unsynced: Option<Input>,
+    /// Messages that wait for the log to be durable.
+    held: Vec<(MemberId, raft::Message)>,
+    /// Commands that wait for a leader.
+    parked: Vec<u64>,
+    cluster: cluster::Cluster,
     /// The log is lost: nothing is accepted any more.
     failed: bool,
     dirty: bool,
@@ -83,6 +108,7 @@ impl Engine {
         raft: Raft,
         keyspace: Keyspace,
         journal: Journal,
+        (members, timing): (Members, Timing),
     ) -> Self {
         let applied = raft.status().applied;
         let next_context = u64::from_le_bytes(shared.entropy.bytes());
@@ -99,7 +125,11 @@ impl Engine {
             physical: Vec::new(),
             changes: Vec::new(),
             proposals: Vec::new(),
+            out: Vec::new(),
             unsynced: None,
+            held: Vec::new(),
+            parked: Vec::new(),
+            cluster: cluster::Cluster::new(members, timing),
             failed: false,
             dirty: false,
             stopping: false,
@@ -108,14 +138,22 @@ impl Engine {
 
     /// Takes the lead when this is the only voter, and replays what the log holds beyond the restored state.
     pub(crate) fn begin(&mut self) -> Result<(), EtcdError> {
-        let mut out = Vec::new();
-        let alone = self.raft.members().voters.len() == 1;
-        self.raft.step(if alone { Input::Campaign } else { Input::Tick }, &mut out);
-        self.perform(out)?;
-        self.keyspace.renew_all(self.shared.clock.now(), Duration::ZERO);
+        let alone = self.is_alone();
+        // Whoever has just started has not missed a leader yet: only the sole voter may campaign at once.
+        if alone {
+            self.step(Input::Campaign);
+            self.perform()?;
+            self.keyspace.renew_all(self.shared.clock.now(), Duration::ZERO);
+            self.publish_self();
+            self.perform()?;
+        }
         self.dirty = true;
         self.publish();
         Ok(())
+    }
+
+    fn step(&mut self, input: Input) {
+        self.raft.step(input, &mut self.out);
     }
 
     /// Runs until it is told to stop or every handle is gone.
@@ -126,6 +164,9 @@ impl Engine {
             if let Err(error) = self.turn(first) {
                 self.fail(&error);
             }
+        }
+        if let Some(peers) = &self.shared.peers {
+            peers.close();
         }
         self.journal.close();
     }
@@ -158,8 +199,8 @@ impl Engine {
         if self.keyspace.is_compacting() {
             return Some(Duration::ZERO);
         }
-        let tick = (self.raft.members().voters.len() > 1).then_some(TICK);
-        let lease = self.keyspace.next_expiry().map(|expiry| {
+        let tick = self.until_tick();
+        let lease = self.keyspace.next_expiry().filter(|_| self.leads()).map(|expiry| {
             // A little late is allowed, and spares a second wake-up for the rounding of the sleep.
             expiry.since(self.shared.clock.now()) + Duration::from_millis(1)
         });
@@ -178,19 +219,19 @@ impl Engine {
             next = if taken < TURN_MESSAGES_MAX && !self.stopping { self.inbox.try_recv().ok() } else { None };
         }
         if self.unsynced.is_some() {
-            let mut out = Vec::new();
-            self.sync(&mut out)?;
-            self.perform(out)?;
+            self.sync()?;
         }
         if self.unsynced.is_some() {
             self.proposals.clear();
             self.give_up_waiting(&StoreError::Timeout);
         }
-        self.expire();
-        if !self.proposals.is_empty() {
-            let mut out = Vec::new();
-            self.raft.step(Input::ProposeBatch(std::mem::take(&mut self.proposals)), &mut out);
-            self.perform(out)?;
+        if !self.failed {
+            self.tick();
+            self.expire();
+            self.propose_all();
+            self.ask_for_index();
+            self.pump_changes();
+            self.perform()?;
         }
         if self.keyspace.is_compacting() {
             let batch = self.keyspace.compact_step(COMPACT_ROWS_MAX);
@@ -201,7 +242,12 @@ impl Engine {
             }
         }
         self.publish();
-        self.journal.maybe_checkpoint(&self.shared, &self.keyspace, &self.raft, self.applied)
+        if self.unsynced.is_some() || self.failed {
+            // What is applied may be ahead of this disk: a checkpoint must not be ahead of the log.
+            return Ok(());
+        }
+        let members = &self.cluster.members;
+        self.journal.maybe_checkpoint(&self.shared, &self.keyspace, &self.raft, (self.applied, members))
     }
 
     fn take(&mut self, message: Message) -> Result<(), EtcdError> {
@@ -211,13 +257,17 @@ impl Engine {
                     self.shared.pending.fetch_sub(1, Ordering::Relaxed);
                     let _ = reply.send(Err(StoreError::Stopped));
                 } else {
-                    self.propose(data, Waiting { command, physical, reply: Some(reply) });
+                    self.propose(Waiting { command, data, proposed: None, physical, reply: Some(reply) });
                 }
             }
             Message::Renew { id, reply } => {
-                let ttl = self.keyspace.renew(id, self.shared.clock.now()).unwrap_or(0);
-                self.dirty = true;
-                let _ = reply.send(ttl);
+                let renewed = if self.leads() {
+                    self.dirty = true;
+                    Ok(self.keyspace.renew(id, self.shared.clock.now()).unwrap_or(0))
+                } else {
+                    Err(StoreError::NoLeader)
+                };
+                let _ = reply.send(renewed);
             }
             Message::Defragment { reply } => {
                 self.keyspace.defragment();
@@ -227,81 +277,87 @@ impl Engine {
             }
             Message::Checkpointed(done) => {
                 if let Some(index) = self.journal.checkpointed(done)? {
-                    self.raft.step(Input::Truncated(index), &mut Vec::new());
+                    self.step(Input::Truncated(self.forgettable(index)));
                 }
             }
-            Message::Wake => {
-                if self.raft.members().voters.len() > 1 {
-                    let mut out = Vec::new();
-                    self.raft.step(Input::Tick, &mut out);
-                    self.perform(out)?;
-                }
-            }
-            Message::Stop => self.stopping = true,
+            Message::Wake => {}
+            Message::Stop => self.stop(),
+            about_cluster => return self.take_cluster(about_cluster),
         }
         Ok(())
     }
 
-    fn propose(&mut self, data: Bytes, waiting: Waiting) {
+    fn propose(&mut self, waiting: Waiting) {
+        let context = self.fresh_context();
+        self.proposals.push(raft::Proposal { context, data: waiting.data.clone() });
+        self.waiting.insert(context, waiting);
+    }
+
+    fn fresh_context(&mut self) -> u64 {
         let context = self.next_context;
         self.next_context = self.next_context.wrapping_add(1);
-        self.proposals.push(raft::Proposal { context, data });
-        self.waiting.insert(context, waiting);
+        context
     }
 
     /// Revokes leases that have run out: the leader's business, through the log.
     fn expire(&mut self) {
-        if self.failed || self.keyspace.next_expiry().is_none_or(|expiry| expiry > self.shared.clock.now()) {
+        if !self.leads() || self.keyspace.next_expiry().is_none_or(|expiry| expiry > self.shared.clock.now()) {
             return;
         }
         for id in self.keyspace.expired(self.shared.clock.now(), TURN_EXPIRIES_MAX) {
             let command = Command::LeaseRevoke { id };
-            self.propose(convert::encode(&command), Waiting { command, physical: false, reply: None });
+            if self.cluster.expiring.insert(id) {
+                let data = convert::encode(&command);
+                self.propose(Waiting { command, data, proposed: None, physical: false, reply: None });
+            }
         }
     }
 
     /// Does what consensus asks for, until it asks for nothing more.
-    fn perform(&mut self, mut out: Vec<Output>) -> Result<(), EtcdError> {
-        while !out.is_empty() {
+    fn perform(&mut self) -> Result<(), EtcdError> {
+        while !self.out.is_empty() {
             let mut persisted = None;
-            for output in std::mem::take(&mut out) {
+            for output in std::mem::take(&mut self.out) {
                 match output {
                     Output::Persist { term, index, hard_state, entries } => {
+                        self.learn_addresses(&entries);
                         self.journal.append(hard_state, &entries);
                         persisted = Some(Input::Synced { term, index });
                     }
+                    Output::Send { to, message, after_sync } => {
+                        if after_sync && (persisted.is_some() || self.unsynced.is_some()) {
+                            self.held.push((to, message));
+                        } else {
+                            self.send(to, message);
+                        }
+                    }
                     Output::Apply(entries) => self.apply_all(entries)?,
-                    Output::Refused { context, .. } => {
-                        self.shared.metrics.proposals_failed.add(1);
-                        self.answer(context, Err(StoreError::NoLeader));
-                    }
-                    Output::Role { .. } => {
-                        self.shared.metrics.leader_changes.add(1);
-                        self.dirty = true;
-                    }
-                    // There are no other members yet, and reads of the only voter need no round.
-                    Output::Send { .. }
-                    | Output::Restore(_)
-                    | Output::ReadReady { .. }
-                    | Output::SendSnapshot { .. } => {}
+                    Output::Refused { context, reason } => self.refused(context, reason),
+                    Output::Role { role, leader, .. } => self.follow_role(role, leader),
+                    Output::ReadReady { context, index } => self.index_confirmed(context, index),
+                    Output::Restore(_) => self.restore()?,
+                    Output::SendSnapshot { to } => self.send_snapshot(to),
                 }
             }
             if let Some(synced) = persisted {
                 self.unsynced = Some(synced);
-                self.sync(&mut out)?;
             }
+            self.sync()?;
         }
         Ok(())
     }
 
     /// Makes the log durable. While the disk is full, the clients that wait are told so, and each turn tries again.
-    fn sync(&mut self, out: &mut Vec<Output>) -> Result<(), EtcdError> {
+    fn sync(&mut self) -> Result<(), EtcdError> {
         let Some(synced) = self.unsynced.take() else { return Ok(()) };
         let start = self.shared.clock.monotonic();
         match self.journal.sync() {
             Ok(()) => {
                 self.shared.metrics.sync.observe(self.shared.clock.monotonic().saturating_sub(start));
-                self.raft.step(synced, out);
+                for (to, message) in std::mem::take(&mut self.held) {
+                    self.send(to, message);
+                }
+                self.step(synced);
                 Ok(())
             }
             Err(error) if error.is_full() => {
@@ -316,6 +372,7 @@ impl Engine {
 
     /// Tells everybody who waits for a command that its outcome is not known.
     fn give_up_waiting(&mut self, error: &StoreError) {
+        self.cluster.expiring.clear();
         let lost = std::mem::take(&mut self.waiting).into_values().filter_map(|waiting| waiting.reply);
         self.answers.extend(lost.map(|reply| (reply, Err(error.clone()))));
     }
@@ -325,12 +382,19 @@ impl Engine {
         for entry in entries {
             self.applied = entry.index;
             self.dirty = true;
+            self.follow_term(entry.term);
+            if entry.kind == EntryKind::Membership {
+                self.apply_membership(&entry);
+            }
             if entry.kind != EntryKind::Normal {
                 continue;
             }
             self.shared.metrics.proposals_committed.add(1);
             match self.waiting.remove(&entry.context) {
                 Some(waiting) => {
+                    if let Command::LeaseRevoke { id } = &waiting.command {
+                        self.cluster.expiring.remove(id);
+                    }
                     let Applied { answer, changes, batch } = self.keyspace.apply(&waiting.command, now);
                     self.changes.extend(changes);
                     self.journal.view(entry.index, &self.keyspace, batch);
@@ -339,7 +403,8 @@ impl Engine {
                 None => self.replay(&entry, now)?,
             }
         }
-        self.raft.step(Input::Applied(self.applied), &mut Vec::new());
+        self.step(Input::Applied(self.applied));
+        self.read_up_to_applied();
         Ok(())
     }
 
@@ -348,6 +413,9 @@ impl Engine {
         let damaged = || EtcdError::Damaged(format!("log entry {} holds no command", entry.index));
         let proposal = pb::Proposal::decode(entry.data.clone()).map_err(|_| damaged())?;
         let command = convert::command(proposal).map_err(|_| damaged())?;
+        if let Command::LeaseRevoke { id } = &command {
+            self.cluster.expiring.remove(id);
+        }
         let Applied { changes, batch, .. } = self.keyspace.apply(&command, now);
         self.changes.extend(changes);
         self.journal.view(entry.index, &self.keyspace, batch);
@@ -381,7 +449,13 @@ impl Engine {
                 leader: if self.failed { 0 } else { status.leader.unwrap_or(0) },
                 raft_index: status.last_index.0,
                 applied_index: self.applied.0,
+                members: self.cluster.members.clone(),
+                alone: self.is_alone(),
+                learner: self.cluster.members.is_learner(self.shared.member_id),
             });
+        }
+        if std::mem::take(&mut self.cluster.restored) {
+            lock(&self.shared.hub).restored(self.keyspace.state().revision());
         }
         if !self.changes.is_empty() {
             lock(&self.shared.hub).dispatch(&self.changes);
@@ -389,6 +463,9 @@ impl Engine {
         }
         for (reply, answer) in self.answers.drain(..) {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
+            let _ = reply.send(answer);
+        }
+        for (reply, answer) in self.cluster.answers.drain(..) {
             let _ = reply.send(answer);
         }
     }
@@ -400,7 +477,10 @@ impl Engine {
         self.failed = true;
         self.dirty = true;
         self.proposals.clear();
+        self.out.clear();
+        self.held.clear();
         self.give_up_waiting(&StoreError::Stopped);
+        self.give_up_cluster(&StoreError::Stopped);
         self.publish();
     }
 }
