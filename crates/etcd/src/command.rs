@@ -16,7 +16,8 @@ use crate::flags::Flags;
 use crate::journal::Storage;
 use crate::members::address;
 use crate::peers::{Joined, PeerNetwork, inquire};
-use crate::{EtcdError, Member, MemberConfig};
+use crate::restore::{self, Restore};
+use crate::{EtcdError, Member, MemberConfig, member};
 
 /// etcd's longest election time-out.
 const ELECTION_MILLISECONDS_MAX: i64 = 50_000;
@@ -52,6 +53,10 @@ pub fn command(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Res
     check_cluster(&flags)?;
     if flags.given("listen-client-urls") && !flags.given("advertise-client-urls") {
         return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned());
+    }
+    let (bump, mark) = (flags.number("bump-revision"), flags.is_set("mark-compacted"));
+    if bump < 0 || (bump > 0) != mark {
+        return Err("--mark-compacted required if --revision-bump > 0".to_owned());
     }
     Ok(Command::Run(Box::new(flags)))
 }
@@ -132,16 +137,16 @@ pub async fn run_command(
     for name in &flags.ignored {
         tracing::warn!(target: "etcd", flag = name, "this flag has no effect here");
     }
+    let data_dir = data_dir(&flags);
+    if flags.given("restore") {
+        return restore(&flags, &data_dir, clock, entropy);
+    }
     let (tls, (peer_server, peer_client)) = (tls(&flags)?, peer_tls(&flags)?);
     let listeners = listen(&flags, "listen-client-urls").await?;
     let peer_listeners = listen(&flags, "listen-peer-urls").await?;
     if peer_listeners.iter().any(|(_, wants_tls)| !wants_tls) {
         tracing::warn!(target: "etcd", "the scheme of a peer url is http: members talk in the clear there");
     }
-    let data_dir = match flags.text("data-dir") {
-        "" => PathBuf::from(format!("{}.etcd", flags.text("name"))),
-        dir => PathBuf::from(dir),
-    };
     let network = PeerNetwork { runtime: tokio::runtime::Handle::current(), tls: peer_client, source: None };
     let joined = join(&flags, &data_dir, &network).await?;
     let (member, _lock) = start(&flags, &data_dir, (clock, entropy), network, joined)?;
@@ -197,13 +202,31 @@ async fn join(flags: &Flags, data_dir: &Path, network: &PeerNetwork) -> Result<O
     inquire(network, flags.text("name"), &own, &others).await.map(Some)
 }
 
-fn start(
-    flags: &Flags,
-    data_dir: &Path,
-    (clock, entropy): (Clock, Entropy),
-    network: PeerNetwork,
-    joined: Option<Joined>,
-) -> Result<(Member, DataDir), EtcdError> {
+fn data_dir(flags: &Flags) -> PathBuf {
+    match flags.text("data-dir") {
+        "" => PathBuf::from(format!("{}.etcd", flags.text("name"))),
+        dir => PathBuf::from(dir),
+    }
+}
+
+/// Makes a data directory from a snapshot; a member can then be started on it with the same flags, but for this one.
+fn restore(flags: &Flags, data_dir: &Path, clock: Clock, entropy: Entropy) -> Result<(), EtcdError> {
+    let restore = Restore {
+        file: PathBuf::from(flags.text("restore")),
+        skip_hash_check: flags.is_set("skip-hash-check"),
+        bump_revision: flags.number("bump-revision"),
+    };
+    restore::check_empty(data_dir)?;
+    let keyspace = restore.read(clock.now())?;
+    let (store, _lock) = open_storage(flags, data_dir, &entropy)?;
+    let beginning = member::beginning(&config(flags, None, clock, entropy.clone())?)?;
+    restore::install(&store, &entropy, &beginning, &keyspace)?;
+    let (revision, keys) = (keyspace.state().revision(), keyspace.state().keys_total());
+    tracing::info!(target: "etcd", data_dir = %data_dir.display(), revision, keys, "restored a snapshot");
+    Ok(())
+}
+
+fn open_storage(flags: &Flags, data_dir: &Path, entropy: &Entropy) -> Result<(Storage, DataDir), EtcdError> {
     let platform_dir = match flags.text("platform-dir") {
         "" => data_dir.join("platform"),
         dir => PathBuf::from(dir),
@@ -222,19 +245,33 @@ fn start(
         key: dir.data_key().clone(),
         view: flags.is_set("view"),
     };
+    Ok((store, dir))
+}
+
+fn start(
+    flags: &Flags,
+    data_dir: &Path,
+    (clock, entropy): (Clock, Entropy),
+    network: PeerNetwork,
+    joined: Option<Joined>,
+) -> Result<(Member, DataDir), EtcdError> {
+    let (store, dir) = open_storage(flags, data_dir, &entropy)?;
+    let config = config(flags, Some(store), clock, entropy)?;
+    Ok((Member::start(MemberConfig { joined, peers: Some(network), ..config })?, dir))
+}
+
+fn config(flags: &Flags, storage: Option<Storage>, clock: Clock, entropy: Entropy) -> Result<MemberConfig, EtcdError> {
     let progress = if flags.given("experimental-watch-progress-notify-interval") {
         "experimental-watch-progress-notify-interval"
     } else {
         "watch-progress-notify-interval"
     };
-    let config = MemberConfig {
-        storage: Some(store),
+    Ok(MemberConfig {
+        storage,
         cluster_token: flags.text("initial-cluster-token").to_owned(),
         client_urls: flags.list("advertise-client-urls"),
         peer_urls: flags.list("initial-advertise-peer-urls"),
         initial_cluster: initial_cluster(flags).map_err(EtcdError::Join)?,
-        joined,
-        peers: Some(network),
         heartbeat_interval: milliseconds(flags, "heartbeat-interval"),
         pre_vote: flags.is_set("pre-vote"),
         strict_reconfiguration: flags.is_set("strict-reconfig-check"),
@@ -245,8 +282,7 @@ fn start(
         election_timeout: milliseconds(flags, "election-timeout"),
         watch_progress_interval: flags.duration(progress).max(std::time::Duration::from_millis(100)),
         ..MemberConfig::new(flags.text("name"), clock, entropy)
-    };
-    Ok((Member::start(config)?, dir))
+    })
 }
 
 fn milliseconds(flags: &Flags, name: &str) -> std::time::Duration {

@@ -86,6 +86,9 @@ pub enum EtcdError {
     /// The stored state contradicts itself.
     #[error("{0}")]
     Damaged(String),
+    /// A snapshot cannot be restored, or not there.
+    #[error("{0}")]
+    Snapshot(String),
     /// A remote etcd's address or TLS settings are not usable.
     #[error("connecting to etcd at {endpoint}")]
     Connect {

@@ -16,13 +16,18 @@ enum Kind {
 /// A flag: name, kind, default, and whether it does something here.
 struct Flag(&'static str, Kind, &'static str, bool);
 
-/// Every flag of etcd 3.6 that programs are known to pass, and our own `--platform-dir` and `--view`.
+/// Every flag of etcd 3.6 that programs are known to pass, our own `--platform-dir` and `--view`, and
+/// `--restore` with what `etcdutl snapshot restore` takes.
 #[rustfmt::skip]
 const FLAGS: &[Flag] = &[
     Flag("name", Kind::Text, "default", true),
     Flag("data-dir", Kind::Text, "", true),
     Flag("platform-dir", Kind::Text, "", true),
     Flag("view", Kind::Bool, "true", true),
+    Flag("restore", Kind::Text, "", true),
+    Flag("skip-hash-check", Kind::Bool, "false", true),
+    Flag("bump-revision", Kind::Number, "0", true),
+    Flag("mark-compacted", Kind::Bool, "false", true),
     Flag("wal-dir", Kind::Text, "", false),
     Flag("snapshot-count", Kind::Number, "10000", true),
     Flag("heartbeat-interval", Kind::Number, "100", true),

@@ -4,6 +4,7 @@ mod cluster;
 mod kv;
 mod lease;
 mod maintenance;
+mod snapshot;
 mod watch;
 
 use mvcc::MvccError;

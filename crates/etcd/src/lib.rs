@@ -1,10 +1,12 @@
 //! An etcd member: drives consensus and keyspace over a log, serves etcd's v3 API, and the `Store` door on either a
 //! member in this process or any etcd over gRPC.
 
+mod bolt;
 mod checkpoint;
 mod command;
 mod connector;
 mod convert;
+mod database;
 mod engine;
 mod error;
 mod flags;
@@ -20,6 +22,7 @@ mod peers;
 mod proto;
 mod recovery;
 mod remote;
+mod restore;
 mod serve;
 mod shared;
 mod store;

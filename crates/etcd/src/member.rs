@@ -198,7 +198,7 @@ fn volatile(beginning: &Beginning) -> Recovered {
 }
 
 /// What a member with an empty disk begins with.
-fn beginning(config: &MemberConfig) -> Result<Beginning, EtcdError> {
+pub(crate) fn beginning(config: &MemberConfig) -> Result<Beginning, EtcdError> {
     if let Some(Joined { cluster_id, member_id, members }) = config.joined.clone() {
         return Ok(Beginning { cluster_id, member_id, first: Members::default(), known: members });
     }

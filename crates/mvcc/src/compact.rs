@@ -44,6 +44,7 @@ impl Keyspace {
             let RowRevision { main, sub } = last.revision();
             self.compaction = Some(Compaction { target, next: RowRevision { main, sub: sub + 1 } });
         }
+        self.state.compacting = self.compaction.is_some();
         batch
     }
 

@@ -80,11 +80,7 @@ impl Keyspace {
 
     /// What to store beside the rows.
     pub fn marks(&self) -> Marks {
-        Marks {
-            revision: self.state.revision,
-            compacted: self.state.compacted,
-            compaction_finished: self.compaction.is_none(),
-        }
+        self.state.marks()
     }
 
     /// Applies a command. Deterministic but for lease times, which are local to the member.
@@ -145,6 +141,7 @@ impl Keyspace {
         keyspace.attach_all();
         keyspace.state.shrink();
         if !marks.compaction_finished {
+            keyspace.state.compacting = true;
             keyspace.compaction = Some(Compaction::new(marks.compacted));
         }
         Ok(keyspace)
@@ -245,6 +242,7 @@ impl Write<'_> {
             return Err(MvccError::FutureRevision);
         }
         state.compacted = revision;
+        state.compacting = true;
         self.keyspace.compaction = Some(Compaction::new(revision));
         Ok(Response::Done { revision: self.keyspace.state.revision })
     }

@@ -52,8 +52,11 @@ impl Row {
         row_key(self.revision(), self.tombstone)
     }
 
-    /// Its value on disk: `mvccpb.KeyValue`, of which a tombstone fills only the key.
+    /// Its value on disk: `mvccpb.KeyValue`, of which a tombstone fills only the key, and a version of no key nothing.
     pub fn disk_value(&self) -> Vec<u8> {
+        if self.kv.key.is_empty() {
+            return Vec::new();
+        }
         let mut out = Vec::with_capacity(self.kv.key.len() + self.kv.value.len() + 48);
         write_bytes(&mut out, 1, &self.kv.key);
         if !self.tombstone {
@@ -66,14 +69,16 @@ impl Row {
         out
     }
 
-    /// Reads both parts back.
+    /// Reads both parts back. A version of no key is what `etcdutl snapshot restore --bump-revision` leaves: nobody can
+    /// read it, but it counts in checksums.
     ///
     /// # Errors
     /// When they are not what [`Row::disk_key`] and [`Row::disk_value`] write.
     pub fn from_disk(key: &[u8], value: &[u8]) -> Result<Self, BadRow> {
         let (revision, tombstone) = read_row_key(key).ok_or(BadRow)?;
         let mut kv = read_key_value(value).ok_or(BadRow)?;
-        if kv.key.is_empty() || (!tombstone && kv.mod_revision != revision.main) {
+        let of_no_key = value.is_empty() && !tombstone;
+        if (kv.key.is_empty() && !of_no_key) || (!of_no_key && !tombstone && kv.mod_revision != revision.main) {
             return Err(BadRow);
         }
         kv.mod_revision = revision.main;
@@ -209,6 +214,14 @@ fn read_key_value(mut input: &[u8]) -> Option<KeyValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_of_no_key_is_kept_as_it_is() {
+        let key = row_key(RowRevision { main: 7, sub: 0 }, false);
+        let row = Row::from_disk(&key, &[]).expect("a row");
+        assert_eq!((row.revision().main, row.disk_key(), row.disk_value()), (7, key, Vec::new()));
+        assert_eq!(Row::from_disk(&row_key(RowRevision { main: 7, sub: 0 }, true), &[]), Err(BadRow));
+    }
 
     fn row(key: &str, value: &str, tombstone: bool) -> Row {
         let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());

@@ -9,7 +9,7 @@ use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::lease::Lease;
 use crate::row::{Change, Changes, Row, RowRevision};
-use crate::{Alarm, AlarmKind, Event, MvccError};
+use crate::{Alarm, AlarmKind, Event, Marks, MvccError};
 
 /// Bytes in use of a database like etcd's before anything is stored (it reports 20 KiB, 16 KiB of it in use).
 const EMPTY_SIZE_BYTES: i64 = 12_300;
@@ -77,6 +77,8 @@ pub struct Snapshot {
     pub(crate) alarms: OrdSet<Alarm>,
     pub(crate) revision: i64,
     pub(crate) compacted: i64,
+    /// Whether rows are still to be dropped.
+    pub(crate) compacting: bool,
     pub(crate) size_in_use: i64,
     pub(crate) size: i64,
 }
@@ -99,6 +101,7 @@ impl Snapshot {
             alarms: OrdSet::new(),
             revision: 1,
             compacted: -1,
+            compacting: false,
             size_in_use: EMPTY_SIZE_BYTES,
             size: 5 * PAGE_BYTES,
         }
@@ -112,6 +115,11 @@ impl Snapshot {
     /// The revision of the last compaction; -1 when there was none.
     pub fn compacted(&self) -> i64 {
         self.compacted
+    }
+
+    /// What to store beside the rows.
+    pub fn marks(&self) -> Marks {
+        Marks { revision: self.revision, compacted: self.compacted, compaction_finished: !self.compacting }
     }
 
     /// Bytes a database like etcd's would take.

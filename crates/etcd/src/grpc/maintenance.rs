@@ -4,11 +4,9 @@ use mvcc::{Alarm, AlarmKind};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Api, status};
+use super::{Api, snapshot, status};
+use crate::database::STORAGE_VERSION;
 use crate::{convert, proto as pb};
-
-/// The storage version etcd 3.6 states.
-const STORAGE_VERSION: &str = "3.6.0";
 
 impl Api {
     fn status_response(&self) -> pb::StatusResponse {
@@ -87,9 +85,10 @@ impl pb::maintenance_server::Maintenance for Api {
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
         self.check(&request)?;
-        let snapshot = self.store.shared.published().snapshot.clone();
-        let hash = blocking(move || snapshot.hash_kv(0)).await?;
-        Ok(Response::new(pb::HashResponse { header: self.header(hash.revision), hash: hash.hash }))
+        let database = self.database();
+        let revision = database.snapshot.revision();
+        let hash = blocking(move || Ok(database.hash())).await?;
+        Ok(Response::new(pb::HashResponse { header: self.header(revision), hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
@@ -105,8 +104,9 @@ impl pb::maintenance_server::Maintenance for Api {
         }))
     }
 
-    async fn snapshot(&self, _request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented("snapshots in etcd's file format are not implemented"))
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(snapshot::send(self.database())))
     }
 
     async fn move_leader(
