@@ -73,6 +73,9 @@ pub(crate) fn recover(
     let opened = Log::open(store.disk.clone(), &store.dir.join("log"), store.key.clone(), entropy.clone());
     let (mut log, records) = opened.map_err(|error| storage("opening the log", error))?;
     let content = read(records)?;
+    if content.bootstrap.is_none() {
+        refuse_lost_log(&store)?;
+    }
     let restored = match checkpoint::read(&store, now) {
         Ok(restored) => restored,
         Err(error) => match from_view(&store, entropy, &content, now) {
@@ -136,6 +139,22 @@ fn write_first(log: &mut Log, hard_state: HardState, entries: &[Entry]) {
     bytes.clear();
     hard_state.encode(&mut bytes);
     log.append(RECORD_HARD_STATE, &bytes);
+}
+
+/// A log without content is a new member's only if there is nothing that came from one: what was acknowledged since the
+/// checkpoint would be lost in silence.
+fn refuse_lost_log(store: &Storage) -> Result<(), EtcdError> {
+    let names = store.disk.list(&store.dir).unwrap_or_default();
+    let Some(left) = ["checkpoint", "view"].iter().find(|left| names.iter().any(|name| name == *left)) else {
+        return Ok(());
+    };
+    let (log, left) = (store.dir.join("log"), store.dir.join(left));
+    Err(EtcdError::Damaged(format!(
+        "{} is empty or gone, but {} is there: the log was lost, and with it what was acknowledged last; restore the \
+         directory from a snapshot, or let the member join its cluster anew",
+        log.display(),
+        left.display()
+    )))
 }
 
 /// The view helps only if the log goes on where it ends.
