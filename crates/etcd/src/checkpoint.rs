@@ -6,15 +6,16 @@ use disk::{CheckpointWriter, DiskError, Record};
 use mvcc::{Alarm, AlarmKind, Keyspace, Marks, Row, Snapshot};
 use raft::{LogIndex, Membership, Term};
 
-use crate::EtcdError;
 use crate::error::storage;
 use crate::journal::Storage;
 use crate::members::Members;
+use crate::{EtcdError, convert};
 
 const RECORD_POSITION: u8 = 1;
 const RECORD_ROW: u8 = 2;
 const RECORD_LEASE: u8 = 3;
 const RECORD_ALARM: u8 = 4;
+const RECORD_AUTH: u8 = 5;
 
 /// Where in the log a state stands, and what its rows do not tell.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,6 +102,14 @@ pub(crate) fn records<E>(
     for alarm in snapshot.alarms() {
         put(RECORD_ALARM, &encode_alarm(alarm))?;
     }
+    for stored in snapshot.auth().records() {
+        let (key, value) = convert::store_record(&stored);
+        record.clear();
+        record.put_u32_le(u32::try_from(key.len()).unwrap_or(u32::MAX));
+        record.put_slice(&key);
+        record.put_slice(&value.unwrap_or_default());
+        put(RECORD_AUTH, &record)?;
+    }
     Ok(())
 }
 
@@ -154,6 +163,7 @@ pub(crate) struct Restorer {
     rows: Vec<Row>,
     leases: Vec<(i64, i64)>,
     alarms: Vec<Alarm>,
+    auth: Vec<mvcc::AuthRecord>,
 }
 
 impl Restorer {
@@ -168,6 +178,11 @@ impl Restorer {
             }
             RECORD_LEASE => self.leases.push((bytes.try_get_i64_le().ok()?, bytes.try_get_i64_le().ok()?)),
             RECORD_ALARM => self.alarms.push(decode_alarm(&mut bytes)?),
+            RECORD_AUTH => {
+                let length = usize::try_from(bytes.try_get_u32_le().ok()?).ok()?;
+                let (key, value) = bytes.split_at_checked(length)?;
+                self.auth.push(convert::load_record(key, value)?);
+            }
             _ => return None,
         }
         Some(())
@@ -176,7 +191,8 @@ impl Restorer {
     /// The state; nothing when the records contradict one another.
     pub(crate) fn finish(self, now: Timestamp) -> Option<Restored> {
         let position = self.position?;
-        let keyspace = Keyspace::restore(self.rows, self.leases, self.alarms, position.marks, now).ok()?;
+        let mut keyspace = Keyspace::restore(self.rows, self.leases, self.alarms, position.marks, now).ok()?;
+        keyspace.restore_auth(self.auth);
         Some(Restored { position, keyspace })
     }
 }

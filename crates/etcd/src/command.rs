@@ -281,6 +281,9 @@ fn config(flags: &Flags, storage: Option<Storage>, clock: Clock, entropy: Entrop
         snapshot_count: u64::try_from(flags.number("snapshot-count")).unwrap_or(0).max(1),
         election_timeout: milliseconds(flags, "election-timeout"),
         watch_progress_interval: flags.duration(progress).max(std::time::Duration::from_millis(100)),
+        auth_token: flags.text("auth-token").to_owned(),
+        auth_token_ttl: std::time::Duration::from_secs(u64::try_from(flags.number("auth-token-ttl")).unwrap_or(0)),
+        bcrypt_cost: u32::try_from(flags.number("bcrypt-cost")).unwrap_or(0),
         ..MemberConfig::new(flags.text("name"), clock, entropy)
     })
 }

@@ -1,15 +1,19 @@
 //! Between wire messages and the keyspace's own types. Byte strings are shared, not copied.
 
+mod auth;
+
 use bytes::Bytes;
 use mvcc::{
-    Alarm, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, DeleteRangeResponse, Event,
-    EventKind, KeyValue, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseOp, SortOrder,
+    Alarm, AlarmKind, Caller, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, DeleteRangeResponse,
+    Event, EventKind, KeyValue, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseOp, SortOrder,
     SortTarget, TxnRequest, TxnResponse,
 };
 
 use prost::Message as _;
 
 use crate::proto as pb;
+
+pub(crate) use auth::{load_record, store_record};
 
 /// The wire said something our types cannot say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -362,12 +366,12 @@ pub(crate) fn alarm(member: pb::AlarmMember) -> Option<Alarm> {
     Some(Alarm { member: member.member_id, kind })
 }
 
-/// The bytes of a command in the log.
-pub(crate) fn encode(command: &Command) -> Bytes {
-    Bytes::from(proposal(command).encode_to_vec())
+/// The bytes of a command in the log, and of who asks for it.
+pub(crate) fn encode(caller: &Caller, command: &Command) -> Bytes {
+    Bytes::from(proposal(caller, command).encode_to_vec())
 }
 
-fn proposal(command: &Command) -> pb::Proposal {
+fn proposal(caller: &Caller, command: &Command) -> pb::Proposal {
     use pb::proposal::Command as Wire;
     let command = match command.clone() {
         Command::Put(put) => Wire::Put(put.into()),
@@ -378,14 +382,17 @@ fn proposal(command: &Command) -> pb::Proposal {
         Command::LeaseRevoke { id } => Wire::LeaseRevoke(id),
         Command::AlarmRaise(alarm) => Wire::AlarmRaise(alarm.into()),
         Command::AlarmClear(alarm) => Wire::AlarmClear(alarm.into()),
+        Command::Auth(command) => Wire::Auth(command.into()),
     };
-    pb::Proposal { command: Some(command) }
+    let (caller, member) = auth::write_caller(caller);
+    pb::Proposal { command: Some(command), caller, member }
 }
 
-/// Reads a command back from the log.
-pub(crate) fn command(proposal: pb::Proposal) -> Result<Command, BadRequest> {
+/// Reads a command back from the log, and who asked for it.
+pub(crate) fn command(proposal: pb::Proposal) -> Result<(Caller, Command), BadRequest> {
     use pb::proposal::Command as Wire;
-    Ok(match proposal.command.ok_or(BadRequest::Command)? {
+    let caller = auth::read_caller(proposal.caller, proposal.member);
+    let command = match proposal.command.ok_or(BadRequest::Command)? {
         Wire::Put(put) => Command::Put(put.into()),
         Wire::DeleteRange(delete) => Command::DeleteRange(delete.into()),
         Wire::Txn(txn) => Command::Txn(txn.try_into()?),
@@ -394,5 +401,7 @@ pub(crate) fn command(proposal: pb::Proposal) -> Result<Command, BadRequest> {
         Wire::LeaseRevoke(id) => Command::LeaseRevoke { id },
         Wire::AlarmRaise(member) => Command::AlarmRaise(alarm(member).ok_or(BadRequest::Command)?),
         Wire::AlarmClear(member) => Command::AlarmClear(alarm(member).ok_or(BadRequest::Command)?),
-    })
+        Wire::Auth(command) => Command::Auth(command.try_into()?),
+    };
+    Ok((caller, command))
 }

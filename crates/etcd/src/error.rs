@@ -104,6 +104,9 @@ pub enum EtcdError {
     /// The member was removed from its cluster.
     #[error("the member has been permanently removed from the cluster; its data directory is of no use any more")]
     Removed,
+    /// The options or keys of authentication tokens are not usable.
+    #[error("{0}")]
+    AuthToken(String),
     /// A listener failed.
     #[error("serving etcd clients")]
     Serve(#[source] std::io::Error),

@@ -88,9 +88,9 @@ const FLAGS: &[Flag] = &[
     Flag("host-whitelist", Kind::Text, "*", false),
     Flag("tls-min-version", Kind::Text, "TLS1.2", false),
     Flag("tls-max-version", Kind::Text, "", false),
-    Flag("auth-token", Kind::Text, "simple", false),
-    Flag("bcrypt-cost", Kind::Number, "10", false),
-    Flag("auth-token-ttl", Kind::Number, "300", false),
+    Flag("auth-token", Kind::Text, "simple", true),
+    Flag("bcrypt-cost", Kind::Number, "10", true),
+    Flag("auth-token-ttl", Kind::Number, "300", true),
     Flag("enable-pprof", Kind::Bool, "false", false),
     Flag("metrics", Kind::Text, "basic", false),
     Flag("logger", Kind::Text, "zap", false),
@@ -229,7 +229,7 @@ fn bool_of(value: &str) -> Option<bool> {
 }
 
 /// Go's durations without a sign: numbers with units, largest first or not.
-fn duration_of(value: &str) -> Option<std::time::Duration> {
+pub(crate) fn duration_of(value: &str) -> Option<std::time::Duration> {
     let mut rest = value;
     let mut seconds = 0.0;
     if rest.is_empty() {

@@ -1,5 +1,6 @@
 //! etcd's gRPC services on a member in this process.
 
+mod auth;
 mod cluster;
 mod kv;
 mod lease;
@@ -7,20 +8,45 @@ mod maintenance;
 mod snapshot;
 mod watch;
 
-use mvcc::MvccError;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use mvcc::{AuthError, MvccError};
 use tonic::{Code, Status};
 
+use crate::auth::Credentials;
 use crate::convert::BadRequest;
+use crate::local::Who;
 use crate::members::MemberError;
 use crate::{LocalStore, StoreError, proto as pb};
 
 /// Implements every service; cloned for each connection.
 #[derive(Clone)]
 pub(crate) struct Api {
+    /// Asks for a client of whom nothing is known: see [`Api::client`].
     pub(crate) store: LocalStore,
 }
 
 impl Api {
+    pub(crate) fn new(store: &LocalStore) -> Self {
+        Self { store: LocalStore { shared: store.shared.clone(), who: Who::Client(None) } }
+    }
+
+    /// The store as the client of a request may use it. While nobody is asked who they are, nothing is looked at.
+    fn client<T>(&self, request: &tonic::Request<T>) -> Cow<'_, LocalStore> {
+        if self.store.shared.auth.is_enabled() {
+            Cow::Owned(self.client_of_stream(request))
+        } else {
+            Cow::Borrowed(&self.store)
+        }
+    }
+
+    /// As [`Api::client`], for requests that go on: authentication may be enabled while they do.
+    fn client_of_stream<T>(&self, request: &tonic::Request<T>) -> LocalStore {
+        let who = Who::Client(Some(Arc::new(Credentials::of(request))));
+        LocalStore { shared: self.store.shared.clone(), who }
+    }
+
     /// The header of an answer.
     fn header(&self, revision: i64) -> Option<pb::ResponseHeader> {
         let shared = &self.store.shared;
@@ -60,6 +86,7 @@ pub(crate) fn status(error: StoreError) -> Status {
             | MvccError::LeaseProvided
             | MvccError::TooManyOps
             | MvccError::DuplicateKey => Code::InvalidArgument,
+            MvccError::Auth(refusal) => auth_code(*refusal),
         },
         StoreError::TooLarge => Code::InvalidArgument,
         StoreError::TooManyRequests => Code::ResourceExhausted,
@@ -86,6 +113,30 @@ pub(crate) fn status(error: StoreError) -> Status {
         StoreError::Remote { code, .. } => Code::from(*code),
     };
     Status::new(code, error.to_string())
+}
+
+fn auth_code(error: AuthError) -> Code {
+    match error {
+        AuthError::RootUserNotExist
+        | AuthError::RootRoleNotExist
+        | AuthError::UserAlreadyExist
+        | AuthError::UserNotFound
+        | AuthError::RoleAlreadyExist
+        | AuthError::RoleNotFound
+        | AuthError::RoleNotGranted
+        | AuthError::PermissionNotGranted
+        | AuthError::NotEnabled => Code::FailedPrecondition,
+        AuthError::UserEmpty
+        | AuthError::RoleEmpty
+        | AuthError::AuthFailed
+        | AuthError::PermissionNotGiven
+        | AuthError::OldRevision
+        | AuthError::InvalidManagement => Code::InvalidArgument,
+        AuthError::PermissionDenied => Code::PermissionDenied,
+        AuthError::InvalidToken => Code::Unauthenticated,
+        // etcd has no code for these.
+        AuthError::NoPasswordUser | AuthError::PasswordTooLong | AuthError::VerifyOnly => Code::Unknown,
+    }
 }
 
 fn bad_request(error: BadRequest) -> Status {

@@ -1,6 +1,7 @@
 //! An etcd member: drives consensus and keyspace over a log, serves etcd's v3 API, and the `Store` door on either a
 //! member in this process or any etcd over gRPC.
 
+mod auth;
 mod bolt;
 mod checkpoint;
 mod command;

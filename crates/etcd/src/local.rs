@@ -5,17 +5,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mvcc::{
-    Alarm, AlarmKind, Command, DeleteRangeRequest, DeleteRangeResponse, LEASE_TTL_MAX, MvccError, PutRequest,
-    PutResponse, RangeRequest, RangeResponse, RequestOp, Response, TxnRequest, TxnResponse, check_delete_range,
-    check_put, check_range, check_txn,
+    Alarm, AlarmKind, AuthError, Caller, Command, DeleteRangeRequest, DeleteRangeResponse, LEASE_TTL_MAX, MvccError,
+    PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, Response, TxnRequest, TxnResponse,
+    check_delete_range, check_put, check_range, check_txn,
 };
 use tokio::sync::oneshot;
 
 use crate::StoreError;
+use crate::auth::Credentials;
 use crate::hub::{Cursor, Ready, Taken};
 use crate::members::{Change, MemberError, address, member_id};
 use crate::proto as pb;
-use crate::shared::{Message, PENDING_MAX, Shared};
+use crate::shared::{Message, PENDING_MAX, Published, Shared};
 use crate::store::{LeaseGranted, LeaseTimeToLive, StoreStatus, WatchBatch, WatchRequest};
 use pb::member_change::Kind;
 
@@ -28,6 +29,16 @@ const ROW_OVERHEAD_BYTES: i64 = 256;
 #[derive(Clone)]
 pub struct LocalStore {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) who: Who,
+}
+
+/// For whom a handle asks.
+#[derive(Clone)]
+pub(crate) enum Who {
+    /// The member itself and what runs in its process: may do everything.
+    Member,
+    /// A client, and what it shows when it is asked who it is.
+    Client(Option<Arc<Credentials>>),
 }
 
 impl LocalStore {
@@ -51,12 +62,53 @@ impl LocalStore {
         patiently(answer).await
     }
 
+    /// Who asks, as of now.
+    async fn caller(&self) -> Result<Caller, StoreError> {
+        match &self.who {
+            Who::Member => Ok(Caller::Member),
+            Who::Client(None) => Ok(Caller::Anonymous),
+            Who::Client(Some(credentials)) => {
+                let caller = self.shared.auth.identify(&self.shared, credentials).await;
+                caller.map_err(|error| StoreError::Refused(error.into()))
+            }
+        }
+    }
+
+    /// The state to read from, if whoever asks may.
+    pub(crate) async fn permit(
+        &self,
+        permit: impl FnOnce(&mvcc::Snapshot, &Caller) -> Result<(), AuthError>,
+    ) -> Result<Arc<Published>, StoreError> {
+        let published = self.shared.published();
+        if matches!(self.who, Who::Member) || !published.snapshot.auth().is_enabled() {
+            return Ok(published);
+        }
+        let caller = self.caller().await?;
+        let published = self.shared.published();
+        permit(&published.snapshot, &caller).map_err(|error| StoreError::Refused(error.into()))?;
+        Ok(published)
+    }
+
+    /// Refuses whoever may not manage the cluster.
+    pub(crate) async fn permit_admin(&self) -> Result<(), StoreError> {
+        self.permit(|snapshot, caller| snapshot.auth().permit_admin(caller)).await.map(drop)
+    }
+
+    /// Refuses whoever does not say who it is.
+    pub(crate) async fn permit_named(&self) -> Result<(), StoreError> {
+        self.permit(|snapshot, caller| snapshot.auth().permit_named(caller)).await.map(drop)
+    }
+
     /// Reads keys.
     pub(crate) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
         check_range(&request)?;
         self.linearize(request.serializable).await?;
         self.shared.metrics.ranges.add(1);
-        Ok(self.shared.published().snapshot.range(&request)?)
+        let permit = |snapshot: &mvcc::Snapshot, caller: &Caller| {
+            snapshot.auth().permit_read(caller, &request.key, &request.range_end)?;
+            snapshot.auth().permit_current(caller)
+        };
+        Ok(self.permit(permit).await?.snapshot.range(&request)?)
     }
 
     pub(crate) async fn put(&self, request: PutRequest) -> Result<PutResponse, StoreError> {
@@ -83,7 +135,11 @@ impl LocalStore {
         self.shared.metrics.txns.add(1);
         if request.is_read_only() {
             self.linearize(request.is_serializable()).await?;
-            return Ok(self.shared.published().snapshot.read_txn(&request)?);
+            let permit = |snapshot: &mvcc::Snapshot, caller: &Caller| {
+                snapshot.permit_txn(caller, &request)?;
+                snapshot.auth().permit_current(caller)
+            };
+            return Ok(self.permit(permit).await?.snapshot.read_txn(&request)?);
         }
         let (bytes, rows) = cost(&request);
         if rows > 0 {
@@ -96,14 +152,16 @@ impl LocalStore {
     }
 
     pub(crate) async fn compact(&self, revision: i64, physical: bool) -> Result<i64, StoreError> {
+        self.permit_admin().await?;
         done(self.propose_with(Command::Compact(revision), physical).await?)
     }
 
     pub(crate) async fn lease_grant(&self, ttl: i64, id: i64) -> Result<LeaseGranted, StoreError> {
+        self.check_quota(0, 1)?;
+        self.permit_named().await?;
         if ttl > LEASE_TTL_MAX {
             return Err(MvccError::LeaseTtlTooLarge.into());
         }
-        self.check_quota(0, 1)?;
         let ttl = ttl.max(self.shared.limits.lease_ttl_min);
         let id = if id == 0 { self.fresh_lease_id() } else { id };
         let revision = done(self.propose(Command::LeaseGrant { id, ttl }).await?)?;
@@ -111,10 +169,16 @@ impl LocalStore {
     }
 
     pub(crate) async fn lease_revoke(&self, id: i64) -> Result<i64, StoreError> {
+        self.permit_named().await?;
         done(self.propose(Command::LeaseRevoke { id }).await?)
     }
 
     pub(crate) async fn lease_keep_alive(&self, id: i64) -> Result<i64, StoreError> {
+        self.permit(|snapshot, caller| {
+            snapshot.auth().permit_named(caller)?;
+            snapshot.permit_lease_write(caller, id)
+        })
+        .await?;
         match self.ask_leader(|| pb::peer_request::Ask::Renew(id)).await? {
             None => self.renew_here(id).await,
             Some(pb::peer_reply::Answer::Renewed(ttl)) => Ok(ttl),
@@ -130,6 +194,11 @@ impl LocalStore {
     }
 
     pub(crate) async fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<LeaseTimeToLive, StoreError> {
+        let permit = |snapshot: &mvcc::Snapshot, caller: &Caller| {
+            snapshot.auth().permit_named(caller)?;
+            if keys { snapshot.permit_lease_read(caller, id) } else { Ok(()) }
+        };
+        self.permit(permit).await?;
         let ask = || pb::peer_request::Ask::TimeToLive(pb::LeaseTimeToLiveRequest { id, keys });
         match self.ask_leader(ask).await? {
             None => self.time_to_live_here(id, keys),
@@ -251,7 +320,11 @@ impl LocalStore {
     }
 
     pub(crate) async fn leases(&self) -> Result<Vec<i64>, StoreError> {
-        Ok(self.shared.published().snapshot.lease_ids())
+        let permit = |snapshot: &mvcc::Snapshot, caller: &Caller| {
+            snapshot.auth().permit_named(caller)?;
+            snapshot.lease_ids().into_iter().try_for_each(|id| snapshot.permit_lease_read(caller, id))
+        };
+        Ok(self.permit(permit).await?.snapshot.lease_ids())
     }
 
     /// Raises or clears an alarm; returns the alarms that changed.
@@ -301,15 +374,24 @@ impl LocalStore {
         }
     }
 
-    async fn propose(&self, command: Command) -> Result<Response, StoreError> {
+    pub(crate) async fn propose(&self, command: Command) -> Result<Response, StoreError> {
         self.propose_with(command, false).await
     }
 
     async fn propose_with(&self, command: Command, physical: bool) -> Result<Response, StoreError> {
+        self.propose_for(self.caller().await?, command, physical).await
+    }
+
+    pub(crate) async fn propose_for(
+        &self,
+        caller: Caller,
+        command: Command,
+        physical: bool,
+    ) -> Result<Response, StoreError> {
         if self.shared.published().learner {
             return Err(StoreError::Learner);
         }
-        let data = crate::convert::encode(&command);
+        let data = crate::convert::encode(&caller, &command);
         if data.len() > self.shared.limits.request_bytes_max {
             return Err(StoreError::TooLarge);
         }
@@ -318,7 +400,7 @@ impl LocalStore {
             return Err(StoreError::TooManyRequests);
         }
         let (reply, answer) = oneshot::channel();
-        self.shared.send(Message::Propose { command, data, physical, reply })?;
+        self.shared.send(Message::Propose { caller, command, data, physical, reply })?;
         match tokio::time::timeout(PROPOSAL_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(StoreError::Stopped),
@@ -337,9 +419,9 @@ impl LocalStore {
             let alarm = Alarm { member: self.shared.member_id, kind: AlarmKind::NoSpace };
             let (reply, _) = oneshot::channel();
             self.shared.pending.fetch_add(1, Ordering::Relaxed);
-            let command = Command::AlarmRaise(alarm);
-            let data = crate::convert::encode(&command);
-            self.shared.send(Message::Propose { command, data, physical: false, reply })?;
+            let (caller, command) = (Caller::Member, Command::AlarmRaise(alarm));
+            let data = crate::convert::encode(&caller, &command);
+            self.shared.send(Message::Propose { caller, command, data, physical: false, reply })?;
         }
         Err(MvccError::NoSpace.into())
     }
@@ -365,7 +447,7 @@ async fn patiently(answer: oneshot::Receiver<Result<(), StoreError>>) -> Result<
     }
 }
 
-fn done(response: Response) -> Result<i64, StoreError> {
+pub(crate) fn done(response: Response) -> Result<i64, StoreError> {
     match response {
         Response::Done { revision } => Ok(revision),
         other => Err(unexpected(&other)),
@@ -373,7 +455,7 @@ fn done(response: Response) -> Result<i64, StoreError> {
 }
 
 /// The state thread answered another command than was asked: our own mistake, told as an unknown outcome.
-fn unexpected(response: &Response) -> StoreError {
+pub(crate) fn unexpected(response: &Response) -> StoreError {
     tracing::error!(target: "etcd", ?response, "an answer of the wrong kind");
     StoreError::Timeout
 }

@@ -8,6 +8,7 @@ use base::{Clock, Entropy};
 use mvcc::Keyspace;
 use raft::Raft;
 
+use crate::auth::{AuthConfig, Authenticator};
 use crate::engine::{Engine, Timing};
 use crate::hub::lock;
 use crate::journal::{Journal, Storage};
@@ -16,7 +17,7 @@ use crate::peers::{Joined, PeerNetwork, Peers};
 use crate::proto as pb;
 use crate::recovery::{self, Beginning, Recovered};
 use crate::shared::{Identity, Limits, Message, Published, Shared};
-use crate::{EtcdError, LocalStore, Store, StoreStatus};
+use crate::{EtcdError, LocalStore, Store, StoreStatus, local};
 
 /// How a member is set up. Make one with [`MemberConfig::new`] and change what differs.
 #[derive(Clone)]
@@ -62,6 +63,12 @@ pub struct MemberConfig {
     pub strict_reconfiguration: bool,
     /// About how often a watch that asked for it hears that nothing happened.
     pub watch_progress_interval: Duration,
+    /// Which tokens clients get for their password, as etcd's flag `--auth-token` says it.
+    pub auth_token: String,
+    /// How long a simple token lives after its last use.
+    pub auth_token_ttl: Duration,
+    /// Cost of the hashes of new passwords, 4 to 31.
+    pub bcrypt_cost: u32,
 }
 
 impl MemberConfig {
@@ -88,6 +95,9 @@ impl MemberConfig {
             pre_vote: true,
             strict_reconfiguration: true,
             watch_progress_interval: Duration::from_secs(600),
+            auth_token: "simple".to_owned(),
+            auth_token_ttl: Duration::from_secs(300),
+            bcrypt_cost: 10,
         }
     }
 }
@@ -103,7 +113,8 @@ impl Member {
     /// soon as a majority can hear one another ([`Member::serve_peers`]).
     ///
     /// # Errors
-    /// When stored state cannot be read, the thread cannot be started, or this member is not in its initial cluster.
+    /// When stored state or token keys cannot be read, the thread cannot be started, or this member is not in its initial
+    /// cluster.
     pub fn start(config: MemberConfig) -> Result<Self, EtcdError> {
         let beginning = beginning(&config)?;
         let now = config.clock.now();
@@ -115,7 +126,13 @@ impl Member {
         let raft = Raft::new(consensus(&config, recovered.member_id), recovered.raft);
         let (inbox, receiver) = mpsc::channel();
         let ids = (recovered.cluster_id, recovered.member_id);
-        let shared = Arc::new(shared(config, ids, &recovered.keyspace, inbox));
+        let auth = AuthConfig {
+            token: config.auth_token.clone(),
+            token_ttl: config.auth_token_ttl,
+            bcrypt_cost: config.bcrypt_cost,
+        };
+        let auth = Authenticator::new(&auth)?;
+        let shared = Arc::new(shared(config, auth, ids, &recovered.keyspace, inbox));
         if let Some(peers) = &shared.peers {
             peers.set_members(&Arc::new(recovered.known));
         }
@@ -133,7 +150,7 @@ impl Member {
     }
 
     pub(crate) fn local(&self) -> LocalStore {
-        LocalStore { shared: self.shared.clone() }
+        LocalStore { shared: self.shared.clone(), who: local::Who::Member }
     }
 
     /// Sizes and consensus state.
@@ -238,6 +255,7 @@ fn consensus(config: &MemberConfig, id: u64) -> raft::Config {
 
 fn shared(
     config: MemberConfig,
+    auth: Authenticator,
     (cluster_id, member_id): (u64, u64),
     keyspace: &Keyspace,
     inbox: mpsc::Sender<Message>,
@@ -263,6 +281,7 @@ fn shared(
     let name = (cluster_id, member_id, config.name.clone());
     let peers = config.peers.map(|network| Peers::new(name, network, config.clock.clone(), inbox.clone()));
     let identity = Identity {
+        auth,
         cluster_id,
         member_id,
         name: config.name,

@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 use tower_service::Service as _;
 
+use crate::auth::CertificateName;
 use crate::grpc::Api;
 use crate::member::Member;
 use crate::proto as pb;
@@ -75,16 +76,25 @@ pub(crate) fn is_passing(error: &std::io::Error) -> bool {
 
 async fn connection(stream: tokio::net::TcpStream, acceptor: Option<TlsAcceptor>, router: Router) {
     match acceptor {
-        None => serve(stream, router).await,
+        None => serve(stream, router, None).await,
         Some(acceptor) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => serve(stream, router).await,
+            Ok(Ok(stream)) => {
+                // There is one only if clients must show it, and then it was verified.
+                let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                let name = certificate.and_then(|certificate| CertificateName::of(certificate));
+                serve(stream, router, name).await;
+            }
             Ok(Err(error)) => tracing::warn!(target: "etcd", %error, "a client's TLS handshake failed"),
             Err(_) => tracing::debug!(target: "etcd", "a client did not finish its TLS handshake"),
         },
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    name: Option<CertificateName>,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http2()
@@ -96,8 +106,8 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rou
         .keep_alive_timeout(PING_TIMEOUT);
     builder.http1().timer(TokioTimer::new());
     let service = hyper::service::service_fn(move |request| {
-        let router = router.clone();
-        async move { Ok::<_, Infallible>(router.route(request).await) }
+        let (router, name) = (router.clone(), name.clone());
+        async move { Ok::<_, Infallible>(router.route(request, name).await) }
     });
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(target: "etcd", error, "a client connection ended");
@@ -113,11 +123,12 @@ struct Router {
     lease: pb::lease_server::LeaseServer<Api>,
     cluster: pb::cluster_server::ClusterServer<Api>,
     maintenance: pb::maintenance_server::MaintenanceServer<Api>,
+    auth: pb::auth_server::AuthServer<Api>,
 }
 
 impl Router {
     fn new(store: LocalStore) -> Self {
-        let api = Arc::new(Api { store: store.clone() });
+        let api = Arc::new(Api::new(&store));
         let limit = store.shared.limits.request_bytes_max + MESSAGE_SLACK_BYTES;
         Self {
             store,
@@ -125,15 +136,22 @@ impl Router {
             watch: pb::watch_server::WatchServer::from_arc(api.clone()).max_decoding_message_size(limit),
             lease: pb::lease_server::LeaseServer::from_arc(api.clone()).max_decoding_message_size(limit),
             cluster: pb::cluster_server::ClusterServer::from_arc(api.clone()).max_decoding_message_size(limit),
+            auth: pb::auth_server::AuthServer::from_arc(api.clone()).max_decoding_message_size(limit),
             maintenance: pb::maintenance_server::MaintenanceServer::from_arc(api).max_decoding_message_size(limit),
         }
     }
 
-    async fn route(mut self, request: Request<Incoming>) -> Response<Body> {
+    async fn route(mut self, mut request: Request<Incoming>, name: Option<CertificateName>) -> Response<Body> {
         let content = request.headers().get(http::header::CONTENT_TYPE);
         let is_grpc = content.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         if !is_grpc {
             return http_routes::answer(&self.store, &request).await;
+        }
+        // The service that is asked most does not pay for a name that nobody will look at.
+        if let Some(name) = name
+            && (self.store.shared.auth.is_enabled() || !request.uri().path().starts_with("/etcdserverpb.KV/"))
+        {
+            request.extensions_mut().insert(name);
         }
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         let Ok(answer) = match service {
@@ -142,6 +160,7 @@ impl Router {
             "etcdserverpb.Lease" => self.lease.call(request).await,
             "etcdserverpb.Cluster" => self.cluster.call(request).await,
             "etcdserverpb.Maintenance" => self.maintenance.call(request).await,
+            "etcdserverpb.Auth" => self.auth.call(request).await,
             "grpc.health.v1.Health" if request.uri().path().ends_with("/Check") => Ok(healthy()),
             _ => Ok(unknown(service)),
         };

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, mpsc};
 use arc_swap::ArcSwap;
 use base::{Clock, Entropy};
 use bytes::Bytes;
-use mvcc::{Command, Response, Snapshot};
+use mvcc::{Caller, Command, Response, Snapshot};
 use tokio::sync::{oneshot, watch};
 
 use raft::{LogIndex, MemberId};
 
 use crate::StoreError;
+use crate::auth::Authenticator;
 use crate::checkpoint::Restored;
 use crate::hub::Hub;
 use crate::members::{Change, Members};
@@ -42,8 +43,9 @@ pub(crate) type Answer = Result<Response, StoreError>;
 pub(crate) enum Message {
     /// Replicate and apply a command.
     Propose {
+        caller: Caller,
         command: Command,
-        /// The command's form in the log.
+        /// The form of both in the log.
         data: Bytes,
         /// For compactions: answer only when the rows are gone.
         physical: bool,
@@ -100,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) entropy: Entropy,
     pub(crate) hub: Mutex<Hub>,
     pub(crate) metrics: Metrics,
+    pub(crate) auth: Authenticator,
     pub(crate) pending: AtomicUsize,
     pub(crate) stopped: AtomicBool,
     /// Turns true when the state thread is gone.
@@ -126,6 +129,7 @@ impl Shared {
             entropy: identity.entropy,
             hub: Mutex::new(Hub::new(published.snapshot.revision())),
             metrics: Metrics::default(),
+            auth: identity.auth,
             pending: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             ended: watch::Sender::new(false),
@@ -154,8 +158,9 @@ impl Shared {
     }
 }
 
-/// Who a member is.
+/// Who a member is, and how it tells who others are.
 pub(crate) struct Identity {
+    pub(crate) auth: Authenticator,
     pub(crate) cluster_id: u64,
     pub(crate) member_id: u64,
     pub(crate) name: String,

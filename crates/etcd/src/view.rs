@@ -13,6 +13,7 @@ use mvcc::{Batch, Keyspace, Marks, Row, Snapshot};
 use raft::{LogIndex, Term};
 
 use crate::checkpoint::{Position, Restored, decode_alarm, decode_marks, encode_alarm, encode_marks};
+use crate::convert;
 use crate::journal::Storage;
 use crate::members::Members;
 
@@ -20,6 +21,7 @@ const MARK: &str = "position";
 const MEMBERS: &str = "members";
 const LEASE: &[u8] = b"lease";
 const ALARM: &[u8] = b"alarm";
+const AUTH: &[u8] = b"auth";
 /// Rows that may wait for sled; beyond that they are dropped and the view is built again from a snapshot.
 const LAG_ROWS_MAX: usize = 100_000;
 /// Rows in one batch of a rebuild.
@@ -255,6 +257,17 @@ fn add(merged: &mut disk::Batch, batch: &Batch) {
             merged.deletes.push(key);
         }
     }
+    for record in &batch.auth {
+        let (key, value) = convert::store_record(record);
+        let key = tagged(AUTH, &key);
+        match value {
+            Some(value) => {
+                merged.deletes.retain(|deleted| *deleted != key);
+                merged.puts.push((key, value.into()));
+            }
+            None => merged.deletes.push(key),
+        }
+    }
 }
 
 fn rebuild(view: &View, base: &Base) -> Result<(), DiskError> {
@@ -269,7 +282,8 @@ fn rebuild(view: &View, base: &Base) -> Result<(), DiskError> {
     }
     let leases = snapshot.lease_records().map(|(id, ttl)| (id, Some(ttl))).collect();
     let alarms = snapshot.alarms().into_iter().map(|alarm| (alarm, true)).collect();
-    add(&mut batch, &Batch { leases, alarms, ..Batch::default() });
+    let auth = snapshot.auth().records().collect();
+    add(&mut batch, &Batch { leases, alarms, auth, ..Batch::default() });
     batch.marks.push((MARK, encode_position(base.index, base.marks)));
     batch.marks.push((MEMBERS, base.members.clone()));
     view.apply(&batch)
@@ -280,17 +294,20 @@ pub(crate) fn read(storage: &Storage, entropy: &Entropy, now: Timestamp) -> Opti
     let view = View::open(&storage.dir.join("view"), storage.key.clone(), entropy).ok()?;
     let (index, marks) = position(&view)?;
     let members = Members::decode(&view.mark(MEMBERS).ok()??)?;
-    let (mut rows, mut leases, mut alarms) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut leases, mut alarms, mut auth) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for row in view.iterate() {
         let (key, mut value) = row.ok()?;
         if let Some(id) = key.strip_prefix(LEASE) {
             leases.push((i64::from_be_bytes(id.try_into().ok()?), value.try_get_i64_le().ok()?));
         } else if let Some(alarm) = key.strip_prefix(ALARM) {
             alarms.push(decode_alarm(&mut Bytes::copy_from_slice(alarm))?);
+        } else if let Some(key) = key.strip_prefix(AUTH) {
+            auth.push(convert::load_record(key, &value)?);
         } else {
             rows.push(Row::from_disk(&key, &value).ok()?);
         }
     }
-    let keyspace = Keyspace::restore(rows, leases, alarms, marks, now).ok()?;
+    let mut keyspace = Keyspace::restore(rows, leases, alarms, marks, now).ok()?;
+    keyspace.restore_auth(auth);
     Some(Restored { position: Position { index, term: Term(0), members, marks }, keyspace })
 }

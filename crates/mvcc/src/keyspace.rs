@@ -5,12 +5,13 @@ use std::sync::Arc;
 use base::Timestamp;
 use imbl::OrdSet;
 
+use crate::auth::{Auth, AuthRecord, Caller, TokenChange};
 use crate::compact::Compaction;
 use crate::lease::{self, LEASE_TTL_MAX, Lease};
 use crate::row::{BadRow, Change, Changes, Row, RowRevision};
 use crate::snapshot::{Snapshot, Versions};
 use crate::txn::Write;
-use crate::{Alarm, AlarmKind, Command, MvccError, RequestOp, Response, TxnRequest};
+use crate::{Alarm, AlarmKind, AuthCommand, Command, MvccError, RequestOp, Response, TxnRequest};
 
 /// etcd's keyspace. One owner applies commands; readers take a [`Snapshot`]. Cloning is O(1) (a fork).
 #[derive(Clone)]
@@ -30,6 +31,8 @@ pub struct Applied {
     pub changes: Option<Arc<Changes>>,
     /// What to persist; may be empty.
     pub batch: Batch,
+    /// What it means for tokens, if anything.
+    pub tokens: Option<TokenChange>,
 }
 
 /// What changed, in terms of stored rows.
@@ -43,6 +46,8 @@ pub struct Batch {
     pub leases: Vec<(i64, Option<i64>)>,
     /// Alarms raised (`true`) or cleared.
     pub alarms: Vec<(Alarm, bool)>,
+    /// Users, roles and whether they matter.
+    pub auth: Vec<AuthRecord>,
 }
 
 /// What must be stored beside the rows: the rows alone do not tell it.
@@ -83,10 +88,19 @@ impl Keyspace {
         self.state.marks()
     }
 
-    /// Applies a command. Deterministic but for lease times, which are local to the member.
+    /// Applies a command of the member's own. Deterministic but for lease times, which are local to the member.
     pub fn apply(&mut self, command: &Command, now: Timestamp) -> Applied {
+        self.apply_for(&Caller::Member, command, now)
+    }
+
+    /// Applies a command, if its caller may: users and roles are as they are at this place of the log, not as they
+    /// were when it was proposed.
+    pub fn apply_for(&mut self, caller: &Caller, command: &Command, now: Timestamp) -> Applied {
         let mut write = Write::new(self);
-        let answer = match write.refusal(command) {
+        let mut tokens = None;
+        let refusal = write.refusal(command);
+        let refusal = refusal.or_else(|| write.keyspace.state.permit(caller, command).err().map(MvccError::Auth));
+        let answer = match refusal {
             Some(error) => Err(error),
             None => match command {
                 Command::Put(put) => write.checked_put(put).map(Response::Put),
@@ -97,10 +111,16 @@ impl Keyspace {
                 Command::LeaseRevoke { id } => write.lease_revoke(*id),
                 Command::AlarmRaise(alarm) => Ok(write.alarm_raise(*alarm)),
                 Command::AlarmClear(alarm) => Ok(write.alarm_clear(*alarm)),
+                Command::Auth(command) => write.auth(command, &mut tokens),
             },
         };
         let (changes, batch) = write.finish();
-        Applied { answer, changes, batch }
+        Applied { answer, changes, batch, tokens }
+    }
+
+    /// Sets users and roles as they were stored.
+    pub fn restore_auth(&mut self, records: impl IntoIterator<Item = AuthRecord>) {
+        self.state.auth = Arc::new(Auth::restore(records));
     }
 
     /// Gives back the space that compaction left unused: only the sizes reported change.
@@ -181,8 +201,8 @@ impl Write<'_> {
         if self.keyspace.state.alarms.is_empty() {
             return None;
         }
-        let alarm_command = matches!(command, Command::AlarmRaise(_) | Command::AlarmClear(_));
-        if !alarm_command && self.keyspace.state.has_alarm(AlarmKind::Corrupt) {
+        let passes = matches!(command, Command::AlarmRaise(_) | Command::AlarmClear(_) | Command::Auth(_));
+        if !passes && self.keyspace.state.has_alarm(AlarmKind::Corrupt) {
             return Some(MvccError::Corrupt);
         }
         let grows = match command {
@@ -231,6 +251,17 @@ impl Write<'_> {
             self.batch.alarms.push((*alarm, false));
         }
         Response::Alarms(cleared)
+    }
+
+    fn auth(&mut self, command: &AuthCommand, tokens: &mut Option<TokenChange>) -> Result<Response, MvccError> {
+        let outcome = Arc::make_mut(&mut self.keyspace.state.auth).apply(command)?;
+        self.batch.auth = outcome.records;
+        *tokens = outcome.tokens;
+        let (revision, auth_revision) = (self.keyspace.state.revision, self.keyspace.state.auth.revision());
+        Ok(match command {
+            AuthCommand::Authenticate { .. } => Response::Authenticated { revision, auth_revision },
+            _ => Response::Done { revision },
+        })
     }
 
     fn compact(&mut self, revision: i64) -> Result<Response, MvccError> {

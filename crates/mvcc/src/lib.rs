@@ -6,9 +6,10 @@
 //! ```text
 //! Command ──► Keyspace::apply ──► Applied { answer, changes (watches), batch (disk) }
 //!                  │
-//!                  └─ snapshot() ──► range, history, hash_kv, leases    readers, any thread
+//!                  └─ snapshot() ──► range, history, hash_kv, leases, auth    readers, any thread
 //! ```
 
+mod auth;
 mod check;
 mod compact;
 mod hash;
@@ -20,6 +21,7 @@ mod snapshot;
 mod txn;
 mod types;
 
+pub use auth::{Auth, AuthCommand, AuthError, AuthRecord, Caller, Permission, PermissionKind, Role, TokenChange, User};
 pub use check::{check_delete_range, check_put, check_range, check_txn};
 pub use hash::HashKv;
 pub use keyspace::{Applied, Batch, Keyspace, Marks};

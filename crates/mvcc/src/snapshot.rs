@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::{OrdMap, OrdSet, Vector};
 
+use crate::auth::Auth;
 use crate::lease::Lease;
 use crate::row::{Change, Changes, Row, RowRevision};
 use crate::{Alarm, AlarmKind, Event, Marks, MvccError};
@@ -75,6 +76,7 @@ pub struct Snapshot {
     pub(crate) rows: OrdMap<RowRevision, Arc<Row>>,
     pub(crate) leases: OrdMap<i64, Lease>,
     pub(crate) alarms: OrdSet<Alarm>,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) revision: i64,
     pub(crate) compacted: i64,
     /// Whether rows are still to be dropped.
@@ -99,6 +101,7 @@ impl Snapshot {
             rows: OrdMap::new(),
             leases: OrdMap::new(),
             alarms: OrdSet::new(),
+            auth: Arc::default(),
             revision: 1,
             compacted: -1,
             compacting: false,

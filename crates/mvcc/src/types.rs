@@ -5,6 +5,8 @@
 
 use bytes::Bytes;
 
+use crate::{AuthCommand, AuthError};
+
 /// One version of one key. Revisions as etcd counts them: an empty store stands at 1.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeyValue {
@@ -359,6 +361,8 @@ pub enum Command {
     AlarmRaise(Alarm),
     /// Disarms; member 0 means every member.
     AlarmClear(Alarm),
+    /// Changes users and roles.
+    Auth(AuthCommand),
 }
 
 /// Answer to a [`Command`].
@@ -370,10 +374,17 @@ pub enum Response {
     DeleteRange(DeleteRangeResponse),
     /// To `Txn`.
     Txn(TxnResponse),
-    /// To `Compact` and the lease commands: the store's revision.
+    /// To `Compact`, the lease commands and changes of users and roles: the store's revision.
     Done {
         /// The store's revision.
         revision: i64,
+    },
+    /// To `Authenticate`.
+    Authenticated {
+        /// The store's revision.
+        revision: i64,
+        /// The revision of users and roles.
+        auth_revision: u64,
     },
     /// To the alarm commands: the alarms raised or cleared by it.
     Alarms(Vec<Alarm>),
@@ -411,6 +422,14 @@ pub enum MvccError {
     LeaseExists,
     /// The TTL is beyond 9,000,000,000 s.
     LeaseTtlTooLarge,
+    /// The caller may not do that, or users and roles cannot be changed so.
+    Auth(AuthError),
+}
+
+impl From<AuthError> for MvccError {
+    fn from(error: AuthError) -> Self {
+        Self::Auth(error)
+    }
 }
 
 impl MvccError {
@@ -430,6 +449,7 @@ impl MvccError {
             Self::LeaseNotFound => "etcdserver: requested lease not found",
             Self::LeaseExists => "etcdserver: lease already exists",
             Self::LeaseTtlTooLarge => "etcdserver: too large lease TTL",
+            Self::Auth(error) => error.text(),
         }
     }
 }

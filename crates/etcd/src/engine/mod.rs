@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mvcc::{Applied, Changes, Command, Keyspace};
+use mvcc::{Applied, Caller, Changes, Command, Keyspace};
 use prost::Message as _;
 use raft::{Entry, EntryKind, Input, LogIndex, MemberId, Output, Raft, Role, Term};
 use tokio::sync::oneshot;
@@ -40,6 +40,7 @@ const CATCH_UP_BYTES: usize = 32 << 20;
 
 /// A client that waits for its command.
 struct Waiting {
+    caller: Caller,
     command: Command,
     /// The command's form in the log, to propose it again when there was no leader.
     data: Bytes,
@@ -80,6 +81,8 @@ pub(crate) struct Engine {
     waiting: HashMap<u64, Waiting>,
     next_context: u64,
     applied: LogIndex,
+    /// Up to here the log was there when the member started: tokens of that time are void.
+    restored: LogIndex,
     /// Answers to give once the new state is published.
     answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     /// Compactions that wait for their rows to go.
@@ -110,7 +113,7 @@ impl Engine {
         journal: Journal,
         (members, timing): (Members, Timing),
     ) -> Self {
-        let applied = raft.status().applied;
+        let (applied, restored) = (raft.status().applied, raft.status().last_index);
         let next_context = u64::from_le_bytes(shared.entropy.bytes());
         Self {
             shared,
@@ -121,6 +124,7 @@ impl Engine {
             waiting: HashMap::new(),
             next_context,
             applied,
+            restored,
             answers: Vec::new(),
             physical: Vec::new(),
             changes: Vec::new(),
@@ -252,12 +256,12 @@ impl Engine {
 
     fn take(&mut self, message: Message) -> Result<(), EtcdError> {
         match message {
-            Message::Propose { command, data, physical, reply } => {
+            Message::Propose { caller, command, data, physical, reply } => {
                 if self.failed {
                     self.shared.pending.fetch_sub(1, Ordering::Relaxed);
                     let _ = reply.send(Err(StoreError::Stopped));
                 } else {
-                    self.propose(Waiting { command, data, proposed: None, physical, reply: Some(reply) });
+                    self.propose(Waiting { caller, command, data, proposed: None, physical, reply: Some(reply) });
                 }
             }
             Message::Renew { id, reply } => {
@@ -307,8 +311,9 @@ impl Engine {
         for id in self.keyspace.expired(self.shared.clock.now(), TURN_EXPIRIES_MAX) {
             let command = Command::LeaseRevoke { id };
             if self.cluster.expiring.insert(id) {
-                let data = convert::encode(&command);
-                self.propose(Waiting { command, data, proposed: None, physical: false, reply: None });
+                let caller = Caller::Member;
+                let data = convert::encode(&caller, &command);
+                self.propose(Waiting { caller, command, data, proposed: None, physical: false, reply: None });
             }
         }
     }
@@ -392,13 +397,8 @@ impl Engine {
             self.shared.metrics.proposals_committed.add(1);
             match self.waiting.remove(&entry.context) {
                 Some(waiting) => {
-                    if let Command::LeaseRevoke { id } = &waiting.command {
-                        self.cluster.expiring.remove(id);
-                    }
-                    let Applied { answer, changes, batch } = self.keyspace.apply(&waiting.command, now);
-                    self.changes.extend(changes);
-                    self.journal.view(entry.index, &self.keyspace, batch);
-                    self.keep(waiting, answer.map_err(Into::into));
+                    let answer = self.apply(entry.index, &waiting.caller, &waiting.command, now);
+                    self.keep(waiting, answer);
                 }
                 None => self.replay(&entry, now)?,
             }
@@ -412,14 +412,22 @@ impl Engine {
     fn replay(&mut self, entry: &Entry, now: base::Timestamp) -> Result<(), EtcdError> {
         let damaged = || EtcdError::Damaged(format!("log entry {} holds no command", entry.index));
         let proposal = pb::Proposal::decode(entry.data.clone()).map_err(|_| damaged())?;
-        let command = convert::command(proposal).map_err(|_| damaged())?;
-        if let Command::LeaseRevoke { id } = &command {
+        let (caller, command) = convert::command(proposal).map_err(|_| damaged())?;
+        let _ = self.apply(entry.index, &caller, &command, now);
+        Ok(())
+    }
+
+    fn apply(&mut self, index: LogIndex, caller: &Caller, command: &Command, now: base::Timestamp) -> Answer {
+        if let Command::LeaseRevoke { id } = command {
             self.cluster.expiring.remove(id);
         }
-        let Applied { changes, batch, .. } = self.keyspace.apply(&command, now);
+        let Applied { answer, changes, batch, tokens } = self.keyspace.apply_for(caller, command, now);
         self.changes.extend(changes);
-        self.journal.view(entry.index, &self.keyspace, batch);
-        Ok(())
+        self.journal.view(index, &self.keyspace, batch);
+        if let Some(change) = tokens.filter(|_| index > self.restored) {
+            self.shared.auth.follow(change, index.0, now);
+        }
+        answer.map_err(Into::into)
     }
 
     fn keep(&mut self, waiting: Waiting, answer: Answer) {
@@ -442,6 +450,11 @@ impl Engine {
         if self.dirty {
             self.dirty = false;
             let status = self.raft.status();
+            // Whoever finds authentication enabled asks, whoever finds the state asks too: the flag is never the later.
+            let asks = self.keyspace.state().auth().is_enabled();
+            if asks {
+                self.shared.auth.set_enabled(true);
+            }
             self.shared.publish(Published {
                 snapshot: self.keyspace.snapshot(),
                 term: status.term.0,
@@ -453,6 +466,7 @@ impl Engine {
                 alone: self.is_alone(),
                 learner: self.cluster.members.is_learner(self.shared.member_id),
             });
+            self.shared.auth.set_enabled(asks);
         }
         if std::mem::take(&mut self.cluster.restored) {
             lock(&self.shared.hub).restored(self.keyspace.state().revision());

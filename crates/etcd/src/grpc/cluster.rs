@@ -12,6 +12,7 @@ impl pb::cluster_server::Cluster for Api {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_admin().await.map_err(status)?;
         let pb::MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
         let member = Some(self.store.member_add(peer_ur_ls, is_learner).await.map_err(status)?);
         let (header, members) = (self.header(0), self.store.members());
@@ -23,6 +24,7 @@ impl pb::cluster_server::Cluster for Api {
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_admin().await.map_err(status)?;
         self.store.member_remove(request.get_ref().id).await.map_err(status)?;
         let members = self.store.members();
         Ok(Response::new(pb::MemberRemoveResponse { header: self.header(0), members }))
@@ -33,6 +35,7 @@ impl pb::cluster_server::Cluster for Api {
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_admin().await.map_err(status)?;
         let pb::MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
         self.store.member_update(id, peer_ur_ls).await.map_err(status)?;
         let members = self.store.members();
@@ -44,6 +47,7 @@ impl pb::cluster_server::Cluster for Api {
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_named().await.map_err(status)?;
         self.store.linearize(!request.get_ref().linearizable).await.map_err(status)?;
         // etcd fills no revision here.
         Ok(Response::new(pb::MemberListResponse { header: self.header(0), members: self.store.members() }))
@@ -54,6 +58,7 @@ impl pb::cluster_server::Cluster for Api {
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_admin().await.map_err(status)?;
         self.store.member_promote(request.get_ref().id).await.map_err(status)?;
         let members = self.store.members();
         Ok(Response::new(pb::MemberPromoteResponse { header: self.header(0), members }))

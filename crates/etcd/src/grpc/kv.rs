@@ -9,19 +9,21 @@ use crate::proto as pb;
 impl pb::kv_server::Kv for Api {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         self.check(&request)?;
+        let store = self.client(&request);
         let request = request.into_inner();
         if request.key.is_empty() {
             return Err(status(mvcc::MvccError::EmptyKey.into()));
         }
         let request = request.try_into().map_err(bad_request)?;
-        let answer = self.store.range(request).await.map_err(status)?;
+        let answer = store.range(request).await.map_err(status)?;
         let header = self.header(answer.revision);
         Ok(Response::new(pb::RangeResponse { header, ..answer.into() }))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         self.check(&request)?;
-        let answer = self.store.put(request.into_inner().into()).await.map_err(status)?;
+        let store = self.client(&request);
+        let answer = store.put(request.into_inner().into()).await.map_err(status)?;
         let header = self.header(answer.revision);
         Ok(Response::new(pb::PutResponse { header, ..answer.into() }))
     }
@@ -31,15 +33,17 @@ impl pb::kv_server::Kv for Api {
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         self.check(&request)?;
-        let answer = self.store.delete_range(request.into_inner().into()).await.map_err(status)?;
+        let store = self.client(&request);
+        let answer = store.delete_range(request.into_inner().into()).await.map_err(status)?;
         let header = self.header(answer.revision);
         Ok(Response::new(pb::DeleteRangeResponse { header, ..answer.into() }))
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         self.check(&request)?;
+        let store = self.client(&request);
         let request = request.into_inner().try_into().map_err(bad_request)?;
-        let answer = self.store.txn(request).await.map_err(status)?;
+        let answer = store.txn(request).await.map_err(status)?;
         let header = self.header(answer.revision);
         Ok(Response::new(pb::TxnResponse { header, ..answer.into() }))
     }
@@ -49,8 +53,9 @@ impl pb::kv_server::Kv for Api {
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         self.check(&request)?;
+        let store = self.client(&request);
         let pb::CompactionRequest { revision, physical } = request.into_inner();
-        let revision = self.store.compact(revision, physical).await.map_err(status)?;
+        let revision = store.compact(revision, physical).await.map_err(status)?;
         Ok(Response::new(pb::CompactionResponse { header: self.header(revision) }))
     }
 }

@@ -16,8 +16,9 @@ impl pb::lease_server::Lease for Api {
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         self.check(&request)?;
+        let store = self.client(&request);
         let pb::LeaseGrantRequest { ttl, id } = request.into_inner();
-        let granted = self.store.lease_grant(ttl, id).await.map_err(status)?;
+        let granted = store.lease_grant(ttl, id).await.map_err(status)?;
         let header = self.header(granted.revision);
         Ok(Response::new(pb::LeaseGrantResponse { header, id: granted.id, ttl: granted.ttl, error: String::new() }))
     }
@@ -27,7 +28,8 @@ impl pb::lease_server::Lease for Api {
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
         self.check(&request)?;
-        let revision = self.store.lease_revoke(request.into_inner().id).await.map_err(status)?;
+        let store = self.client(&request);
+        let revision = store.lease_revoke(request.into_inner().id).await.map_err(status)?;
         Ok(Response::new(pb::LeaseRevokeResponse { header: self.header(revision) }))
     }
 
@@ -36,6 +38,7 @@ impl pb::lease_server::Lease for Api {
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         self.check(&request)?;
+        let store = self.client_of_stream(&request);
         let mut requests = request.into_inner();
         let (answers, stream) = mpsc::channel(4);
         let api = self.clone();
@@ -43,7 +46,7 @@ impl pb::lease_server::Lease for Api {
             while let Ok(Some(pb::LeaseKeepAliveRequest { id })) = requests.message().await {
                 // The header is filled before the lease is renewed, as in etcd.
                 let header = api.header(api.revision());
-                let answer = api.store.lease_keep_alive(id).await.map_err(status);
+                let answer = store.lease_keep_alive(id).await.map_err(status);
                 let failed = answer.is_err();
                 let answer = answer.map(|ttl| pb::LeaseKeepAliveResponse { header, id, ttl });
                 if answers.send(answer).await.is_err() || failed {
@@ -59,8 +62,9 @@ impl pb::lease_server::Lease for Api {
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
         self.check(&request)?;
+        let store = self.client(&request);
         let pb::LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        let left = self.store.lease_time_to_live(id, keys).await.map_err(status)?;
+        let left = store.lease_time_to_live(id, keys).await.map_err(status)?;
         let header = self.header(left.revision);
         let granted_ttl = left.granted_ttl;
         Ok(Response::new(pb::LeaseTimeToLiveResponse { header, id, ttl: left.ttl, granted_ttl, keys: left.keys }))
@@ -71,7 +75,7 @@ impl pb::lease_server::Lease for Api {
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         self.check(&request)?;
-        let ids = self.store.leases().await.map_err(status)?;
+        let ids = self.client(&request).leases().await.map_err(status)?;
         let leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header: self.header(self.revision()), leases }))
     }

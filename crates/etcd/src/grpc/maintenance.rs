@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, snapshot, status};
 use crate::database::STORAGE_VERSION;
-use crate::{convert, proto as pb};
+use crate::{LocalStore, convert, proto as pb};
 
 impl Api {
     fn status_response(&self) -> pb::StatusResponse {
@@ -38,10 +38,15 @@ impl Api {
         }
     }
 
-    async fn change_alarm(&self, request: &pb::AlarmRequest, raise: bool) -> Result<Vec<pb::AlarmMember>, Status> {
+    async fn change_alarm(
+        &self,
+        store: &LocalStore,
+        request: &pb::AlarmRequest,
+        raise: bool,
+    ) -> Result<Vec<pb::AlarmMember>, Status> {
         let member = pb::AlarmMember { member_id: request.member_id, alarm: request.alarm };
         let Some(alarm) = convert::alarm(member) else { return Ok(Vec::new()) };
-        let alarms = self.store.alarm(alarm, raise).await.map_err(status)?;
+        let alarms = store.alarm(alarm, raise).await.map_err(status)?;
         Ok(alarms.into_iter().map(Into::into).collect())
     }
 }
@@ -53,16 +58,20 @@ impl pb::maintenance_server::Maintenance for Api {
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
         use pb::alarm_request::AlarmAction as Action;
         self.check(&request)?;
+        let store = self.client(&request);
         let request = request.into_inner();
-        let alarms = match Action::try_from(request.action) {
+        let action = Action::try_from(request.action);
+        let permit = if action == Ok(Action::Get) { store.permit_named().await } else { store.permit_admin().await };
+        permit.map_err(status)?;
+        let alarms = match action {
             Ok(Action::Get) => {
                 let asked = convert::alarm(pb::AlarmMember { member_id: 0, alarm: request.alarm });
                 let wanted = |alarm: &Alarm| asked.is_none_or(|asked| asked.kind == alarm.kind);
                 let active = self.store.shared.published().snapshot.alarms();
                 active.into_iter().filter(wanted).map(Into::into).collect()
             }
-            Ok(Action::Activate) => self.change_alarm(&request, true).await?,
-            Ok(Action::Deactivate) => self.change_alarm(&request, false).await?,
+            Ok(Action::Activate) => self.change_alarm(&store, &request, true).await?,
+            Ok(Action::Deactivate) => self.change_alarm(&store, &request, false).await?,
             Err(_) => Vec::new(),
         };
         Ok(Response::new(pb::AlarmResponse { header: self.header(self.revision()), alarms }))
@@ -70,6 +79,7 @@ impl pb::maintenance_server::Maintenance for Api {
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_named().await.map_err(status)?;
         Ok(Response::new(self.status_response()))
     }
 
@@ -78,6 +88,7 @@ impl pb::maintenance_server::Maintenance for Api {
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_admin().await.map_err(status)?;
         self.store.defragment().await.map_err(status)?;
         // etcd fills no header here.
         Ok(Response::new(pb::DefragmentResponse { header: None }))
@@ -85,6 +96,7 @@ impl pb::maintenance_server::Maintenance for Api {
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_admin().await.map_err(status)?;
         let database = self.database();
         let revision = database.snapshot.revision();
         let hash = blocking(move || Ok(database.hash())).await?;
@@ -93,6 +105,7 @@ impl pb::maintenance_server::Maintenance for Api {
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_admin().await.map_err(status)?;
         let revision = request.into_inner().revision;
         let snapshot = self.store.shared.published().snapshot.clone();
         let hash = blocking(move || snapshot.hash_kv(revision)).await?;
@@ -106,6 +119,7 @@ impl pb::maintenance_server::Maintenance for Api {
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_admin().await.map_err(status)?;
         Ok(Response::new(snapshot::send(self.database())))
     }
 
@@ -114,6 +128,7 @@ impl pb::maintenance_server::Maintenance for Api {
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
         self.check(&request)?;
+        self.client(&request).permit_admin().await.map_err(status)?;
         self.store.move_leader(request.get_ref().target_id).await.map_err(status)?;
         // etcd fills no header here.
         Ok(Response::new(pb::MoveLeaderResponse { header: None }))
@@ -124,6 +139,7 @@ impl pb::maintenance_server::Maintenance for Api {
         request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
         use pb::downgrade_request::DowngradeAction as Action;
+        self.client(&request).permit_admin().await.map_err(status)?;
         match Action::try_from(request.into_inner().action) {
             Ok(Action::Cancel) => Err(Status::failed_precondition("etcdserver: no inflight downgrade job")),
             _ => Err(Status::unimplemented("downgrades are not implemented")),

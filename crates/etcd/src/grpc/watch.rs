@@ -53,8 +53,8 @@ impl pb::watch_server::Watch for Api {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.check(&request)?;
         let (answers, stream) = mpsc::channel(ANSWERS_WAITING_MAX);
-        let stream_task =
-            Stream { api: self.clone(), answers, ready: Arc::default(), watches: BTreeMap::new(), next_id: 0 };
+        let api = Api { store: self.client_of_stream(&request) };
+        let stream_task = Stream { api, answers, ready: Arc::default(), watches: BTreeMap::new(), next_id: 0 };
         self.store.shared.metrics.watch_streams.add(1);
         tokio::spawn(stream_task.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -116,6 +116,13 @@ impl Stream {
         let range_end = request.range_end;
         if request.start_revision < 0 {
             return self.refuse("etcdserver: mvcc: required revision has been compacted").await;
+        }
+        let permit =
+            |snapshot: &mvcc::Snapshot, caller: &mvcc::Caller| snapshot.auth().permit_read(caller, &key, &range_end);
+        if let Err(error) = self.api.store.permit(permit).await {
+            let refusal = super::status(error);
+            // etcd prints the whole error here, as its language does.
+            return self.refuse(&format!("rpc error: code = {:?} desc = {}", refusal.code(), refusal.message())).await;
         }
         if !range_end.is_empty() && range_end != b"\0"[..] && key >= range_end {
             return self.refuse("mvcc: watcher range is empty").await;
