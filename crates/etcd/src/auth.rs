@@ -203,3 +203,48 @@ impl Authenticator {
         tokio::task::spawn_blocking(work).await.ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_read_where_etcd_reads_them() {
+        let check = |metadata: &[(&'static str, &str)], expect: (Option<&str>, Option<&str>)| {
+            let mut request = tonic::Request::new(());
+            for (name, value) in metadata {
+                request.metadata_mut().insert(*name, value.parse().expect("visible letters"));
+            }
+            request.extensions_mut().insert(CertificateName("cn".into()));
+            let found = Credentials::of(&request);
+            assert_eq!((found.token.as_deref(), found.certificate.as_deref()), expect, "{metadata:?}");
+        };
+        let cn = Some("cn");
+        check(&[], (None, cn));
+        check(&[("token", "a.1")], (Some("a.1"), cn));
+        check(&[("authorization", "a.1")], (Some("a.1"), cn));
+        check(&[("authorization", "Bearer a.1")], (Some("a.1"), cn));
+        check(&[("token", "a.1"), ("authorization", "b.2")], (Some("a.1"), cn));
+        check(&[("grpcgateway-accept", "*/*")], (None, None));
+        check(&[("grpcgateway-accept", "*/*"), ("authorization", "a.1")], (Some("a.1"), None));
+    }
+
+    #[test]
+    fn a_certificate_is_of_its_common_name() {
+        use rcgen::{CertificateParams, DnType, KeyPair};
+        let key = KeyPair::generate().expect("a key");
+        let name = |names: &[&str]| {
+            let mut params = CertificateParams::new(Vec::new()).expect("no names");
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::OrganizationName, "o");
+            for name in names {
+                params.distinguished_name.push(DnType::CommonName, *name);
+            }
+            let certificate = params.self_signed(&key).expect("a certificate");
+            CertificateName::of(certificate.der()).map(|name| name.0.to_string())
+        };
+        assert_eq!(name(&["eve"]), Some("eve".to_owned()));
+        assert_eq!(name(&[]), Some(String::new()));
+        assert!(CertificateName::of(b"nonsense").is_none());
+    }
+}

@@ -225,3 +225,6 @@ fn public_key(bytes: &[u8]) -> Result<Vec<u8>, String> {
     // RSA keys also come in a form of their own, which is what is inside the others.
     Ok(der)
 }
+
+#[cfg(test)]
+mod tests;

@@ -283,6 +283,8 @@ fn users_see_themselves_and_their_roles() {
     let eve = user("eve", auth.revision());
     assert_eq!(auth.permit_user_get(&eve, "eve"), Ok(()));
     assert_eq!(auth.permit_user_get(&eve, "root"), Err(AuthError::PermissionDenied));
+    assert_eq!(auth.permit_user_get(&Caller::Anonymous, "eve"), Err(AuthError::UserEmpty));
+    assert_eq!(auth.permit_user_get(&Caller::Anonymous, ""), Ok(()));
     assert_eq!(auth.permit_role_get(&eve, "r"), Ok(()));
     assert_eq!(auth.permit_role_get(&eve, "root"), Err(AuthError::PermissionDenied));
     assert_eq!(auth.permit_role_get(&Caller::Anonymous, "r"), Err(AuthError::UserEmpty));
