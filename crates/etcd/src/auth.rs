@@ -54,8 +54,8 @@ impl CertificateName {
     }
 }
 
-/// What a client shows.
-#[derive(Debug, Clone, Default)]
+/// What a client shows. It cannot be printed: a token must not get into a log.
+#[derive(Clone, Default)]
 pub(crate) struct Credentials {
     token: Option<String>,
     certificate: Option<Arc<str>>,
@@ -117,8 +117,12 @@ impl Authenticator {
     /// Follows the state that is about to be published, or was.
     pub(crate) fn set_enabled(&self, enabled: bool) {
         // The state thread comes here each turn: readers' caches must not pay for that.
-        if self.is_enabled() != enabled {
-            self.enabled.store(enabled, Ordering::Release);
+        if self.is_enabled() == enabled {
+            return;
+        }
+        self.enabled.store(enabled, Ordering::Release);
+        if enabled && matches!(self.tokens, Tokens::Simple(_)) {
+            tracing::warn!(target: "etcd", "simple token is not cryptographically signed");
         }
     }
 

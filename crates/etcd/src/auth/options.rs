@@ -45,10 +45,7 @@ impl Options {
             }
         }
         match kind {
-            "simple" => {
-                tracing::warn!(target: "etcd", "simple token is not cryptographically signed");
-                Ok(Self::Simple)
-            }
+            "simple" => Ok(Self::Simple),
             "jwt" => JwtOptions::new(&values).map(Self::Jwt),
             "" => Ok(Self::None),
             _ => Err(INVALID.to_owned()),
