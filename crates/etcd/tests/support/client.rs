@@ -241,6 +241,11 @@ impl Client {
         self.kv().put(self.ask(put(key, lease))).await.map(drop)
     }
 
+    pub(crate) async fn put_value(&self, key: &str, value: &str) -> Done {
+        let request = pb::PutRequest { value: value.to_owned().into(), ..put(key, 0) };
+        self.kv().put(self.ask(request)).await.map(drop)
+    }
+
     async fn read(&self, key: &str) -> pb::RangeResponse {
         self.kv().range(self.ask(range(key, ""))).await.expect("allowed").into_inner()
     }
