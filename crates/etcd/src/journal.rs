@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use base::Entropy;
 use bytes::{BufMut, BytesMut};
@@ -71,6 +72,8 @@ pub(crate) struct Durable {
     covered: LogIndex,
     log_bytes: i64,
     checkpointing: bool,
+    /// Writes the last checkpoint that was begun.
+    writer: Option<JoinHandle<()>>,
     view: Option<ViewWriter>,
 }
 
@@ -104,6 +107,7 @@ impl Durable {
             covered,
             log_bytes,
             checkpointing: false,
+            writer: None,
             view,
         }
     }
@@ -168,7 +172,8 @@ impl Durable {
             let _ = shared.send(Message::Checkpointed(done.map(|()| position.index.0)));
         };
         let thread = std::thread::Builder::new().name("etcd-checkpoint".to_owned()).spawn(write);
-        thread.map(drop).map_err(EtcdError::Thread)
+        self.writer = Some(thread.map_err(EtcdError::Thread)?);
+        Ok(())
     }
 
     /// The checkpoint comes first: a log that does not lead up to a checkpoint is known to be of no use.
@@ -281,11 +286,13 @@ impl Journal {
         }
     }
 
-    /// Ends the view's thread.
+    /// Waits for a checkpoint that is being written, and ends the view's thread.
     pub(crate) fn close(self) {
-        if let Self::Durable(durable) = self
-            && let Some(view) = durable.view
-        {
+        let Self::Durable(durable) = self else { return };
+        if let Some(writer) = durable.writer {
+            let _ = writer.join();
+        }
+        if let Some(view) = durable.view {
             view.close();
         }
     }
