@@ -30,7 +30,11 @@ pub(crate) fn store_error(error: &StoreError) -> Status {
         // etcd's own errors pass through as they are: 500 without a reason (`responsewriters.ErrorToAPIStatus`).
         StoreError::TooManyRequests
         | StoreError::Timeout
+        | StoreError::TransferTimeout
         | StoreError::NoLeader
+        | StoreError::LeaderChanged
+        | StoreError::Learner
+        | StoreError::Member(_)
         | StoreError::Refused(_)
         | StoreError::Remote { .. } => Status::new(machinery::Reason::Unknown, error.to_string()),
     }

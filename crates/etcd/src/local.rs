@@ -366,6 +366,7 @@ impl LocalStore {
             version: crate::VERSION.to_owned(),
             db_size: published.snapshot.size_bytes(),
             db_size_in_use: published.snapshot.size_in_use_bytes(),
+            member: self.shared.member_id,
             leader: published.leader,
             revision: published.snapshot.revision(),
             raft_term: published.term,

@@ -122,8 +122,13 @@ impl Member {
             Some(storage) => recovery::recover(storage, &config.entropy, now, beginning, config.snapshot_count)?,
             None => volatile(&beginning),
         };
-        let timing = Timing { tick: config.heartbeat_interval, strict_reconfiguration: config.strict_reconfiguration };
-        let raft = Raft::new(consensus(&config, recovered.member_id), recovered.raft);
+        let consensus = consensus(&config, recovered.member_id);
+        let timing = Timing {
+            tick: config.heartbeat_interval,
+            election_ticks: consensus.election_ticks,
+            strict_reconfiguration: config.strict_reconfiguration,
+        };
+        let raft = Raft::new(consensus, recovered.raft);
         let (inbox, receiver) = mpsc::channel();
         let ids = (recovered.cluster_id, recovered.member_id);
         let auth = AuthConfig {

@@ -219,6 +219,7 @@ impl RemoteStore {
             version: answer.version,
             db_size: answer.db_size,
             db_size_in_use: answer.db_size_in_use,
+            member: answer.header.map_or(0, |header| header.member_id),
             leader: answer.leader,
             revision: revision(answer.header),
             raft_term: answer.raft_term,

@@ -74,6 +74,8 @@ pub struct StoreStatus {
     pub db_size: i64,
     /// Bytes of it in use.
     pub db_size_in_use: i64,
+    /// The answering member's id.
+    pub member: u64,
     /// The leader's member id, 0 for none.
     pub leader: u64,
     /// The store's revision.

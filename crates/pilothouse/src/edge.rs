@@ -22,25 +22,29 @@ pub(crate) enum Delivery {
     InProcess(mpsc::Sender<TcpStream>),
 }
 
-/// Serves one endpoint until the sender of `instance` is gone.
+/// Serves one endpoint until the sender of `instances` is gone: each connection goes to the next of those that are ready.
 ///
 /// # Errors
 /// When the listener cannot be used.
-pub(crate) async fn serve(listener: TcpListener, mut instance: watch::Receiver<Option<Delivery>>) -> Result<()> {
+pub(crate) async fn serve(listener: TcpListener, mut instances: watch::Receiver<Vec<Delivery>>) -> Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
+    let mut turn = 0_usize;
     loop {
-        let Ok(delivery) = instance.wait_for(Option::is_some).await.map(|d| d.clone()) else { return Ok(()) };
-        let Some(delivery) = delivery else { continue };
+        let Ok(ready) = instances.wait_for(|ready| !ready.is_empty()).await.map(|ready| ready.clone()) else {
+            return Ok(());
+        };
+        turn = turn.wrapping_add(1);
+        let delivery = &ready[turn % ready.len()];
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            changed = instance.changed() => match changed {
+            changed = instances.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return Ok(()),
             },
         };
         match accepted {
-            Ok((stream, remote)) => pass_on(&delivery, stream, remote).await,
+            Ok((stream, remote)) => pass_on(delivery, stream, remote).await,
             // Out of descriptors, or the caller is gone already: neither ends the endpoint.
             Err(error) => warn!(%error, "cannot accept a connection"),
         }

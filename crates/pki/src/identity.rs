@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
@@ -18,6 +19,17 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// An identity that was written to files: certificates, and a PKCS #8 key, both PEM.
+    ///
+    /// # Errors
+    /// When either is not what it should be.
+    pub fn from_pem(certificates: &str, key: &str) -> Result<Self, SignerError> {
+        let key = PrivatePkcs8KeyDer::from_pem_slice(key.as_bytes());
+        let key = key.map_err(|error| SignerError::BadRequest(error.to_string()))?;
+        let chain = pem::certificates(certificates)?;
+        Ok(Self { chain, key: Zeroizing::new(key.secret_pkcs8_der().to_vec()) })
+    }
+
     /// The certificate, and what stands between it and the authority.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain

@@ -22,7 +22,7 @@ type Reply = oneshot::Sender<Result<(), StoreError>>;
 pub(super) struct Cluster {
     /// As of the last applied entry.
     pub(super) members: Arc<Members>,
-    timing: Timing,
+    pub(super) timing: Timing,
     /// When the next tick is due, on the monotonic clock.
     next_tick: Duration,
     leader: Option<MemberId>,

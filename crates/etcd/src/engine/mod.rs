@@ -56,6 +56,8 @@ struct Waiting {
 pub(crate) struct Timing {
     /// A tick of consensus.
     pub(crate) tick: Duration,
+    /// Ticks without a leader before an election.
+    pub(crate) election_ticks: u32,
     /// Whether changes of membership are checked against the members' health.
     pub(crate) strict_reconfiguration: bool,
 }
@@ -143,10 +145,15 @@ impl Engine {
     /// Takes the lead when this is the only voter, and replays what the log holds beyond the restored state.
     pub(crate) fn begin(&mut self) -> Result<(), EtcdError> {
         let alone = self.is_alone();
-        // Whoever has just started has not missed a leader yet: only the sole voter may campaign at once.
         if alone {
             self.step(Input::Campaign);
-            self.perform()?;
+        } else {
+            // Whoever starts waits one tick less than a whole time-out for a leader (etcd's
+            // `--initial-election-tick-advance`); that there is one shows in the pre-vote.
+            (1..self.cluster.timing.election_ticks).for_each(|_| self.step(Input::Tick));
+        }
+        self.perform()?;
+        if alone {
             self.keyspace.renew_all(self.shared.clock.now(), Duration::ZERO);
             self.publish_self();
             self.perform()?;

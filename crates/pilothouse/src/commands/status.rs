@@ -54,6 +54,19 @@ fn text(status: &Status) -> Result<String> {
         writeln!(out, "  API server  https://{}", cluster.endpoint)?;
         writeln!(out, "  etcd        {}", cluster.etcd_endpoints.join(", "))?;
         writeln!(out, "  kubeconfig  {}", cluster.kubeconfig.display())?;
+        for member in cluster.members.iter().filter(|_| cluster.members.len() > 1) {
+            let state = match (member.healthy, member.leader) {
+                (false, _) => "NOT HEALTHY".to_owned(),
+                (true, leads) => format!(
+                    "{}  term {}  index {}  applied {}",
+                    if leads { "leader  " } else { "follower" },
+                    member.raft_term,
+                    member.raft_index,
+                    member.raft_applied_index
+                ),
+            };
+            writeln!(out, "  member      {}  {state}", member.name)?;
+        }
         for instance in &cluster.instances {
             let alive = match (instance.pid, &instance.trouble) {
                 (Some(pid), _) => format!("pid {pid}"),

@@ -18,6 +18,7 @@ use crate::layout::write_private;
 
 const HTTPS: u16 = 443;
 const ETCD_CLIENT: u16 = 2379;
+const ETCD_PEER: u16 = 2380;
 const ALIAS_TRIES_MAX: u32 = 64;
 const FILE_NAME: &str = "addresses.json";
 
@@ -26,17 +27,46 @@ const FILE_NAME: &str = "addresses.json";
 pub(crate) struct Addresses {
     /// The API server's external endpoint.
     pub(crate) api: SocketAddr,
-    /// The store's client port.
-    pub(crate) etcd: SocketAddr,
+    /// The store's members, one for each instance.
+    pub(crate) members: Vec<MemberAddresses>,
     /// The modelled private endpoint in the cluster's network; nothing listens there.
     pub(crate) private: Ipv4Addr,
+}
+
+/// Where a member of the store listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemberAddresses {
+    /// For its clients.
+    pub(crate) client: SocketAddr,
+    /// For the other members.
+    pub(crate) peer: SocketAddr,
 }
 
 /// The bound sockets behind [`Addresses`]; held by the fleet for the cluster's life, so that no other program can slip
 /// in while an instance restarts.
 pub(crate) struct Listeners {
     pub(crate) api: TcpListener,
-    pub(crate) etcd: TcpListener,
+    pub(crate) members: Vec<MemberListeners>,
+}
+
+/// The sockets of one member of the store.
+pub(crate) struct MemberListeners {
+    pub(crate) client: TcpListener,
+    pub(crate) peer: TcpListener,
+}
+
+impl MemberListeners {
+    fn addresses(&self) -> io::Result<MemberAddresses> {
+        Ok(MemberAddresses { client: self.client.local_addr()?, peer: self.peer.local_addr()? })
+    }
+
+    /// The same sockets once more, for another process.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { client: self.client.try_clone()?, peer: self.peer.try_clone()? })
+    }
 }
 
 /// What the user asked for.
@@ -57,43 +87,70 @@ impl Addresses {
     }
 }
 
-/// Takes the remembered addresses of the cluster in `directory`, or chooses and remembers new ones.
+/// Takes the remembered addresses of the cluster in `directory`, or chooses and remembers new ones for so many
+/// instances.
 ///
 /// # Errors
 /// When a remembered or wished address cannot be bound; the text names it.
-pub(crate) fn bind(directory: &Path, wishes: &Wishes, entropy: &Entropy) -> Result<(Addresses, Listeners)> {
+pub(crate) fn bind(
+    directory: &Path,
+    instances: usize,
+    wishes: &Wishes,
+    entropy: &Entropy,
+) -> Result<(Addresses, Listeners)> {
     let file = directory.join(FILE_NAME);
     if file.exists() {
         let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let addresses: Addresses = serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged; delete it to choose new addresses", file.display()))?;
-        let listeners =
-            Listeners { api: listen_again(addresses.api, &file)?, etcd: listen_again(addresses.etcd, &file)? };
+        let again = |member: &MemberAddresses| {
+            let (client, peer) = (listen_again(member.client, &file)?, listen_again(member.peer, &file)?);
+            anyhow::Ok(MemberListeners { client, peer })
+        };
+        let members = addresses.members.iter().map(again).collect::<Result<_>>()?;
+        let listeners = Listeners { api: listen_again(addresses.api, &file)?, members };
         return Ok((addresses, listeners));
     }
-    let (api, etcd) = choose(wishes, entropy)?;
+    let listeners = choose(instances, wishes, entropy)?;
     let [.., low] = entropy.bytes::<4>();
     let addresses = Addresses {
-        api: api.local_addr()?,
-        etcd: etcd.local_addr()?,
+        api: listeners.api.local_addr()?,
+        members: listeners.members.iter().map(MemberListeners::addresses).collect::<io::Result<_>>()?,
         private: Ipv4Addr::new(172, 16, 0, 2 + low % 12),
     };
     write_private(&file, &serde_json::to_vec_pretty(&addresses)?)?;
-    Ok((addresses, Listeners { api, etcd }))
+    Ok((addresses, listeners))
 }
 
-fn choose(wishes: &Wishes, entropy: &Entropy) -> Result<(TcpListener, TcpListener)> {
-    let alias = alias_with_both(entropy);
-    let (free_api, free_etcd) = match alias {
-        Some(pair) => pair,
-        None => (listen(loopback(0))?, listen(loopback(0))?),
+fn choose(instances: usize, wishes: &Wishes, entropy: &Entropy) -> Result<Listeners> {
+    let (free_api, first) = match alias_with_all(entropy) {
+        Some(found) => found,
+        None => (listen(loopback(0))?, member_at_any_port()?),
     };
     let api = match wishes.api {
         None => free_api,
         Some((ip, port)) => listen_as_wished(ip, port)?,
     };
-    let well_known = wishes.well_known_etcd.then(|| TcpListener::bind(loopback(ETCD_CLIENT)).ok()).flatten();
-    Ok((api, well_known.unwrap_or(free_etcd)))
+    let mut members = vec![wishes.well_known_etcd.then(well_known_member).flatten().unwrap_or(first)];
+    while members.len() < instances {
+        let another = match alias_with_all(entropy) {
+            Some((_, member)) => member,
+            None => member_at_any_port()?,
+        };
+        members.push(another);
+    }
+    Ok(Listeners { api, members })
+}
+
+fn member_at_any_port() -> Result<MemberListeners> {
+    Ok(MemberListeners { client: listen(loopback(0))?, peer: listen(loopback(0))? })
+}
+
+/// Where etcd's users look for it, if both ports are free.
+fn well_known_member() -> Option<MemberListeners> {
+    let client = TcpListener::bind(loopback(ETCD_CLIENT)).ok()?;
+    let peer = TcpListener::bind(loopback(ETCD_PEER)).or_else(|_| TcpListener::bind(loopback(0))).ok()?;
+    Some(MemberListeners { client, peer })
 }
 
 /// Without a port: 443, or a free one where that is taken or not permitted.
@@ -112,8 +169,8 @@ pub(crate) fn try_address(ip: IpAddr, port: Option<u16>) -> Result<()> {
     listen_as_wished(ip, port).map(drop)
 }
 
-/// An alias where both ports are free; port 443 gives way to a free one where it needs a privilege we lack.
-fn alias_with_both(entropy: &Entropy) -> Option<(TcpListener, TcpListener)> {
+/// An alias where all ports are free; port 443 gives way to a free one where it needs a privilege we lack.
+fn alias_with_all(entropy: &Entropy) -> Option<(TcpListener, MemberListeners)> {
     for _ in 0..ALIAS_TRIES_MAX {
         let [a, b, c] = entropy.bytes::<3>();
         // 127.0.x.y is where people put things by hand.
@@ -122,9 +179,9 @@ fn alias_with_both(entropy: &Entropy) -> Option<(TcpListener, TcpListener)> {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => TcpListener::bind((ip, 0)),
             other => other,
         };
-        match (api, TcpListener::bind((ip, ETCD_CLIENT))) {
-            (Ok(api), Ok(etcd)) => return Some((api, etcd)),
-            (Err(e), _) if e.kind() == io::ErrorKind::AddrNotAvailable => return None,
+        match (api, TcpListener::bind((ip, ETCD_CLIENT)), TcpListener::bind((ip, ETCD_PEER))) {
+            (Ok(api), Ok(client), Ok(peer)) => return Some((api, MemberListeners { client, peer })),
+            (Err(e), _, _) if e.kind() == io::ErrorKind::AddrNotAvailable => return None,
             _ => {}
         }
     }
@@ -190,11 +247,12 @@ mod tests {
     fn addresses_are_remembered_and_taken_again() {
         let directory = tempfile::tempdir().unwrap();
         let entropy = crate::system::entropy();
-        let (first, listeners) = bind(directory.path(), &Wishes::default(), &entropy).unwrap();
-        assert!(bind(directory.path(), &Wishes::default(), &entropy).err().unwrap().to_string().contains("in use"));
+        let (first, listeners) = bind(directory.path(), 3, &Wishes::default(), &entropy).unwrap();
+        assert!(bind(directory.path(), 3, &Wishes::default(), &entropy).err().unwrap().to_string().contains("in use"));
         drop(listeners);
-        let (second, _listeners) = bind(directory.path(), &Wishes::default(), &entropy).unwrap();
-        assert_eq!((first.api, first.etcd), (second.api, second.etcd));
+        let (second, _listeners) = bind(directory.path(), 3, &Wishes::default(), &entropy).unwrap();
+        assert_eq!((first.api, &first.members), (second.api, &second.members));
+        assert_eq!(first.members.len(), 3);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! One cluster as the fleet sees it: its record on disk, its state, the processes that serve it now.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
+use etcd::{RemoteStore, Store};
 use pki::{Authority, Signer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -12,11 +14,23 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::edge::Delivery;
 use crate::fleet::addresses::Addresses;
 use crate::fleet::message::{ClusterSpec, NodeSpec};
-use crate::fleet::report::{Certificate, ClusterStatus, InstanceStatus};
+use crate::fleet::report::{Certificate, ClusterStatus, InstanceStatus, MemberStatus};
 use crate::fleet::user_files;
 use crate::layout::{Layout, make_directory, write_private};
 
 const RECORD_FILE: &str = "cluster.json";
+/// A member of the store that does not say how it is in this time is not well.
+const MEMBER_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// The name of an instance, which is that of its directory and of its member of the store.
+pub(crate) fn instance_name(place: usize) -> String {
+    format!("control-plane-{place}")
+}
+
+/// How many instances a location's control plane has: a region's zones have one each (GKE: three), a zone one.
+pub(crate) fn instances_in(location: &str) -> usize {
+    if gke::places::Place::parse(location).is_ok_and(|place| !place.zonal) { 3 } else { 1 }
+}
 
 /// What is remembered of a cluster. No secret is in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,7 +91,8 @@ pub(crate) enum State {
 
 /// What the supervisor is told.
 pub(crate) enum Command {
-    Nodes(Vec<NodeSpec>),
+    /// There are other nodes now.
+    Nodes,
     Stop(oneshot::Sender<()>),
 }
 
@@ -88,7 +103,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Mutex<Vec<NodeSpec>>,
     pub(crate) state: watch::Sender<State>,
     pub(crate) instances: Mutex<Vec<InstanceStatus>>,
-    pub(crate) delivery: watch::Sender<Option<Delivery>>,
+    pub(crate) delivery: watch::Sender<Vec<Delivery>>,
     pub(crate) signer: watch::Sender<Option<Signer>>,
     commands: mpsc::Sender<Command>,
     pub(crate) inbox: Mutex<Option<mpsc::Receiver<Command>>>,
@@ -103,7 +118,7 @@ impl Cluster {
             nodes: Mutex::new(record.nodes),
             state: watch::Sender::new(State::Starting),
             instances: Mutex::default(),
-            delivery: watch::Sender::new(None),
+            delivery: watch::Sender::new(Vec::new()),
             signer: watch::Sender::new(None),
             commands,
             inbox: Mutex::new(Some(inbox)),
@@ -149,8 +164,8 @@ impl Cluster {
     }
 
     pub(crate) async fn set_nodes(&self, nodes: Vec<NodeSpec>) {
-        *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes.clone();
-        let _ = self.commands.send(Command::Nodes(nodes)).await;
+        *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
+        let _ = self.commands.send(Command::Nodes).await;
     }
 
     /// Ends the cluster's processes in order.
@@ -166,7 +181,7 @@ impl Cluster {
         let _ = fs::remove_dir_all(user_files::directory(layout, &self.spec));
     }
 
-    pub(crate) fn report(&self, layout: &Layout) -> ClusterStatus {
+    pub(crate) async fn report(&self, layout: &Layout) -> ClusterStatus {
         let state = match &*self.state.borrow() {
             State::Starting => "STARTING".to_owned(),
             State::Running(_) => "RUNNING".to_owned(),
@@ -181,10 +196,47 @@ impl Cluster {
             kubernetes_version: self.spec.kubernetes_version.clone(),
             endpoint: self.addresses.endpoint(),
             kubeconfig: user_files::directory(layout, &self.spec).join("kubeconfig"),
-            etcd_endpoints: vec![format!("https://{}", self.addresses.etcd)],
+            etcd_endpoints: self.etcd_endpoints(),
+            members: self.members(layout).await,
             nodes: self.nodes.lock().unwrap_or_else(PoisonError::into_inner).len(),
             instances: self.instances.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+
+    /// The client URLs of the store's members.
+    pub(crate) fn etcd_endpoints(&self) -> Vec<String> {
+        self.addresses.members.iter().map(|member| format!("https://{}", member.client)).collect()
+    }
+
+    /// What the store's members say of themselves; one that does not answer soon is not healthy.
+    async fn members(&self, layout: &Layout) -> Vec<MemberStatus> {
+        let directory = user_files::directory(layout, &self.spec);
+        let tls = user_files::etcd_client(&directory, &crate::system::clock()).ok();
+        let ask = |(place, endpoint): (usize, String)| {
+            let tls = tls.clone();
+            async move {
+                let store = RemoteStore::connect(std::slice::from_ref(&endpoint), tls).ok().map(Store::Remote);
+                let status = match &store {
+                    Some(store) => tokio::time::timeout(MEMBER_TIMEOUT, store.status()).await.ok().and_then(Result::ok),
+                    None => None,
+                };
+                MemberStatus::of(instance_name(place), endpoint, status)
+            }
+        };
+        futures_util::future::join_all(self.etcd_endpoints().into_iter().enumerate().map(ask)).await
+    }
+
+    /// How many instances run the control plane.
+    pub(crate) fn instance_count(&self) -> usize {
+        self.addresses.members.len()
+    }
+
+    /// The nodes that an instance carries: in a regional cluster each instance those of its zone.
+    pub(crate) fn nodes_of(&self, instance: usize) -> Vec<NodeSpec> {
+        let all = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let zones: BTreeSet<&str> = all.iter().map(|node| node.zone.as_str()).collect();
+        let place = |node: &NodeSpec| zones.iter().position(|zone| *zone == node.zone).unwrap_or(0);
+        all.iter().filter(|node| place(node) % self.instance_count() == instance).cloned().collect()
     }
 
     pub(crate) async fn certificates(&self) -> Vec<Certificate> {

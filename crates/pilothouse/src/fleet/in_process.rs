@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use crate::edge::Delivery;
-use crate::fleet::cluster::{Cluster, Command, State};
+use crate::fleet::cluster::{Cluster, Command, State, instance_name};
 use crate::fleet::report::InstanceStatus;
-use crate::fleet::supervise::{INSTANCE, SIGNER, access, start_message};
-use crate::fleet::{Fleet, SealedDirectory, key, user_files};
+use crate::fleet::supervise::{SIGNER, access, addresses, start_message};
+use crate::fleet::{Fleet, MemberListeners, SealedDirectory, key, user_files};
 use crate::instance::{Doors, Instance};
 
 /// Connections that wait for a task to serve them.
@@ -22,12 +22,12 @@ const CONNECTIONS_WAITING_MAX: usize = 1024;
 pub(crate) async fn run(
     fleet: Arc<Fleet>,
     cluster: Arc<Cluster>,
-    etcd: std::net::TcpListener,
+    members: Vec<MemberListeners>,
     mut inbox: mpsc::Receiver<Command>,
 ) {
     let (sender, mut connections) = mpsc::channel(CONNECTIONS_WAITING_MAX);
-    let instance = match start(&fleet, &cluster, etcd).await {
-        Ok(instance) => instance,
+    let instances = match start(&fleet, &cluster, members).await {
+        Ok(instances) => instances,
         Err(cause) => {
             error!(cluster = cluster.spec().name, "cannot run: {cause:#}");
             cluster.state.send_replace(State::Failed(crate::failure::line(&cause)));
@@ -40,23 +40,31 @@ pub(crate) async fn run(
             return;
         }
     };
-    cluster.delivery.send_replace(Some(Delivery::InProcess(sender)));
+    cluster.delivery.send_replace(vec![Delivery::InProcess(sender)]);
     info!(cluster = cluster.spec().name, "running in this process");
-    let mut store_ended = std::pin::pin!(instance.store_ended());
-    let mut has_store = true;
+    let ends = instances.iter().map(|instance| Box::pin(instance.store_ended()));
+    let mut store_ended = futures_util::future::select_all(ends);
+    let (mut has_store, mut turn) = (true, 0_usize);
     loop {
         tokio::select! {
-            () = &mut store_ended, if has_store => {
+            _ = &mut store_ended, if has_store => {
                 has_store = false;
                 let why = "the store's state thread is gone; `pilothouse down` and `up` start it again from the log";
                 cluster.state.send_replace(State::Failed(why.to_owned()));
             }
-            Some(stream) = connections.recv() => instance.serve(stream),
+            Some(stream) = connections.recv() => {
+                turn = turn.wrapping_add(1);
+                instances[turn % instances.len()].serve(stream);
+            }
             command = inbox.recv() => match command {
-                Some(Command::Nodes(nodes)) => instance.set_nodes(nodes).await,
+                Some(Command::Nodes) => {
+                    for (place, instance) in instances.iter().enumerate() {
+                        instance.set_nodes(cluster.nodes_of(place)).await;
+                    }
+                }
                 Some(Command::Stop(done)) => {
-                    cluster.delivery.send_replace(None);
-                    instance.stop().await;
+                    cluster.delivery.send_replace(Vec::new());
+                    futures_util::future::join_all(instances.into_iter().map(Instance::stop)).await;
                     let _ = done.send(());
                     return;
                 }
@@ -66,34 +74,40 @@ pub(crate) async fn run(
     }
 }
 
-async fn start(fleet: &Arc<Fleet>, cluster: &Arc<Cluster>, etcd: std::net::TcpListener) -> Result<Instance> {
+async fn start(fleet: &Arc<Fleet>, cluster: &Arc<Cluster>, members: Vec<MemberListeners>) -> Result<Vec<Instance>> {
     let id = &cluster.spec().id;
     let directory = fleet.layout().cluster(id).join(SIGNER);
     let data_key = key::unwrap(&directory, id, SIGNER, &fleet.platform)?;
     let vault = SealedDirectory::open(&directory, id, SIGNER, &data_key, fleet.entropy.clone())?;
     let core = Arc::new(SignerCore::open(id, Arc::new(vault), fleet.clock.clone(), fleet.entropy.clone())?);
-    let resolver = Arc::clone(&fleet.resolver);
-    let identity = apiserver::Identity::in_process(move |token| {
-        let answer = resolver.get().and_then(|resolve| resolve(&token));
-        std::future::ready(answer)
-    });
-    let doors = Doors { signer: Signer::InProcess(Arc::clone(&core), Requester::Instance), identity, etcd };
-    let start = start_message(fleet, cluster)?;
-    let pid = Some(std::process::id());
-    *cluster.instances.lock().unwrap_or_else(PoisonError::into_inner) = vec![InstanceStatus {
-        name: INSTANCE.to_owned(),
-        pid,
-        role: "control-plane".to_owned(),
-        data_dir: start.data_dir.clone(),
-        addresses: vec![cluster.addresses.api.to_string(), cluster.addresses.etcd.to_string()],
-        restarts: 0,
-        trouble: None,
-    }];
-    let instance = Instance::start(start, doors).await?;
+    let mut statuses = Vec::new();
+    let mut starting = Vec::new();
+    for (place, etcd) in members.into_iter().enumerate() {
+        let resolver = Arc::clone(&fleet.resolver);
+        let identity = apiserver::Identity::in_process(move |token| {
+            let answer = resolver.get().and_then(|resolve| resolve(&token));
+            std::future::ready(answer)
+        });
+        let signer = Signer::InProcess(Arc::clone(&core), Requester::Instance);
+        let start = start_message(fleet, cluster, place)?;
+        statuses.push(InstanceStatus {
+            name: instance_name(place),
+            pid: Some(std::process::id()),
+            role: "control-plane".to_owned(),
+            data_dir: start.data_dir.clone(),
+            addresses: addresses(cluster, place).iter().map(ToString::to_string).collect(),
+            restarts: 0,
+            trouble: None,
+        });
+        starting.push(Instance::start(start, Doors { signer, identity, etcd }));
+    }
+    *cluster.instances.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
+    // Side by side: the first instances of a regional cluster need each other to begin.
+    let instances = futures_util::future::try_join_all(starting).await?;
     let door = Signer::InProcess(core, Requester::Fleet);
     let access = access(cluster, &door).await?;
     user_files::write(fleet.layout(), cluster.spec(), &access, &door).await?;
     cluster.signer.send_replace(Some(door));
     cluster.state.send_replace(State::Running(access));
-    Ok(instance)
+    Ok(instances)
 }

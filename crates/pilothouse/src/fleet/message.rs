@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub(crate) enum ToInstance {
-    /// The first message. Files: the signer's stream, the identity stream, the store's client listener.
+    /// The first message. Files: the signer's stream, the identity stream, the store's client and peer listeners.
     Start(Box<InstanceStart>),
     /// File: an accepted connection to the API server.
     Connection,
@@ -41,10 +41,22 @@ pub(crate) struct InstanceStart {
     pub(crate) data_key: Secret,
     pub(crate) api_address: SocketAddr,
     pub(crate) private_address: Ipv4Addr,
-    pub(crate) etcd_address: SocketAddr,
+    /// The store's members, one for each instance of the cluster.
+    pub(crate) members: Vec<StoreMember>,
+    /// Which of them this instance runs.
+    pub(crate) member: usize,
     /// The project's number and service agent as the cloud knows them.
     pub(crate) project_number: String,
     pub(crate) nodes: Vec<NodeSpec>,
+}
+
+/// Where a member of a cluster's store is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StoreMember {
+    /// The instance it belongs to, which gives it its name.
+    pub(crate) instance: String,
+    pub(crate) client: SocketAddr,
+    pub(crate) peer: SocketAddr,
 }
 
 /// From the fleet to a signer.

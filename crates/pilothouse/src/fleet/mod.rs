@@ -20,7 +20,7 @@ use disk::Platform;
 use policy::GoogleIdentity;
 use tracing::info;
 
-pub(crate) use addresses::{Wishes, parse_wish, try_address};
+pub(crate) use addresses::{MemberListeners, Wishes, parse_wish, try_address};
 pub(crate) use cluster::{Access, Cluster, Record};
 pub(crate) use key::SealedDirectory;
 pub(crate) use process::spawn_detached;
@@ -182,7 +182,8 @@ impl Fleet {
 
     /// For `status`.
     pub(crate) async fn report(&self) -> Vec<ClusterStatus> {
-        self.clusters().iter().map(|c| c.report(&self.layout)).collect()
+        let clusters = self.clusters();
+        futures_util::future::join_all(clusters.iter().map(|c| c.report(&self.layout))).await
     }
 
     /// For `inspect`: the authorities of each cluster.
@@ -199,8 +200,9 @@ impl Fleet {
             return Ok(running);
         }
         let directory = self.layout.cluster(&record.spec.id);
-        let (addresses, listeners) = addresses::bind(&directory, wishes, &self.entropy)
-            .with_context(|| format!("cluster {} in {}", record.spec.name, record.spec.location))?;
+        let (addresses, listeners) =
+            addresses::bind(&directory, cluster::instances_in(&record.spec.location), wishes, &self.entropy)
+                .with_context(|| format!("cluster {} in {}", record.spec.name, record.spec.location))?;
         let cluster = Cluster::new(record, addresses);
         self.lock().insert(cluster.spec().id.clone(), Arc::clone(&cluster));
         supervise::start(self, &cluster, listeners);

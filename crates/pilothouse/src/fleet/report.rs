@@ -38,8 +38,44 @@ pub(crate) struct ClusterStatus {
     pub(crate) endpoint: String,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) etcd_endpoints: Vec<String>,
+    /// The store's members as they answer now.
+    #[serde(default)]
+    pub(crate) members: Vec<MemberStatus>,
     pub(crate) nodes: usize,
     pub(crate) instances: Vec<InstanceStatus>,
+}
+
+/// A member of a cluster's store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MemberStatus {
+    /// Of its instance.
+    pub(crate) name: String,
+    /// For clients.
+    pub(crate) endpoint: String,
+    /// Whether it answers and knows a leader.
+    pub(crate) healthy: bool,
+    pub(crate) leader: bool,
+    pub(crate) raft_term: u64,
+    /// The last entry of its log, and the last one applied.
+    pub(crate) raft_index: u64,
+    pub(crate) raft_applied_index: u64,
+}
+
+impl MemberStatus {
+    pub(crate) fn of(name: String, endpoint: String, status: Option<etcd::StoreStatus>) -> Self {
+        let healthy = status.as_ref().is_some_and(|status| status.leader != 0);
+        let status = status.unwrap_or_default();
+        Self {
+            name,
+            endpoint,
+            healthy,
+            leader: healthy && status.leader == status.member,
+            raft_term: status.raft_term,
+            raft_index: status.raft_index,
+            raft_applied_index: status.raft_applied_index,
+        }
+    }
 }
 
 /// One process of a cluster.
@@ -140,6 +176,11 @@ fn boundaries(in_process: bool) -> Vec<Boundary> {
             "the store's client port answers only certificates of the etcd API CA",
             "full",
             "mutual TLS on a loopback address",
+        ),
+        boundary(
+            "the store's members hear only certificates of the etcd peer CA, each for its own address",
+            "full",
+            "mutual TLS; where addresses cannot be aliases, members share one and their certificates are alike",
         ),
         boundary(
             "system calls and files of an instance are confined",

@@ -17,16 +17,15 @@ use tracing::{error, info, warn};
 
 use crate::channel;
 use crate::edge::{self, Delivery};
-use crate::fleet::addresses::Listeners;
-use crate::fleet::cluster::{Access, Cluster, Command, State};
-use crate::fleet::message::{FromInstance, FromSigner, InstanceStart, ToInstance, ToSigner};
+use crate::fleet::addresses::{Listeners, MemberAddresses, MemberListeners};
+use crate::fleet::cluster::{Access, Cluster, Command, State, instance_name};
+use crate::fleet::message::{FromInstance, FromSigner, InstanceStart, StoreMember, ToInstance, ToSigner};
 use crate::fleet::process::{self, Process};
 use crate::fleet::report::InstanceStatus;
 use crate::fleet::{Fleet, in_process, key, user_files};
 use crate::{failure, identity_server};
 
-/// The instance's and the signer's directory names.
-pub(crate) const INSTANCE: &str = "control-plane-0";
+/// The signer's directory name.
 pub(crate) const SIGNER: &str = "signer";
 /// A process that lived so long was well: its next end is a first one.
 const STEADY: Duration = Duration::from_secs(10);
@@ -53,21 +52,26 @@ pub(crate) fn start(fleet: &Arc<Fleet>, cluster: &Arc<Cluster>, listeners: Liste
     });
     let (fleet, cluster) = (Arc::clone(fleet), Arc::clone(cluster));
     if fleet.in_process() {
-        tokio::spawn(in_process::run(fleet, cluster, listeners.etcd, inbox));
+        tokio::spawn(in_process::run(fleet, cluster, listeners.members, inbox));
     } else {
-        tokio::spawn(Supervisor::new(fleet, cluster, listeners.etcd).run(inbox));
+        tokio::spawn(Supervisor::new(fleet, cluster, listeners.members).run(inbox));
     }
 }
 
-/// The two processes of a cluster. Each is started again by itself: an instance goes on while its signer restarts.
+/// The processes of a cluster: a signer and its instances. Each is started again by itself: the others go on.
 struct Supervisor {
     fleet: Arc<Fleet>,
     cluster: Arc<Cluster>,
-    etcd: std::net::TcpListener,
     signer: Slot,
-    instance: Slot,
+    instances: Vec<InstanceSlot>,
     /// The fleet's own way to the signer, for the user's certificates.
     door: Option<SignerClient>,
+}
+
+/// The place of an instance, and its member's sockets.
+struct InstanceSlot {
+    slot: Slot,
+    sockets: MemberListeners,
 }
 
 /// The place of one process.
@@ -124,12 +128,13 @@ impl Slot {
 enum Event {
     Told(Option<Command>),
     SignerEnded,
-    InstanceEnded,
+    InstanceEnded(usize),
 }
 
 impl Supervisor {
-    fn new(fleet: Arc<Fleet>, cluster: Arc<Cluster>, etcd: std::net::TcpListener) -> Self {
-        Self { fleet, cluster, etcd, signer: Slot::default(), instance: Slot::default(), door: None }
+    fn new(fleet: Arc<Fleet>, cluster: Arc<Cluster>, members: Vec<MemberListeners>) -> Self {
+        let instances = members.into_iter().map(|sockets| InstanceSlot { slot: Slot::default(), sockets }).collect();
+        Self { fleet, cluster, signer: Slot::default(), instances, door: None }
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
@@ -144,12 +149,8 @@ impl Supervisor {
             };
             match event {
                 Event::SignerEnded => self.signer_failed("it ended".to_owned(), Cause::Passing),
-                Event::InstanceEnded => self.instance_failed("it ended".to_owned(), Cause::Passing),
-                Event::Told(Some(Command::Nodes(nodes))) => {
-                    if let Some(instance) = &self.instance.process {
-                        let _ = instance.channel.send(&ToInstance::Nodes { nodes }, &[]).await;
-                    }
-                }
+                Event::InstanceEnded(place) => self.instance_failed(place, "it ended".to_owned(), Cause::Passing),
+                Event::Told(Some(Command::Nodes)) => self.tell_nodes().await,
                 Event::Told(Some(Command::Stop(done))) => {
                     self.stop().await;
                     let _ = done.send(());
@@ -161,18 +162,28 @@ impl Supervisor {
     }
 
     fn is_complete(&self) -> bool {
-        self.signer.process.is_some() && self.instance.process.is_some()
+        self.signer.process.is_some() && self.instances.iter().all(|instance| instance.slot.process.is_some())
     }
 
     async fn events(&mut self, inbox: &mut mpsc::Receiver<Command>) -> Event {
         tokio::select! {
             command = inbox.recv() => Event::Told(command),
             () = self.signer.ended() => Event::SignerEnded,
-            () = self.instance.ended() => Event::InstanceEnded,
+            place = any_ended(&mut self.instances) => Event::InstanceEnded(place),
         }
     }
 
-    /// Starts what is missing. A wish to stop breaks it off; other nodes are those that the instance starts with.
+    /// Tells each instance which nodes it carries.
+    async fn tell_nodes(&self) {
+        for (place, instance) in self.instances.iter().enumerate() {
+            if let Some(process) = &instance.slot.process {
+                let nodes = self.cluster.nodes_of(place);
+                let _ = process.channel.send(&ToInstance::Nodes { nodes }, &[]).await;
+            }
+        }
+    }
+
+    /// Starts what is missing. A wish to stop breaks it off; other nodes are those that the instances start with.
     async fn complete_unless_stopped(&mut self, inbox: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
         let mut nodes_changed = false;
         let stopped = {
@@ -183,89 +194,123 @@ impl Supervisor {
                     () = &mut work => break None,
                     command = inbox.recv() => match command {
                         Some(Command::Stop(done)) => break Some(done),
-                        Some(Command::Nodes(_)) => nodes_changed = true,
+                        Some(Command::Nodes) => nodes_changed = true,
                         None => std::future::pending().await,
                     },
                 }
             }
         };
-        if let Some(instance) = self.instance.process.as_ref().filter(|_| nodes_changed && stopped.is_none()) {
-            let nodes = self.cluster.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let _ = instance.channel.send(&ToInstance::Nodes { nodes }, &[]).await;
+        if nodes_changed && stopped.is_none() {
+            self.tell_nodes().await;
         }
         stopped
     }
 
-    /// One try to have both processes; what fails is noted and tried again, later each time.
+    /// The instances that do not run and are due next, and in what time.
+    fn due(&self) -> (Vec<usize>, Duration) {
+        let missing = || self.instances.iter().enumerate().filter(|(_, instance)| instance.slot.process.is_none());
+        let soonest = missing().map(|(_, instance)| instance.slot.delay()).min().unwrap_or_default();
+        let due = missing().filter(|(_, instance)| instance.slot.delay() == soonest).map(|(place, _)| place);
+        (due.collect(), soonest)
+    }
+
+    /// One try to have all processes; what fails is noted and tried again, later each time.
     async fn complete(&mut self) {
         if self.signer.has_ended() {
             self.signer_failed("it ended".to_owned(), Cause::Passing);
         }
-        let (signer_missing, instance_missing) = (self.signer.process.is_none(), self.instance.process.is_none());
-        let delay = if signer_missing { self.signer.delay() } else { self.instance.delay() };
+        let signer_missing = self.signer.process.is_none();
+        let (due, soonest) = self.due();
+        let delay = if signer_missing { self.signer.delay() } else { soonest };
         if !delay.is_zero() {
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                // While one waits to be started again, the other may end.
+                // While one waits to be started again, others may end.
                 () = self.signer.ended() => return self.signer_failed("it ended".to_owned(), Cause::Passing),
-                () = self.instance.ended() => return self.instance_failed("it ended".to_owned(), Cause::Passing),
+                place = any_ended(&mut self.instances) => {
+                    return self.instance_failed(place, "it ended".to_owned(), Cause::Passing);
+                }
             }
         }
-        // Both at once: a new process takes its time.
-        let spawned = (|| {
-            let signer = signer_missing.then(|| spawn(&self.fleet, &self.cluster, "signer", SIGNER)).transpose()?;
-            let instance =
-                instance_missing.then(|| spawn(&self.fleet, &self.cluster, "instance", INSTANCE)).transpose()?;
-            anyhow::Ok((signer, instance))
-        })();
-        let (signer, instance) = match spawned {
-            Ok(spawned) => spawned,
-            Err(cause) if signer_missing => return self.signer_failed(failure::line(&cause), Cause::Lasting),
-            Err(cause) => return self.instance_failed(failure::line(&cause), Cause::Lasting),
+        // All at once: a new process takes its time.
+        let signer = match signer_missing.then(|| spawn(&self.fleet, &self.cluster, None)).transpose() {
+            Ok(signer) => signer,
+            Err(cause) => return self.signer_failed(failure::line(&cause), Cause::Lasting),
         };
+        let mut instances = Vec::new();
+        for place in due {
+            match spawn(&self.fleet, &self.cluster, Some(place)) {
+                Ok(process) => instances.push((place, process)),
+                Err(cause) => return self.instance_failed(place, failure::line(&cause), Cause::Lasting),
+            }
+        }
         if let Some(mut signer) = signer {
             if let Err(error) = self.start_signer(&signer).await {
                 return self.signer_failed(failure::line(&error), cause_of_end(&mut signer).await);
             }
             self.signer.started(signer, self.fleet.clock.monotonic());
         }
-        if let Some(instance) = instance {
-            self.bring_in(instance).await;
-        }
+        self.bring_in(instances).await;
         self.report();
     }
 
-    async fn bring_in(&mut self, mut instance: Process) {
-        match self.start_instance(&instance).await {
-            Ok(access) => {
-                let channel = Arc::clone(&instance.channel);
-                self.instance.started(instance, self.fleet.clock.monotonic());
-                self.report();
-                self.cluster.delivery.send_replace(Some(Delivery::Process(channel)));
-                self.cluster.state.send_replace(State::Running(access));
+    /// Starts instances side by side: the first ones of a regional cluster need each other to begin.
+    async fn bring_in(&mut self, instances: Vec<(usize, Process)>) {
+        let start = instances.iter().map(|(place, process)| self.start_instance(*place, process));
+        let started = futures_util::future::join_all(start).await;
+        for ((place, mut process), result) in instances.into_iter().zip(started) {
+            match result {
+                Ok(access) => {
+                    self.instances[place].slot.started(process, self.fleet.clock.monotonic());
+                    self.report();
+                    self.deliver();
+                    self.cluster.state.send_replace(State::Running(access));
+                }
+                // An instance gives up too when the signer was killed under it.
+                Err(error) if self.signer.has_ended() => {
+                    self.instance_failed(place, failure::line(&error), Cause::Passing);
+                }
+                Err(error) => {
+                    let cause = cause_of_end(&mut process).await;
+                    self.instance_failed(place, failure::line(&error), cause);
+                }
             }
-            // An instance gives up too when the signer was killed under it.
-            Err(error) if self.signer.has_ended() => self.instance_failed(failure::line(&error), Cause::Passing),
-            Err(error) => self.instance_failed(failure::line(&error), cause_of_end(&mut instance).await),
         }
+    }
+
+    /// Connections go to the instances that run.
+    fn deliver(&self) {
+        let running = self.instances.iter().filter_map(|instance| instance.slot.process.as_ref());
+        let ready = running.map(|process| Delivery::Process(Arc::clone(&process.channel))).collect();
+        self.cluster.delivery.send_replace(ready);
+    }
+
+    /// Whether enough instances run for the store to have a quorum.
+    fn has_quorum(&self) -> bool {
+        let running = self.instances.iter().filter(|instance| instance.slot.process.is_some()).count();
+        running > self.instances.len() / 2
     }
 
     fn signer_failed(&mut self, why: String, cause: Cause) {
         let name = &self.cluster.spec().name;
         error!(cluster = name, "the signer is gone, and is started again: {why}");
         self.signer.failed(why.clone(), self.fleet.clock.monotonic());
-        if self.instance.process.is_none() {
+        if !self.has_quorum() {
             self.cluster.state.send_replace(state_after(cause, &self.signer, why));
         }
         self.report();
     }
 
-    fn instance_failed(&mut self, why: String, cause: Cause) {
-        let name = &self.cluster.spec().name;
-        error!(cluster = name, "the instance is gone, and is started again: {why}");
-        self.cluster.delivery.send_replace(None);
-        self.instance.failed(why.clone(), self.fleet.clock.monotonic());
-        self.cluster.state.send_replace(state_after(cause, &self.instance, why));
+    fn instance_failed(&mut self, place: usize, why: String, cause: Cause) {
+        let (name, instance) = (&self.cluster.spec().name, instance_name(place));
+        error!(cluster = name, instance, "an instance is gone, and is started again: {why}");
+        let slot = &mut self.instances[place].slot;
+        slot.failed(why.clone(), self.fleet.clock.monotonic());
+        let state = state_after(cause, slot, why);
+        self.deliver();
+        if !self.has_quorum() {
+            self.cluster.state.send_replace(state);
+        }
         self.report();
     }
 
@@ -288,7 +333,7 @@ impl Supervisor {
                 self.cluster.signer.send_replace(Some(Signer::Socket(door.clone())));
             }
         }
-        if let Some(instance) = &self.instance.process {
+        for instance in self.instances.iter().filter_map(|instance| instance.slot.process.as_ref()) {
             let to_signer = connect(signer, Requester::Instance).await?;
             instance.channel.send(&ToInstance::Signer, &[to_signer]).await?;
             info!(cluster = self.cluster.spec().name, signer = signer.pid, "the signer is back");
@@ -296,14 +341,15 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn start_instance(&self, instance: &Process) -> Result<Access> {
+    async fn start_instance(&self, place: usize, instance: &Process) -> Result<Access> {
         let (fleet, cluster) = (&self.fleet, &self.cluster);
         let (Some(signer), Some(door)) = (&self.signer.process, &self.door) else { bail!("there is no signer") };
         let to_signer = connect(signer, Requester::Instance).await?;
         let (to_identity, identity_end) = channel::stream_pair()?;
         tokio::spawn(identity_server::serve(stream(identity_end)?, Arc::clone(&fleet.resolver)));
-        let start = start_message(fleet, cluster)?;
-        let files = [to_signer, to_identity, self.etcd.try_clone()?.into()];
+        let start = start_message(fleet, cluster, place)?;
+        let MemberListeners { client, peer } = self.instances[place].sockets.try_clone()?;
+        let files = [to_signer, to_identity, client.into(), peer.into()];
         instance.channel.send(&ToInstance::Start(Box::new(start)), &files).await?;
         match instance.channel.receive().await?.map(|(message, _)| message) {
             Some(FromInstance::Ready) => {}
@@ -317,16 +363,19 @@ impl Supervisor {
         Ok(access)
     }
 
-    /// Ends the instance, which syncs, then the signer.
+    /// Ends the instances, which sync, then the signer.
     async fn stop(&mut self) {
-        self.cluster.delivery.send_replace(None);
-        if let Some(instance) = &mut self.instance.process {
-            let _ = instance.channel.send(&ToInstance::Stop, &[]).await;
-            if tokio::time::timeout(STOP_TIMEOUT, instance.child.wait()).await.is_err() {
-                warn!(cluster = self.cluster.spec().name, "the instance does not stop; ending it");
-                let _ = instance.child.kill().await;
-            }
-        }
+        self.cluster.delivery.send_replace(Vec::new());
+        let name = &self.cluster.spec().name;
+        let ends =
+            self.instances.iter_mut().filter_map(|instance| instance.slot.process.as_mut()).map(async |process| {
+                let _ = process.channel.send(&ToInstance::Stop, &[]).await;
+                if tokio::time::timeout(STOP_TIMEOUT, process.child.wait()).await.is_err() {
+                    warn!(cluster = name, pid = process.pid, "an instance does not stop; ending it");
+                    let _ = process.child.kill().await;
+                }
+            });
+        futures_util::future::join_all(ends).await;
         if let Some(signer) = &mut self.signer.process {
             let _ = signer.channel.send(&ToSigner::Stop, &[]).await;
             let _ = tokio::time::timeout(STOP_TIMEOUT, signer.child.wait()).await;
@@ -345,12 +394,20 @@ impl Supervisor {
             restarts: slot.restarts,
             trouble: slot.trouble.clone(),
         };
-        let listening = addresses(&self.cluster).iter().map(SocketAddr::to_string).collect();
-        *self.cluster.instances.lock().unwrap_or_else(PoisonError::into_inner) = vec![
-            status(INSTANCE, "control-plane", &self.instance, listening),
-            status(SIGNER, "signer", &self.signer, Vec::new()),
-        ];
+        let instance = |(place, instance): (usize, &InstanceSlot)| {
+            let listening = addresses(&self.cluster, place).iter().map(SocketAddr::to_string).collect();
+            status(&instance_name(place), "control-plane", &instance.slot, listening)
+        };
+        let mut all: Vec<InstanceStatus> = self.instances.iter().enumerate().map(instance).collect();
+        all.push(status(SIGNER, "signer", &self.signer, Vec::new()));
+        *self.cluster.instances.lock().unwrap_or_else(PoisonError::into_inner) = all;
     }
+}
+
+/// The first of the running instances to end; never, while none runs.
+async fn any_ended(instances: &mut [InstanceSlot]) -> usize {
+    let ended = instances.iter_mut().map(|instance| Box::pin(instance.slot.ended()));
+    futures_util::future::select_all(ended).await.1
 }
 
 /// What the end of a process says of its next start.
@@ -383,9 +440,14 @@ async fn connect(signer: &Process, requester: Requester) -> Result<OwnedFd> {
     Ok(ours)
 }
 
-fn spawn(fleet: &Fleet, cluster: &Cluster, role: &str, name: &str) -> Result<Process> {
+/// A process of the cluster: the instance at a place, or the signer.
+fn spawn(fleet: &Fleet, cluster: &Cluster, instance: Option<usize>) -> Result<Process> {
     let spec = cluster.spec();
-    let directory = fleet.layout().cluster(&spec.id).join(name);
+    let (role, name) = match instance {
+        Some(place) => ("instance", instance_name(place)),
+        None => ("signer", SIGNER.to_owned()),
+    };
+    let directory = fleet.layout().cluster(&spec.id).join(&name);
     let mut arguments: Vec<OsString> = vec![
         role.into(),
         "--cluster".into(),
@@ -393,35 +455,41 @@ fn spawn(fleet: &Fleet, cluster: &Cluster, role: &str, name: &str) -> Result<Pro
         "--data-dir".into(),
         directory.into_os_string(),
     ];
-    if name == INSTANCE {
-        for address in addresses(cluster) {
-            arguments.extend(["--address".into(), address.to_string().into()]);
-        }
+    for address in instance.map(|place| addresses(cluster, place)).into_iter().flatten() {
+        arguments.extend(["--address".into(), address.to_string().into()]);
     }
     process::spawn(&arguments, &fleet.layout().log(&format!("{}-{}-{name}", spec.name, spec.location)))
 }
 
-fn addresses(cluster: &Cluster) -> [SocketAddr; 2] {
-    [cluster.addresses.api, cluster.addresses.etcd]
+/// Where an instance is heard: the cluster's endpoint, its store's client and peer ports.
+pub(crate) fn addresses(cluster: &Cluster, place: usize) -> [SocketAddr; 3] {
+    let member = cluster.addresses.members[place];
+    [cluster.addresses.api, member.client, member.peer]
 }
 
-/// What an instance is told at its start.
+/// What the instance at a place is told at its start.
 ///
 /// # Errors
 /// When its directory cannot be opened.
-pub(crate) fn start_message(fleet: &Fleet, cluster: &Cluster) -> Result<InstanceStart> {
-    let spec = cluster.spec();
-    let data_dir = fleet.layout().cluster(&spec.id).join(INSTANCE);
+pub(crate) fn start_message(fleet: &Fleet, cluster: &Cluster, place: usize) -> Result<InstanceStart> {
+    let (spec, instance) = (cluster.spec(), instance_name(place));
+    let data_dir = fleet.layout().cluster(&spec.id).join(&instance);
+    let member = |(place, member): (usize, &MemberAddresses)| StoreMember {
+        instance: instance_name(place),
+        client: member.client,
+        peer: member.peer,
+    };
     Ok(InstanceStart {
         cluster: spec.clone(),
-        instance: INSTANCE.to_owned(),
-        data_key: key::unwrap(&data_dir, &spec.id, INSTANCE, &fleet.platform)?,
+        data_key: key::unwrap(&data_dir, &spec.id, &instance, &fleet.platform)?,
+        instance,
         data_dir,
         api_address: cluster.addresses.api,
         private_address: cluster.addresses.private,
-        etcd_address: cluster.addresses.etcd,
+        members: cluster.addresses.members.iter().enumerate().map(member).collect(),
+        member: place,
         project_number: fleet.project_number.clone(),
-        nodes: cluster.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        nodes: cluster.nodes_of(place),
     })
 }
 
@@ -434,7 +502,7 @@ pub(crate) async fn access(cluster: &Cluster, signer: &Signer) -> Result<Access>
         endpoint: cluster.addresses.endpoint(),
         private_endpoint: cluster.addresses.private.to_string(),
         ca_pem: signer.certificate(Authority::Cluster).await.context("the signer does not answer")?,
-        etcd_endpoints: vec![format!("https://{}", cluster.addresses.etcd)],
+        etcd_endpoints: cluster.etcd_endpoints(),
     })
 }
 

@@ -1,9 +1,11 @@
 //! What the user's clients read: a kubeconfig and etcdctl's certificates for each cluster, under DATA/user.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use base::Clock;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use machinery::{Value, json};
@@ -33,6 +35,16 @@ pub(crate) async fn write(layout: &Layout, spec: &ClusterSpec, access: &Access, 
     write_private(&directory.join("etcd-ca.crt"), authority.as_bytes())?;
     write_private(&directory.join("etcd-client.crt"), identity.certificate_pem().as_bytes())?;
     write_private(&directory.join("etcd-client.key"), identity.key_pem().as_bytes())
+}
+
+/// What a client of a cluster's store shows and trusts, as etcdctl does.
+///
+/// # Errors
+/// When the files are not there.
+pub(crate) fn etcd_client(directory: &Path, clock: &Clock) -> Result<Arc<rustls::ClientConfig>> {
+    let read = |name: &str| fs::read_to_string(directory.join(name)).with_context(|| format!("cannot read {name}"));
+    let identity = pki::Identity::from_pem(&read("etcd-client.crt")?, &read("etcd-client.key")?)?;
+    Ok(pki::client_config(&read("etcd-ca.crt")?, Some(&identity), &[b"h2"], clock)?)
 }
 
 /// Makes a cluster's files those of the sandbox: `env` names these. What else the kubeconfig holds (gcloud may have added

@@ -7,18 +7,20 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use apiserver::{ApiServer, Caller};
 use disk::RealDisk;
-use etcd::{Member, MemberConfig, Storage};
+use etcd::{Member, MemberConfig, PeerNetwork, Storage};
 use ipnet::IpNet;
 use manager::api::InProcess;
 use manager::{Api, ManagerConfig, SignFn, SignRequest};
-use pki::{Authority, ClientCertificates, Profile, ServingCertificate, Signer, request_identity, server_config};
+use pki::{
+    Authority, ClientCertificates, Profile, ServingCertificate, Signer, client_config, request_identity, server_config,
+};
 use policy::UserInfo;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::fleet::SealedDirectory;
-use crate::fleet::message::{InstanceStart, NodeSpec};
+use crate::fleet::message::{InstanceStart, NodeSpec, StoreMember};
+use crate::fleet::{MemberListeners, SealedDirectory};
 use crate::instance::nodes::Nodes;
 use crate::system;
 
@@ -29,7 +31,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Doors {
     pub(crate) signer: Signer,
     pub(crate) identity: apiserver::Identity,
-    pub(crate) etcd: std::net::TcpListener,
+    pub(crate) etcd: MemberListeners,
 }
 
 /// A running instance.
@@ -57,11 +59,16 @@ impl Instance {
             &start.data_key,
             entropy.clone(),
         )?;
-        let config = member_config(&start, &directory);
+        let peer_tls = PeerTls::of(&start, &doors.signer).await?;
+        let config = member_config(&start, &directory, &peer_tls)?;
         let member = tokio::task::spawn_blocking(move || Member::start(config)).await?.context("the store")?;
         let member = Arc::new(member);
         let shutdown = watch::Sender::new(false);
-        let mut tasks = vec![serve_etcd(&member, &start, &doors.signer, doors.etcd, &shutdown).await?];
+        let MemberListeners { client, peer } = doors.etcd;
+        let mut tasks = vec![
+            serve_peers(&member, peer_tls, peer, &shutdown)?,
+            serve_etcd(&member, &start, &doors.signer, client, &shutdown).await?,
+        ];
         let server = api_server(&start, &member, &doors.signer, doors.identity).await?;
         tasks.push(run_manager(&start, &server, &doors.signer, &shutdown).await?);
         let seed = u64::from_be_bytes(entropy.bytes());
@@ -112,18 +119,65 @@ impl Instance {
     }
 }
 
-fn member_config(start: &InstanceStart, directory: &SealedDirectory) -> MemberConfig {
+/// The store's certificate towards the other members, both ways, under the etcd peer CA.
+struct PeerTls {
+    server: Arc<rustls::ServerConfig>,
+    client: Arc<rustls::ClientConfig>,
+}
+
+impl PeerTls {
+    async fn of(start: &InstanceStart, signer: &Signer) -> Result<Self> {
+        let member = own_member(start)?;
+        let profile = Profile::EtcdPeer { name: start.instance.clone(), ips: vec![member.peer.ip()] };
+        let identity = request_identity(signer, &profile, None).await?;
+        let authority = signer.certificate(Authority::EtcdPeer).await?;
+        let (serving, clock) = (ServingCertificate::new(&identity)?, system::clock());
+        let server = server_config(serving, ClientCertificates::Required(&authority), &[], &clock)?;
+        Ok(Self { server, client: client_config(&authority, Some(&identity), &[], &clock)? })
+    }
+}
+
+fn own_member(start: &InstanceStart) -> Result<&StoreMember> {
+    start.members.get(start.member).context("the fleet did not say where the store is")
+}
+
+fn member_config(start: &InstanceStart, directory: &SealedDirectory, tls: &PeerTls) -> Result<MemberConfig> {
+    let own = own_member(start)?;
+    let url = |member: &StoreMember| vec![format!("https://{}", member.peer)];
     let mut config = MemberConfig::new(&start.instance, system::clock(), system::entropy());
     config.cluster_token.clone_from(&start.cluster.id);
-    config.client_urls = vec![format!("https://{}", start.etcd_address)];
-    config.peer_urls = vec![format!("https://{}:2380", start.etcd_address.ip())];
+    config.client_urls = vec![format!("https://{}", own.client)];
+    config.peer_urls = url(own);
+    config.initial_cluster = start.members.iter().map(|member| (member.instance.clone(), url(member))).collect();
+    config.peers = Some(PeerNetwork {
+        runtime: tokio::runtime::Handle::current(),
+        tls: Some(Arc::clone(&tls.client)),
+        source: Some(own.peer.ip()),
+    });
     config.storage = Some(Storage {
         dir: directory.path().join("etcd"),
         disk: Arc::new(RealDisk),
         key: directory.key().clone(),
         view: true,
     });
-    config
+    Ok(config)
+}
+
+/// The store's peer port: mutual TLS under the etcd peer CA.
+fn serve_peers(
+    member: &Arc<Member>,
+    tls: PeerTls,
+    listener: std::net::TcpListener,
+    shutdown: &watch::Sender<bool>,
+) -> Result<JoinHandle<()>> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let (member, stop) = (Arc::clone(member), stopped(shutdown));
+    Ok(tokio::spawn(async move {
+        if let Err(error) = member.serve_peers(listener, Some(tls.server), stop).await {
+            error!(%error, "the store's peer port");
+        }
+    }))
 }
 
 /// The store's client port: mutual TLS under the etcd API CA.
@@ -134,7 +188,7 @@ async fn serve_etcd(
     listener: std::net::TcpListener,
     shutdown: &watch::Sender<bool>,
 ) -> Result<JoinHandle<()>> {
-    let profile = Profile::EtcdServing { dns: vec!["localhost".to_owned()], ips: vec![start.etcd_address.ip()] };
+    let profile = Profile::EtcdServing { dns: vec!["localhost".to_owned()], ips: vec![own_member(start)?.client.ip()] };
     let identity = request_identity(signer, &profile, None).await?;
     let authority = signer.certificate(Authority::EtcdApi).await?;
     let serving = ServingCertificate::new(&identity)?;
@@ -199,7 +253,7 @@ async fn run_manager(
         clock: system::clock(),
         seed: u64::from_be_bytes(system::entropy().bytes()),
         identity: start.instance.clone(),
-        leader_election: false,
+        leader_election: start.members.len() > 1,
         root_ca_pem: signer.certificate(Authority::Cluster).await?,
         pod_cidr: Some(start.cluster.pod_cidr.clone()),
         sign: Some(sign(signer.clone())),

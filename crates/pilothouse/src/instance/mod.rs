@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::channel::Channel;
 use crate::cli::RoleArgs;
+use crate::fleet::MemberListeners;
 use crate::fleet::message::{FromInstance, ToInstance};
 
 pub(crate) use control_plane::{Doors, Instance};
@@ -71,14 +72,14 @@ async fn start(channel: &Channel, args: &RoleArgs) -> Result<(Instance, SignerCl
     if start.data_dir != args.data_dir {
         bail!("the command line names {}, the fleet {}", args.data_dir.display(), start.data_dir.display());
     }
-    let files: [OwnedFd; 3] =
+    let files: [OwnedFd; 4] =
         files.try_into().map_err(|_| anyhow::anyhow!("the fleet sent not the files of {}", start.instance))?;
-    let [signer, identity, etcd] = files;
+    let [signer, identity, client, peer] = files;
     let signer = SignerClient::new(stream(signer)?);
     let doors = Doors {
         signer: Signer::Socket(signer.clone()),
         identity: apiserver::Identity::channel(stream(identity)?),
-        etcd: std::net::TcpListener::from(etcd),
+        etcd: MemberListeners { client: client.into(), peer: peer.into() },
     };
     Ok((Instance::start(*start, doors).await?, signer))
 }

@@ -33,6 +33,8 @@ pub(crate) struct Nodes {
     api_address: SocketAddr,
     project: String,
     kubelet_version: String,
+    /// Instances number their nodes apart: the number gives the address.
+    first_ordinal: u16,
     running: Mutex<BTreeMap<String, Running>>,
 }
 
@@ -46,6 +48,7 @@ impl Nodes {
             api_address: start.api_address,
             project: start.cluster.project.clone(),
             kubelet_version: format!("v{}", start.cluster.kubernetes_version),
+            first_ordinal: u16::try_from(start.member).unwrap_or_default() << 14,
             running: Mutex::default(),
         }
     }
@@ -66,7 +69,7 @@ impl Nodes {
                 continue;
             }
             let taken: Vec<u16> = running.values().map(|r| r.ordinal).collect();
-            let ordinal = (0..).find(|o| !taken.contains(o)).unwrap_or_default();
+            let ordinal = (self.first_ordinal..).find(|o| !taken.contains(o)).unwrap_or_default();
             let name = spec.name.clone();
             match self.start(spec, ordinal).await {
                 Ok(node) => {
