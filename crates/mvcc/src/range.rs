@@ -5,17 +5,14 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 
 use crate::snapshot::Snapshot;
-use crate::{AlarmKind, KeyValue, MvccError, RangeRequest, RangeResponse, SortOrder, SortTarget};
+use crate::{KeyValue, MvccError, RangeRequest, RangeResponse, SortOrder, SortTarget};
 
 impl Snapshot {
     /// Answers a range.
     ///
     /// # Errors
-    /// Future or compacted revision; a corrupt cluster answers nothing.
+    /// Future or compacted revision. Reads go on in a cluster that is marked as corrupt, as they do in etcd.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, MvccError> {
-        if !self.alarms.is_empty() && self.has_alarm(AlarmKind::Corrupt) {
-            return Err(MvccError::Corrupt);
-        }
         self.range_at(request, self.revision)
     }
 
