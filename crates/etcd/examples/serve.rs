@@ -28,7 +28,7 @@ async fn main() {
     let entropy = Entropy::new(move |buffer| (&source).read_exact(buffer).expect("the system has randomness"));
     let command = match etcd::command(std::env::args_os().skip(1).collect(), |name| std::env::var(name).ok()) {
         Ok(command) => command,
-        Err(error) => fail(2, &error),
+        Err(refusal) => fail(refusal.code, &refusal.text),
     };
     if let etcd::Command::Print(text) = &command {
         return write(std::io::stdout(), text);

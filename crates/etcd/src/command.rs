@@ -12,12 +12,16 @@ use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
 
 use crate::error::storage;
-use crate::flags::Flags;
+use crate::flags::{Flags, kind_of};
 use crate::journal::Storage;
+use crate::listen::Listener;
 use crate::members::address;
 use crate::peers::{Joined, PeerNetwork, inquire};
 use crate::restore::{self, Restore};
-use crate::{EtcdError, Member, MemberConfig, member};
+use crate::serve::ServeOptions;
+use crate::settings::{Logging, Settings};
+use crate::tls::ServerTls;
+use crate::{EtcdError, Member, MemberConfig, compactor, config_file, member};
 
 /// etcd's longest election time-out.
 const ELECTION_MILLISECONDS_MAX: i64 = 50_000;
@@ -31,12 +35,34 @@ pub enum Command {
     Print(String),
 }
 
-/// Reads etcd's command line (without the program's name) and environment.
+/// Why a command line is not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the process exits with: 2 for flags that do not exist or have not their form, 1 for what contradicts.
+    pub code: i32,
+    /// The reason, in etcd's words.
+    pub text: String,
+}
+
+impl Refusal {
+    /// Flags that each have their form, and make no sense.
+    pub(crate) fn invalid(text: String) -> Self {
+        Self { code: 1, text }
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(text: String) -> Self {
+        Self { code: 2, text }
+    }
+}
+
+/// Reads etcd's command line (without the program's name) and environment, or the file that they name.
 ///
 /// # Errors
-/// As [`Flags::parse`], plus addresses and combinations that cannot be served. etcd exits with code 2 on the former.
-pub fn command(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Result<Command, String> {
-    let flags = Flags::parse(args, env)?;
+/// As [`Flags::parse`], plus addresses and combinations that cannot be served.
+pub fn command(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Result<Command, Refusal> {
+    let mut flags = Flags::parse(args, env)?;
     if flags.is_set("help") {
         return Ok(Command::Print(Flags::usage()));
     }
@@ -45,58 +71,62 @@ pub fn command(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Res
         let version = crate::VERSION;
         return Ok(Command::Print(format!("etcd Version: {version}\nPilothouse's own etcd, {os}/{arch}\n")));
     }
-    for name in ["listen-client-urls", "listen-peer-urls", "initial-advertise-peer-urls", "advertise-client-urls"] {
+    if flags.given("config-file") {
+        let path = flags.text("config-file").to_owned();
+        flags = Flags::of_file(&path, read_config(&path).map_err(Refusal::invalid)?)?;
+    }
+    for name in ["listen-peer-urls", "initial-advertise-peer-urls"] {
         for url in flags.list(name) {
             address(&url).map_err(|why| format!("invalid value {:?} for flag -{name}: {why}", flags.text(name)))?;
         }
     }
+    Settings::new(&flags).map_err(Refusal::invalid)?;
     check_cluster(&flags)?;
-    if flags.given("listen-client-urls") && !flags.given("advertise-client-urls") {
-        return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned());
-    }
     let (bump, mark) = (flags.number("bump-revision"), flags.is_set("mark-compacted"));
     if bump < 0 || (bump > 0) != mark {
-        return Err("--mark-compacted required if --revision-bump > 0".to_owned());
+        return Err("--mark-compacted required if --revision-bump > 0".to_owned().into());
     }
     Ok(Command::Run(Box::new(flags)))
 }
 
 /// What etcd refuses about the flags that name a cluster's members.
-fn check_cluster(flags: &Flags) -> Result<(), String> {
+fn check_cluster(flags: &Flags) -> Result<(), Refusal> {
     if !matches!(flags.text("initial-cluster-state"), "new" | "existing") {
         let given = flags.text("initial-cluster-state");
-        return Err(format!("invalid value {given:?} for flag -initial-cluster-state: invalid value {given:?}"));
+        return Err(format!("invalid value {given:?} for flag -initial-cluster-state: invalid value").into());
     }
     let (heartbeat, election) = (flags.number("heartbeat-interval"), flags.number("election-timeout"));
     if heartbeat <= 0 {
-        return Err(format!("--heartbeat-interval must be >0 (set to {heartbeat}ms)"));
+        return Err(Refusal::invalid(format!("--heartbeat-interval must be >0 (set to {heartbeat}ms)")));
     }
     if election <= 0 {
-        return Err(format!("--election-timeout must be >0 (set to {election}ms)"));
+        return Err(Refusal::invalid(format!("--election-timeout must be >0 (set to {election}ms)")));
     }
     if 5 * heartbeat > election {
-        return Err(format!(
+        return Err(Refusal::invalid(format!(
             "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
-        ));
+        )));
     }
     if election > ELECTION_MILLISECONDS_MAX {
-        return Err(format!(
+        return Err(Refusal::invalid(format!(
             "--election-timeout[{election}ms] is too long, and should be set less than {ELECTION_MILLISECONDS_MAX}ms"
-        ));
+        )));
     }
-    let cluster = initial_cluster(flags)?;
+    let cluster = initial_cluster(flags).map_err(Refusal::invalid)?;
     let name = flags.text("name");
     let Some((_, urls)) = cluster.iter().find(|(member, _)| member == name) else {
-        return Err(format!("couldn't find local name {name:?} in the initial cluster configuration"));
+        return Err(Refusal::invalid(format!(
+            "couldn't find local name {name:?} in the initial cluster configuration"
+        )));
     };
     let mut advertised = flags.list("initial-advertise-peer-urls");
     advertised.sort_unstable();
     if *urls != advertised {
-        return Err(format!(
+        return Err(Refusal::invalid(format!(
             "--initial-cluster has {name}={} but missing from --initial-advertise-peer-urls={}",
             urls.join(","),
             advertised.join(",")
-        ));
+        )));
     }
     Ok(())
 }
@@ -123,6 +153,24 @@ fn initial_cluster(flags: &Flags) -> Result<Vec<(String, Vec<String>)>, String> 
     Ok(cluster)
 }
 
+impl Command {
+    /// How the log is to be written; the caller sets it up before it runs the command.
+    pub fn logging(&self) -> Option<Logging> {
+        match self {
+            Self::Run(flags) => Some(Logging::new(flags)),
+            Self::Print(_) => None,
+        }
+    }
+}
+
+fn read_config(path: &str) -> Result<Vec<(String, String)>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("open {path}: no such file or directory"),
+        _ => format!("open {path}: {error}"),
+    })?;
+    config_file::read(&text, kind_of)
+}
+
 /// Runs what [`command`] read until `shutdown` is done. `Print` is the caller's business.
 ///
 /// # Errors
@@ -141,9 +189,10 @@ pub async fn run_command(
     if flags.given("restore") {
         return restore(&flags, &data_dir, clock, entropy);
     }
-    let (tls, (peer_server, peer_client)) = (tls(&flags)?, peer_tls(&flags)?);
-    let listeners = listen(&flags, "listen-client-urls").await?;
-    let peer_listeners = listen(&flags, "listen-peer-urls").await?;
+    let (peer_server, peer_client) = peer_tls(&flags)?;
+    let settings = Settings::new(&flags).map_err(EtcdError::Damaged)?;
+    let listeners = listen(&settings, clock.now()).await?;
+    let peer_listeners = listen_to_peers(&flags).await?;
     if peer_listeners.iter().any(|(_, wants_tls)| !wants_tls) {
         tracing::warn!(target: "etcd", "the scheme of a peer url is http: members talk in the clear there");
     }
@@ -153,11 +202,8 @@ pub async fn run_command(
     let member = Arc::new(member);
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut serving = tokio::task::JoinSet::new();
-    for (listener, wants_tls) in listeners {
-        let (member, mut stopped) = (member.clone(), stopped.clone());
-        let tls = if wants_tls { tls.clone() } else { None };
-        let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        serving.spawn(async move { member.serve_clients(listener, tls, shutdown).await });
+    if settings.timed {
+        member.shared.calls.time();
     }
     for (listener, wants_tls) in peer_listeners {
         let (member, mut stopped) = (member.clone(), stopped.clone());
@@ -165,6 +211,12 @@ pub async fn run_command(
         let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
         serving.spawn(async move { member.serve_peers(listener, tls, shutdown).await });
     }
+    for (listener, options) in listeners {
+        let (member, mut stopped) = (member.clone(), stopped.clone());
+        let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        serving.spawn(async move { member.serve(listener, options, shutdown).await });
+    }
+    let compacting = settings.compaction.map(|keep| tokio::spawn(compactor::run(member.local(), keep)));
     tracing::info!(target: "etcd", data_dir = %data_dir.display(), "ready to serve client requests");
     tokio::pin!(shutdown);
     let failed = tokio::select! {
@@ -172,6 +224,9 @@ pub async fn run_command(
         Some(Ok(Err(error))) = serving.join_next() => Some(error),
         () = member.ended() => Some(if member.is_removed() { EtcdError::Removed } else { EtcdError::Ended }),
     };
+    if let Some(compacting) = compacting {
+        compacting.abort();
+    }
     // Leadership is handed over while clients and members are still heard.
     let stopping = member.clone();
     let _ = tokio::task::spawn_blocking(move || stopping.stop()).await;
@@ -180,9 +235,27 @@ pub async fn run_command(
     failed.map_or(Ok(()), Err)
 }
 
-async fn listen(flags: &Flags, name: &str) -> Result<Vec<(TcpListener, bool)>, EtcdError> {
+/// Opens every listener of the client port, each with how it serves.
+async fn listen(settings: &Settings, now: base::Timestamp) -> Result<Vec<(Listener, ServeOptions)>, EtcdError> {
+    let tls = settings.tls.as_ref().map(|tls| ServerTls::new(tls, now)).transpose()?;
     let mut listeners = Vec::new();
-    for url in flags.list(name) {
+    for (url, traffic) in &settings.listeners {
+        let bound = Listener::bind(url, settings.reuse_port).await;
+        let bound = bound.map_err(|error| storage(&format!("listening on {}", url.text), error))?;
+        let tls = tls.clone().filter(|_| url.tls);
+        if tls.is_none() {
+            let address = url.text.as_str();
+            tracing::info!(target: "etcd", address, "serving clients without TLS");
+        }
+        listeners.push((bound, ServeOptions { traffic: *traffic, tls, ..settings.options.clone() }));
+    }
+    Ok(listeners)
+}
+
+/// Opens every listener of the peer port, each with whether it does TLS.
+async fn listen_to_peers(flags: &Flags) -> Result<Vec<(TcpListener, bool)>, EtcdError> {
+    let mut listeners = Vec::new();
+    for url in flags.list("listen-peer-urls") {
         let (host, wants_tls) = address(&url).map_err(EtcdError::Damaged)?;
         let bound = TcpListener::bind(&host).await.map_err(|error| storage(&format!("listening on {url}"), error))?;
         listeners.push((bound, wants_tls));
@@ -327,18 +400,6 @@ fn server(cert: &str, key: &str, clients: Option<&str>) -> Result<rustls::Server
         None => builder.with_no_client_auth(),
     };
     builder.with_single_cert(chain, key).map_err(|error| storage(&format!("using {cert}"), error))
-}
-
-/// The TLS of the client port, when a certificate is given.
-fn tls(flags: &Flags) -> Result<Option<Arc<rustls::ServerConfig>>, EtcdError> {
-    let (cert, key) = (flags.text("cert-file"), flags.text("key-file"));
-    if cert.is_empty() && key.is_empty() {
-        return Ok(None);
-    }
-    let clients = flags.is_set("client-cert-auth").then(|| flags.text("trusted-ca-file"));
-    let mut config = server(cert, key, clients)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(Arc::new(config)))
 }
 
 /// The TLS of the peer port and that of calls to other members, when a certificate is given.

@@ -3,20 +3,29 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+use crate::command::Refusal;
+use crate::listen::Url;
+
 /// How a flag's value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Bool,
     Number,
+    Unsigned,
+    Unsigned32,
     /// Go's durations: `10m`, `500ms`.
     Duration,
     Text,
+    /// A comma-separated list.
+    Urls,
+    /// As `Urls`, or `*`.
+    Origins,
 }
 
 /// A flag: name, kind, default, and whether it does something here.
 struct Flag(&'static str, Kind, &'static str, bool);
 
-/// Every flag of etcd 3.6 that programs are known to pass, our own `--platform-dir` and `--view`, and
+/// Every flag of etcd 3.6, our own `--platform-dir` and `--view`, and
 /// `--restore` with what `etcdutl snapshot restore` takes.
 #[rustfmt::skip]
 const FLAGS: &[Flag] = &[
@@ -29,48 +38,48 @@ const FLAGS: &[Flag] = &[
     Flag("bump-revision", Kind::Number, "0", true),
     Flag("mark-compacted", Kind::Bool, "false", true),
     Flag("wal-dir", Kind::Text, "", false),
-    Flag("snapshot-count", Kind::Number, "10000", true),
+    Flag("snapshot-count", Kind::Unsigned, "10000", true),
     Flag("heartbeat-interval", Kind::Number, "100", true),
     Flag("election-timeout", Kind::Number, "1000", true),
     Flag("initial-election-tick-advance", Kind::Bool, "true", false),
     Flag("listen-peer-urls", Kind::Text, "http://localhost:2380", true),
-    Flag("listen-client-urls", Kind::Text, "http://localhost:2379", true),
-    Flag("listen-client-http-urls", Kind::Text, "", false),
-    Flag("listen-metrics-urls", Kind::Text, "", false),
-    Flag("max-snapshots", Kind::Number, "5", false),
-    Flag("max-wals", Kind::Number, "5", false),
+    Flag("listen-client-urls", Kind::Urls, "http://localhost:2379", true),
+    Flag("listen-client-http-urls", Kind::Urls, "", true),
+    Flag("listen-metrics-urls", Kind::Urls, "", true),
+    Flag("max-snapshots", Kind::Unsigned, "5", false),
+    Flag("max-wals", Kind::Unsigned, "5", false),
     Flag("quota-backend-bytes", Kind::Number, "0", true),
     Flag("backend-bbolt-freelist-type", Kind::Text, "map", false),
     Flag("backend-batch-interval", Kind::Duration, "0s", false),
     Flag("backend-batch-limit", Kind::Number, "0", false),
-    Flag("max-txn-ops", Kind::Number, "128", true),
-    Flag("max-request-bytes", Kind::Number, "1572864", true),
-    Flag("max-concurrent-streams", Kind::Number, "4294967295", false),
-    Flag("grpc-keepalive-min-time", Kind::Duration, "5s", false),
-    Flag("grpc-keepalive-interval", Kind::Duration, "2h0m0s", false),
-    Flag("grpc-keepalive-timeout", Kind::Duration, "20s", false),
-    Flag("socket-reuse-port", Kind::Bool, "false", false),
-    Flag("socket-reuse-address", Kind::Bool, "false", false),
+    Flag("max-txn-ops", Kind::Unsigned, "128", true),
+    Flag("max-request-bytes", Kind::Unsigned, "1572864", true),
+    Flag("max-concurrent-streams", Kind::Unsigned32, "4294967295", true),
+    Flag("grpc-keepalive-min-time", Kind::Duration, "5s", true),
+    Flag("grpc-keepalive-interval", Kind::Duration, "2h0m0s", true),
+    Flag("grpc-keepalive-timeout", Kind::Duration, "20s", true),
+    Flag("socket-reuse-port", Kind::Bool, "false", true),
+    Flag("socket-reuse-address", Kind::Bool, "false", true),
     Flag("initial-advertise-peer-urls", Kind::Text, "http://localhost:2380", true),
     Flag("initial-cluster", Kind::Text, "", true),
     Flag("initial-cluster-state", Kind::Text, "new", true),
     Flag("initial-cluster-token", Kind::Text, "etcd-cluster", true),
-    Flag("advertise-client-urls", Kind::Text, "http://localhost:2379", true),
+    Flag("advertise-client-urls", Kind::Urls, "http://localhost:2379", true),
     Flag("discovery", Kind::Text, "", false),
     Flag("discovery-srv", Kind::Text, "", false),
     Flag("strict-reconfig-check", Kind::Bool, "true", true),
     Flag("pre-vote", Kind::Bool, "true", true),
-    Flag("auto-compaction-retention", Kind::Text, "0", false),
-    Flag("auto-compaction-mode", Kind::Text, "periodic", false),
+    Flag("auto-compaction-retention", Kind::Text, "0", true),
+    Flag("auto-compaction-mode", Kind::Text, "periodic", true),
     Flag("cert-file", Kind::Text, "", true),
     Flag("key-file", Kind::Text, "", true),
     Flag("client-cert-auth", Kind::Bool, "false", true),
     Flag("client-cert-file", Kind::Text, "", false),
     Flag("client-key-file", Kind::Text, "", false),
-    Flag("client-crl-file", Kind::Text, "", false),
-    Flag("client-cert-allowed-hostname", Kind::Text, "", false),
+    Flag("client-crl-file", Kind::Text, "", true),
+    Flag("client-cert-allowed-hostname", Kind::Text, "", true),
     Flag("trusted-ca-file", Kind::Text, "", true),
-    Flag("auto-tls", Kind::Bool, "false", false),
+    Flag("auto-tls", Kind::Bool, "false", true),
     Flag("peer-cert-file", Kind::Text, "", true),
     Flag("peer-key-file", Kind::Text, "", true),
     Flag("peer-client-cert-file", Kind::Text, "", true),
@@ -82,21 +91,21 @@ const FLAGS: &[Flag] = &[
     Flag("peer-auto-tls", Kind::Bool, "false", false),
     Flag("peer-skip-client-san-verification", Kind::Bool, "false", false),
     Flag("peer-crl-file", Kind::Text, "", false),
-    Flag("self-signed-cert-validity", Kind::Number, "1", false),
-    Flag("cipher-suites", Kind::Text, "", false),
-    Flag("cors", Kind::Text, "*", false),
-    Flag("host-whitelist", Kind::Text, "*", false),
-    Flag("tls-min-version", Kind::Text, "TLS1.2", false),
-    Flag("tls-max-version", Kind::Text, "", false),
+    Flag("self-signed-cert-validity", Kind::Unsigned, "1", true),
+    Flag("cipher-suites", Kind::Text, "", true),
+    Flag("cors", Kind::Origins, "*", true),
+    Flag("host-whitelist", Kind::Text, "*", true),
+    Flag("tls-min-version", Kind::Text, "TLS1.2", true),
+    Flag("tls-max-version", Kind::Text, "", true),
     Flag("auth-token", Kind::Text, "simple", true),
-    Flag("bcrypt-cost", Kind::Number, "10", true),
-    Flag("auth-token-ttl", Kind::Number, "300", true),
+    Flag("bcrypt-cost", Kind::Unsigned, "10", true),
+    Flag("auth-token-ttl", Kind::Unsigned, "300", true),
     Flag("enable-pprof", Kind::Bool, "false", false),
-    Flag("metrics", Kind::Text, "basic", false),
-    Flag("logger", Kind::Text, "zap", false),
-    Flag("log-outputs", Kind::Text, "default", false),
-    Flag("log-level", Kind::Text, "info", false),
-    Flag("log-format", Kind::Text, "json", false),
+    Flag("metrics", Kind::Text, "basic", true),
+    Flag("logger", Kind::Text, "zap", true),
+    Flag("log-outputs", Kind::Text, "default", true),
+    Flag("log-level", Kind::Text, "info", true),
+    Flag("log-format", Kind::Text, "json", true),
     Flag("enable-log-rotation", Kind::Bool, "false", false),
     Flag("warning-apply-duration", Kind::Duration, "100ms", false),
     Flag("watch-progress-notify-interval", Kind::Duration, "10m0s", true),
@@ -105,6 +114,64 @@ const FLAGS: &[Flag] = &[
     Flag("feature-gates", Kind::Text, "", false),
     Flag("unsafe-no-fsync", Kind::Bool, "false", false),
     Flag("force-new-cluster", Kind::Bool, "false", false),
+    Flag("config-file", Kind::Text, "", true),
+    Flag("enable-grpc-gateway", Kind::Bool, "true", false),
+    Flag("max-learners", Kind::Number, "1", false),
+    Flag("bootstrap-defrag-threshold-megabytes", Kind::Unsigned, "0", false),
+    Flag("compact-hash-check-time", Kind::Duration, "1m0s", false),
+    Flag("compaction-batch-limit", Kind::Number, "0", false),
+    Flag("compaction-sleep-interval", Kind::Duration, "0s", false),
+    Flag("corrupt-check-time", Kind::Duration, "0s", false),
+    Flag("downgrade-check-time", Kind::Duration, "5s", false),
+    Flag("snapshot-catchup-entries", Kind::Unsigned, "5000", false),
+    Flag("memory-mlock", Kind::Bool, "false", false),
+    Flag("warning-unary-request-duration", Kind::Duration, "0s", false),
+    Flag("raft-read-timeout", Kind::Duration, "5s", false),
+    Flag("raft-write-timeout", Kind::Duration, "5s", false),
+    Flag("log-rotation-config-json", Kind::Text, "", false),
+    Flag("v2-deprecation", Kind::Text, "not-yet", false),
+    Flag("discovery-endpoints", Kind::Text, "", false),
+    Flag("discovery-token", Kind::Text, "", false),
+    Flag("discovery-srv-name", Kind::Text, "", false),
+    Flag("discovery-proxy", Kind::Text, "", false),
+    Flag("discovery-fallback", Kind::Text, "exit", false),
+    Flag("discovery-dial-timeout", Kind::Duration, "2s", false),
+    Flag("discovery-request-timeout", Kind::Duration, "5s", false),
+    Flag("discovery-keepalive-time", Kind::Duration, "2s", false),
+    Flag("discovery-keepalive-timeout", Kind::Duration, "6s", false),
+    Flag("discovery-insecure-transport", Kind::Bool, "true", false),
+    Flag("discovery-insecure-skip-tls-verify", Kind::Bool, "false", false),
+    Flag("discovery-cert", Kind::Text, "", false),
+    Flag("discovery-key", Kind::Text, "", false),
+    Flag("discovery-cacert", Kind::Text, "", false),
+    Flag("discovery-user", Kind::Text, "", false),
+    Flag("discovery-password", Kind::Text, "", false),
+    Flag("enable-distributed-tracing", Kind::Bool, "false", false),
+    Flag("distributed-tracing-address", Kind::Text, "localhost:4317", false),
+    Flag("distributed-tracing-service-name", Kind::Text, "etcd", false),
+    Flag("distributed-tracing-instance-id", Kind::Text, "", false),
+    Flag("distributed-tracing-sampling-rate", Kind::Number, "0", false),
+    Flag("experimental-bootstrap-defrag-threshold-megabytes", Kind::Unsigned, "0", false),
+    Flag("experimental-compact-hash-check-enabled", Kind::Bool, "false", false),
+    Flag("experimental-compact-hash-check-time", Kind::Duration, "1m0s", false),
+    Flag("experimental-compaction-batch-limit", Kind::Number, "0", false),
+    Flag("experimental-compaction-sleep-interval", Kind::Duration, "0s", false),
+    Flag("experimental-corrupt-check-time", Kind::Duration, "0s", false),
+    Flag("experimental-distributed-tracing-address", Kind::Text, "localhost:4317", false),
+    Flag("experimental-distributed-tracing-instance-id", Kind::Text, "", false),
+    Flag("experimental-distributed-tracing-sampling-rate", Kind::Number, "0", false),
+    Flag("experimental-distributed-tracing-service-name", Kind::Text, "etcd", false),
+    Flag("experimental-downgrade-check-time", Kind::Duration, "5s", false),
+    Flag("experimental-enable-distributed-tracing", Kind::Bool, "false", false),
+    Flag("experimental-enable-lease-checkpoint", Kind::Bool, "false", false),
+    Flag("experimental-enable-lease-checkpoint-persist", Kind::Bool, "false", false),
+    Flag("experimental-memory-mlock", Kind::Bool, "false", false),
+    Flag("experimental-peer-skip-client-san-verification", Kind::Bool, "false", false),
+    Flag("experimental-snapshot-catchup-entries", Kind::Unsigned, "5000", false),
+    Flag("experimental-stop-grpc-service-on-defrag", Kind::Bool, "false", false),
+    Flag("experimental-txn-mode-write-with-shared-buffer", Kind::Bool, "true", false),
+    Flag("experimental-warning-apply-duration", Kind::Duration, "100ms", false),
+    Flag("experimental-warning-unary-request-duration", Kind::Duration, "0s", false),
     Flag("version", Kind::Bool, "false", true),
     Flag("help", Kind::Bool, "false", true),
 ];
@@ -122,14 +189,14 @@ impl Flags {
     ///
     /// # Errors
     /// In the words of etcd's own parser (Go's package `flag`): an unknown flag, a missing or malformed value.
-    pub fn parse(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+    pub fn parse(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Result<Self, Refusal> {
         let mut flags = Self { values: BTreeMap::new(), ignored: Vec::new() };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
             let arg = arg.into_string().map_err(|arg| format!("invalid argument {}", arg.display()))?;
             let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|rest| !rest.is_empty())
             else {
-                return Err(format!("'{arg}' is not a valid flag"));
+                return Err(Refusal::invalid(format!("{arg:?} is not a valid flag")));
             };
             let (name, given) = match name.split_once('=') {
                 Some((name, value)) => (name, Some(value.to_owned())),
@@ -143,10 +210,13 @@ impl Flags {
                 (None, Kind::Bool) => "true".to_owned(),
                 (None, _) => match args.next().map(OsString::into_string) {
                     Some(Ok(value)) => value,
-                    _ => return Err(format!("flag needs an argument: -{name}")),
+                    _ => return Err(format!("flag needs an argument: -{name}").into()),
                 },
             };
-            check(flag, &value).map_err(|why| format!("invalid value {value:?} for flag -{name}: {why}"))?;
+            check(flag, &value).map_err(|why| match flag.1 {
+                Kind::Bool => format!("invalid boolean value {value:?} for -{name}: {why}"),
+                _ => format!("invalid value {value:?} for flag -{name}: {why}"),
+            })?;
             flags.set(flag, value);
         }
         for flag in FLAGS {
@@ -155,9 +225,30 @@ impl Flags {
                 continue;
             }
             if let Some(value) = env(&variable).filter(|value| !value.is_empty()) {
-                check(flag, &value).map_err(|why| format!("invalid value {value:?} for {variable}: {why}"))?;
+                check(flag, &value)
+                    .map_err(|why| Refusal::invalid(format!("invalid value {value:?} for {variable}: {why}")))?;
                 flags.set(flag, value);
             }
+        }
+        Ok(flags)
+    }
+
+    /// The flags that a configuration file sets, and no others: with one, etcd looks at nothing else.
+    ///
+    /// # Errors
+    /// A value that its flag does not take.
+    pub(crate) fn of_file(path: &str, pairs: Vec<(String, String)>) -> Result<Self, Refusal> {
+        let mut flags = Self { values: BTreeMap::new(), ignored: Vec::new() };
+        let pairs = pairs.into_iter().chain([("config-file".to_owned(), path.to_owned())]);
+        for (name, value) in pairs {
+            let Some(flag) = FLAGS.iter().find(|flag| flag.0 == name) else { continue };
+            check(flag, &value).map_err(|why| {
+                Refusal::invalid(match flag.1 {
+                    Kind::Urls => format!("unexpected error setting up {name}: {why}"),
+                    _ => format!("invalid value {value:?} for {name}: {why}"),
+                })
+            })?;
+            flags.set(flag, value);
         }
         Ok(flags)
     }
@@ -209,14 +300,32 @@ impl Flags {
     }
 }
 
-fn check(flag: &Flag, value: &str) -> Result<(), &'static str> {
+fn check(flag: &Flag, value: &str) -> Result<(), String> {
     let good = match flag.1 {
         Kind::Bool => bool_of(value).is_some(),
         Kind::Number => value.parse::<i64>().is_ok(),
+        Kind::Unsigned => value.parse::<u64>().is_ok(),
+        Kind::Unsigned32 if value.parse::<u32>().is_err() => {
+            let why = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+                "value out of range"
+            } else {
+                "invalid syntax"
+            };
+            return Err(format!("strconv.ParseUint: parsing {value:?}: {why}"));
+        }
         Kind::Duration => duration_of(value).is_some(),
-        Kind::Text => true,
+        Kind::Origins if value == "*" => true,
+        Kind::Urls | Kind::Origins if !value.is_empty() => {
+            return value.split(',').try_for_each(|url| Url::parse(url).map(drop));
+        }
+        Kind::Text | Kind::Urls | Kind::Origins | Kind::Unsigned32 => true,
     };
-    if good { Ok(()) } else { Err("parse error") }
+    if good { Ok(()) } else { Err("parse error".to_owned()) }
+}
+
+/// The kind of the flag with this name.
+pub(crate) fn kind_of(name: &str) -> Option<Kind> {
+    FLAGS.iter().find(|flag| flag.0 == name).map(|flag| flag.1)
 }
 
 /// What Go's `strconv.ParseBool` takes.
@@ -262,7 +371,7 @@ pub(crate) fn duration_of(value: &str) -> Option<std::time::Duration> {
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str], env: &[(&str, &str)]) -> Result<Flags, String> {
+    fn parse(args: &[&str], env: &[(&str, &str)]) -> Result<Flags, Refusal> {
         let lookup = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         Flags::parse(args.iter().map(OsString::from).collect(), lookup)
     }
@@ -279,11 +388,27 @@ mod tests {
 
     #[test]
     fn what_etcd_does_not_know_is_refused_in_its_words() {
-        let check = |args: &[&str], expect: &str| assert_eq!(parse(args, &[]), Err(expect.to_owned()));
+        let fault = |args: &[&str]| parse(args, &[]).expect_err("refused");
+        let check = |args: &[&str], expect: &str| assert_eq!(fault(args), expect.to_owned().into());
         check(&["--nonsense"], "flag provided but not defined: -nonsense");
         check(&["--name"], "flag needs an argument: -name");
         check(&["--max-txn-ops=x"], "invalid value \"x\" for flag -max-txn-ops: parse error");
-        check(&["stray"], "'stray' is not a valid flag");
+        check(&["--client-cert-auth=maybe"], "invalid boolean value \"maybe\" for -client-cert-auth: parse error");
+        check(&["--snapshot-count=-1"], "invalid value \"-1\" for flag -snapshot-count: parse error");
+        check(
+            &["--cors=bad"],
+            "invalid value \"bad\" for flag -cors: URL scheme must be http, https, unix, or unixs: bad",
+        );
+        check(
+            &["--max-concurrent-streams=-1"],
+            "invalid value \"-1\" for flag -max-concurrent-streams: strconv.ParseUint: parsing \"-1\": invalid syntax",
+        );
+        let url = "http://127.0.0.1:1/x";
+        check(
+            &[&format!("--listen-client-urls={url}")],
+            &format!("invalid value {url:?} for flag -listen-client-urls: URL must not contain a path: {url}"),
+        );
+        assert_eq!(fault(&["stray"]), Refusal::invalid("\"stray\" is not a valid flag".to_owned()));
     }
 
     proptest::proptest! {
@@ -298,7 +423,8 @@ mod tests {
             let value = |index: usize, number: &str| match FLAGS[index].1 {
                 Kind::Bool => (number.len() % 2).to_string(),
                 Kind::Duration => format!("{number}ms"),
-                Kind::Number | Kind::Text => number.to_owned(),
+                Kind::Urls | Kind::Origins => format!("http://localhost:{number}"),
+                Kind::Number | Kind::Unsigned | Kind::Unsigned32 | Kind::Text => number.to_owned(),
             };
             let args = flags.iter().map(|(i, n)| format!("--{}={}", FLAGS[*i].0, value(*i, n)).into()).collect();
             let read = Flags::parse(args, |_| None).expect("each value has its flag's form");

@@ -2,9 +2,13 @@
 
 mod auth;
 mod cluster;
+mod election;
+mod health;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod session;
 mod snapshot;
 mod watch;
 
@@ -61,7 +65,6 @@ impl Api {
     /// Requests that ask for a leader are refused when there is none (`etcdserver/api/v3rpc/interceptor`).
     fn check<T>(&self, request: &tonic::Request<T>) -> Result<(), Status> {
         let shared = &self.store.shared;
-        shared.metrics.grpc_started.add(1);
         let wants_leader = request.metadata().get("hasleader").is_some_and(|value| value == "true");
         if wants_leader && shared.published().leader == 0 {
             return Err(status(StoreError::NoLeader));

@@ -2,50 +2,117 @@
 
 use std::fmt::Write as _;
 
-use http::{Method, Request, Response, StatusCode};
-use mvcc::{AlarmKind, RangeRequest};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use mvcc::AlarmKind;
+use mvcc::RangeRequest;
 use tonic::body::Body;
 
-use crate::LocalStore;
-use crate::hub::lock;
+use crate::metrics::HEALTH_CHECKS;
+use crate::router::full;
+use crate::{LocalStore, metrics_page};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
 /// Answers a request that is not gRPC.
 pub(crate) async fn answer<B>(store: &LocalStore, request: &Request<B>) -> Response<Body> {
+    match request.uri().path() {
+        "/version" => get_only(request).unwrap_or_else(|| typed(StatusCode::OK, "application/json", version())),
+        _ => answer_metrics(store, request).await,
+    }
+}
+
+/// Answers on a listener that has metrics and health alone.
+pub(crate) async fn answer_metrics<B>(store: &LocalStore, request: &Request<B>) -> Response<Body> {
     let path = request.uri().path();
     let query = request.uri().query().unwrap_or_default();
-    if request.method() != Method::GET && matches!(path, "/health" | "/version" | "/metrics") {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "Method Not Allowed\n");
-    }
+    let checks = HEALTH_CHECKS.iter().enumerate().filter(|(_, (kind, name))| {
+        let rest = path.strip_prefix('/').and_then(|path| path.strip_prefix(kind));
+        rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/') == Some(name))
+    });
+    let checks: Vec<usize> = checks.map(|(index, _)| index).collect();
     match path {
-        "/health" => health(store, query).await,
-        "/version" => json(StatusCode::OK, &version()),
-        "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", &metrics(store)),
-        _ => match path.trim_end_matches('/').split_once("/livez").or_else(|| path.split_once("/readyz")) {
-            Some(("", rest)) => checks(store, path.starts_with("/readyz"), rest, query).await,
-            _ if path.starts_with("/v3/") => json(StatusCode::NOT_FOUND, r#"{"code":5,"message":"Not Found"}"#),
-            _ => text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n"),
+        "/metrics" => typed(StatusCode::OK, METRICS, metrics_page::page(store)),
+        "/health" => match get_only(request) {
+            Some(refused) => refused,
+            None => health(store, query).await,
+        },
+        _ if checks.is_empty() => plain_error(StatusCode::NOT_FOUND, "404 page not found"),
+        _ => match get_only(request) {
+            Some(refused) => refused,
+            // Only the root of a kind takes `exclude`.
+            None => run_checks(store, &checks, query, path.matches('/').count() == 1).await,
         },
     }
+}
+
+/// Sends a client whose path is not in its plain form to the one that is, as Go's `ServeMux` does.
+pub(crate) fn redirect<B>(request: &Request<B>) -> Option<Response<Body>> {
+    let path = request.uri().path();
+    let clean = if path == "/v3" { "/v3/".to_owned() } else { clean(path) };
+    if clean == path {
+        return None;
+    }
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let location = format!("{clean}{query}");
+    let page = match *request.method() {
+        Method::GET | Method::HEAD => {
+            let escaped =
+                location.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
+            format!("<a href=\"{escaped}\">Temporary Redirect</a>.\n\n")
+        }
+        _ => String::new(),
+    };
+    let html = !page.is_empty();
+    let mut response = Response::new(full(page));
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(&location).ok()?);
+    if html {
+        let kind = HeaderValue::from_static("text/html; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
+    Some(response)
+}
+
+/// A path without `//`, `.` and `..`.
+fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let slash = if path.ends_with('/') && !parts.is_empty() { "/" } else { "" };
+    format!("/{}{slash}", parts.join("/"))
 }
 
 pub(crate) fn version() -> String {
     format!(r#"{{"etcdserver":"{}","etcdcluster":"3.6.0","storage":"3.6.0"}}"#, crate::VERSION)
 }
 
-pub(crate) fn text(status: StatusCode, kind: &'static str, body: &str) -> Response<Body> {
-    let body = http_body_util::Full::new(bytes::Bytes::copy_from_slice(body.as_bytes()));
-    let mut response = Response::new(Body::new(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
-    if kind.starts_with("text/plain; charset") {
-        let nosniff = http::HeaderValue::from_static("nosniff");
-        response.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, nosniff);
+fn get_only<B>(request: &Request<B>) -> Option<Response<Body>> {
+    if request.method() == Method::GET {
+        return None;
     }
+    let mut response = plain_error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    Some(response)
+}
+
+pub(crate) fn typed(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(full(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
-pub(crate) fn json(status: StatusCode, body: &str) -> Response<Body> {
-    text(status, "application/json", body)
+/// A line of text that browsers must not take for anything else, as Go's `http.Error` writes it.
+pub(crate) fn plain_error(status: StatusCode, text: &str) -> Response<Body> {
+    let mut response = typed(status, TEXT, format!("{text}\n"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// The values of a query parameter.
@@ -62,7 +129,7 @@ async fn readable(store: &LocalStore, serializable: bool) -> Result<(), String> 
 }
 
 async fn health(store: &LocalStore, query: &str) -> Response<Body> {
-    let serializable = values(query, "serializable").any(|value| value == "true");
+    let serializable = values(query, "serializable").next() == Some("true");
     let published = store.shared.published();
     let excluded = |kind: &str| values(query, "exclude").any(|name| name == kind);
     let mut reason = String::new();
@@ -70,6 +137,7 @@ async fn health(store: &LocalStore, query: &str) -> Response<Body> {
         let name = if alarm.kind == AlarmKind::NoSpace { "NOSPACE" } else { "CORRUPT" };
         if !excluded(name) {
             reason = format!("ALARM {name}");
+            break;
         }
     }
     if reason.is_empty() && !serializable && published.leader == 0 {
@@ -80,95 +148,70 @@ async fn health(store: &LocalStore, query: &str) -> Response<Body> {
     {
         reason = format!("RANGE ERROR:{error}");
     }
-    let healthy = reason.is_empty();
-    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let counts = &store.shared.metrics.health;
+    if reason.is_empty() {
+        counts.healthy.add(1);
+        return typed(StatusCode::OK, TEXT, r#"{"health":"true","reason":""}"#.to_owned());
+    }
+    counts.unhealthy.add(1);
+    tracing::warn!(target: "etcd", reason, "serving /health false");
     let reason = serde_json::Value::String(reason);
-    text(status, "text/plain; charset=utf-8", &format!(r#"{{"health":"{healthy}","reason":{reason}}}"#))
+    plain_error(StatusCode::SERVICE_UNAVAILABLE, &format!(r#"{{"health":"false","reason":{reason}}}"#))
 }
 
-/// `/livez` and `/readyz`: each check alone under its own path, all of them under the root.
-async fn checks(store: &LocalStore, ready: bool, rest: &str, query: &str) -> Response<Body> {
-    const LIVE: [&str; 1] = ["serializable_read"];
-    const READY: [&str; 4] = ["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
-    let names: &[&str] = if ready { &READY } else { &LIVE };
-    let plain = "text/plain; charset=utf-8";
-    let single = rest.trim_start_matches('/');
-    if !single.is_empty() && !names.contains(&single) {
-        return text(StatusCode::NOT_FOUND, plain, "404 page not found\n");
-    }
+/// Runs checks of `/livez` or `/readyz`. Which failed is always told, which passed only to those who ask.
+async fn run_checks(store: &LocalStore, checks: &[usize], query: &str, root: bool) -> Response<Body> {
     let mut report = String::new();
     let mut failed = false;
-    for name in names.iter().filter(|name| single.is_empty() || **name == single) {
-        if single.is_empty() && values(query, "exclude").any(|excluded| excluded == *name) {
+    for index in checks {
+        let name = HEALTH_CHECKS[*index].1;
+        if root && values(query, "exclude").any(|excluded| excluded == name) {
             continue;
         }
-        let result = match *name {
-            "serializable_read" => readable(store, true).await,
-            "linearizable_read" => readable(store, false).await,
-            "data_corruption" if store.shared.published().snapshot.has_alarm(AlarmKind::Corrupt) => {
-                Err("alarm activated: CORRUPT".to_owned())
+        let counts = &store.shared.metrics.health.checks[*index];
+        match check(store, name).await {
+            Ok(()) => {
+                counts.passed.add(1);
+                counts.last.set(1);
+                let _ = writeln!(report, "[+]{name} ok");
             }
-            _ => Ok(()),
-        };
-        match result {
-            Ok(()) => drop(writeln!(report, "[+]{name} ok")),
             Err(error) => {
                 failed = true;
+                counts.failed.add(1);
+                counts.last.set(0);
                 let _ = writeln!(report, "[-]{name} failed: {error}");
             }
         }
     }
     if failed {
-        return text(StatusCode::SERVICE_UNAVAILABLE, plain, &report);
+        return plain_error(StatusCode::SERVICE_UNAVAILABLE, &report);
     }
     let verbose = values(query, "verbose").next().is_some();
-    let body = if verbose { format!("{report}ok\n") } else { "ok\n".to_owned() };
-    text(StatusCode::OK, plain, &body)
+    plain_error(StatusCode::OK, &if verbose { format!("{report}ok") } else { "ok".to_owned() })
 }
 
-fn metrics(store: &LocalStore) -> String {
-    let shared = &store.shared;
-    let published = shared.published();
-    let (snapshot, metrics) = (&published.snapshot, &shared.metrics);
-    let mut out = String::new();
-    let mut line = |kind: &str, name: &str, value: &dyn std::fmt::Display| {
-        let bare = name.split('{').next().unwrap_or(name);
-        let _ = writeln!(out, "# TYPE {bare} {kind}\n{name} {value}");
-    };
-    let leads = published.leader == shared.member_id;
-    line("gauge", "etcd_server_has_leader", &u8::from(published.leader != 0));
-    line("gauge", "etcd_server_is_leader", &u8::from(leads));
-    line("gauge", "etcd_server_is_learner", &u8::from(published.learner));
-    line("counter", "etcd_server_leader_changes_seen_total", &metrics.leader_changes.get());
-    line("gauge", "etcd_server_proposals_committed_total", &published.raft_index);
-    line("gauge", "etcd_server_proposals_applied_total", &published.applied_index);
-    line("gauge", "etcd_server_proposals_pending", &shared.pending.load(std::sync::atomic::Ordering::Relaxed));
-    line("counter", "etcd_server_proposals_failed_total", &metrics.proposals_failed.get());
-    line("gauge", "etcd_server_quota_backend_bytes", &shared.limits.quota_bytes);
-    line("gauge", &format!("etcd_server_version{{server_version=\"{}\"}}", crate::VERSION), &1);
-    line("gauge", &format!("etcd_server_id{{server_id=\"{:x}\"}}", shared.member_id), &1);
-    line("gauge", "etcd_cluster_version{cluster_version=\"3.6\"}", &1);
-    line("gauge", "etcd_mvcc_db_total_size_in_bytes", &snapshot.size_bytes());
-    line("gauge", "etcd_mvcc_db_total_size_in_use_in_bytes", &snapshot.size_in_use_bytes());
-    line("gauge", "etcd_debugging_mvcc_keys_total", &snapshot.keys_total());
-    line("gauge", "etcd_debugging_mvcc_current_revision", &snapshot.revision());
-    line("gauge", "etcd_debugging_mvcc_compact_revision", &snapshot.compacted());
-    line("gauge", "etcd_debugging_mvcc_watcher_total", &lock(&shared.hub).watchers());
-    let streams = metrics.watch_streams.get() - metrics.watch_streams_ended.get();
-    line("gauge", "etcd_debugging_mvcc_watch_stream_total", &streams);
-    line("counter", "etcd_mvcc_put_total", &metrics.puts.get());
-    line("counter", "etcd_mvcc_delete_total", &metrics.deletes.get());
-    line("counter", "etcd_mvcc_range_total", &metrics.ranges.get());
-    line("counter", "etcd_mvcc_txn_total", &metrics.txns.get());
-    line("counter", "grpc_server_started_total", &metrics.grpc_started.get());
-    if let Some(peers) = &shared.peers {
-        line("counter", "etcd_network_peer_sent_bytes_total", &peers.traffic().sent.get());
-        line("counter", "etcd_network_peer_received_bytes_total", &peers.traffic().received.get());
-        for (id, us) in peers.round_trips() {
-            let name = format!("etcd_network_peer_round_trip_time_seconds{{To=\"{id:x}\"}}");
-            line("gauge", &name, &(us as f64 / 1e6));
+async fn check(store: &LocalStore, name: &str) -> Result<(), String> {
+    match name {
+        "serializable_read" => readable(store, true).await,
+        "linearizable_read" => readable(store, false).await,
+        "non_learner" if store.shared.published().learner => Err("not supported for learner".to_owned()),
+        "data_corruption" if store.shared.published().snapshot.has_alarm(AlarmKind::Corrupt) => {
+            Err("alarm activated: CORRUPT".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_as_go_cleans_them() {
+        let expected =
+            [("/", "/"), ("//v3//kv/", "/v3/kv/"), ("/v3/../health", "/health"), ("/a/./b", "/a/b"), ("/../..", "/")];
+        for (path, expect) in expected {
+            assert_eq!(clean(path), expect, "{path}");
         }
     }
-    metrics.sync.print("etcd_disk_wal_fsync_duration_seconds", &mut out);
-    out
 }

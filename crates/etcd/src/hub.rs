@@ -96,6 +96,11 @@ impl Hub {
         self.ranges.len() + self.keys.values().map(Vec::len).sum::<usize>()
     }
 
+    /// Watchers that read history because they have fallen behind.
+    pub(crate) fn slow_watchers(&self) -> usize {
+        self.ranges.values().chain(self.keys.values().flatten()).filter(|slot| lock(&slot.inner).behind).count()
+    }
+
     /// Wakes every watcher (the member stops).
     pub(crate) fn wake_all(&self) {
         for slot in self.ranges.values().chain(self.keys.values().flatten()) {

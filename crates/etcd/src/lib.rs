@@ -1,35 +1,49 @@
 //! An etcd member: drives consensus and keyspace over a log, serves etcd's v3 API, and the `Store` door on either a
 //! member in this process or any etcd over gRPC.
 
+mod access;
 mod auth;
 mod bolt;
+mod calls;
 mod checkpoint;
 mod command;
+mod compactor;
+mod config_file;
 mod connector;
 mod convert;
 mod database;
 mod engine;
 mod error;
 mod flags;
+mod gateway;
 mod grpc;
 mod http_routes;
 mod hub;
 mod journal;
+mod leaderless;
+mod listen;
 mod local;
 mod member;
 mod members;
+mod methods;
 mod metrics;
+mod metrics_page;
 mod peers;
+mod pings;
+mod process;
 mod proto;
 mod recovery;
 mod remote;
 mod restore;
+mod router;
 mod serve;
+mod settings;
 mod shared;
 mod store;
+mod tls;
 mod view;
 
-pub use command::{Command, command, run_command};
+pub use command::{Command, Refusal, command, run_command};
 pub use error::{EtcdError, StoreError};
 pub use flags::Flags;
 pub use journal::Storage;
@@ -43,6 +57,9 @@ pub use mvcc::{
 };
 pub use peers::{Joined, PeerNetwork, inquire};
 pub use remote::{RemoteStore, RemoteWatch};
+pub use router::Traffic;
+pub use serve::ServeOptions;
+pub use settings::Logging;
 pub use store::{LeaseGranted, LeaseTimeToLive, Store, StoreStatus, Watch, WatchBatch, WatchRequest};
 
 /// The etcd version whose behaviour this is.

@@ -4,33 +4,64 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tonic::body::Body;
-use tower_service::Service as _;
 
+use crate::EtcdError;
+use crate::access::Access;
 use crate::auth::CertificateName;
-use crate::grpc::Api;
+use crate::connector::Wire;
+use crate::listen::Listener;
 use crate::member::Member;
-use crate::proto as pb;
-use crate::{EtcdError, LocalStore, http_routes};
+use crate::pings::Policed;
+use crate::router::{Connection, Router, Traffic};
+use crate::tls::ServerTls;
 
 /// Received at once on one stream and on one connection before the client must wait.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// A message may be larger than a request by this much before gRPC itself refuses it.
-const MESSAGE_SLACK_BYTES: usize = 512 << 10;
 /// A client must finish its TLS handshake in this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// etcd pings an idle client after two hours and gives it 20 s to answer.
-const PING_INTERVAL: Duration = Duration::from_secs(7200);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// And send the head of an HTTP/1 request in this one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How a listener serves clients. The default is etcd's.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// What it answers.
+    pub traffic: Traffic,
+    /// Origins that browsers may ask from; empty or `*` for any.
+    pub origins: Vec<String>,
+    /// Host names that may be asked for without TLS; empty or `*` for any.
+    pub hosts: Vec<String>,
+    /// Streams that may be open on one connection.
+    pub streams_max: u32,
+    /// A client without TLS that pings more often is sent away; zero for no limit.
+    pub client_ping_interval_min: Duration,
+    /// An idle client is pinged this often; zero for never.
+    pub ping_interval: Duration,
+    /// And has this long to answer.
+    pub ping_timeout: Duration,
+    pub(crate) tls: Option<ServerTls>,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            traffic: Traffic::All,
+            origins: Vec::new(),
+            hosts: Vec::new(),
+            streams_max: u32::MAX,
+            client_ping_interval_min: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(2 * 3600),
+            ping_timeout: Duration::from_secs(20),
+            tls: None,
+        }
+    }
+}
 
 impl Member {
     /// Serves clients until `shutdown` is done; then closes the listener and every connection.
@@ -43,18 +74,27 @@ impl Member {
         tls: Option<Arc<rustls::ServerConfig>>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), EtcdError> {
-        let router = Router::new(self.local());
-        let acceptor = tls.map(TlsAcceptor::from);
+        let options = ServeOptions { tls: tls.map(ServerTls::from), ..ServeOptions::default() };
+        self.serve(Listener::Tcp(listener), options, shutdown).await
+    }
+
+    /// As [`Member::serve_clients`], with every option.
+    pub(crate) async fn serve(
+        &self,
+        listener: Listener,
+        options: ServeOptions,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), EtcdError> {
+        let access = Access { origins: options.origins.clone(), hosts: options.hosts.clone() };
+        let router = Arc::new(Router::new(self.local(), options.traffic, access));
+        let server = Arc::new(Server { router, options, clock: self.shared.clock.clone() });
         let mut connections = JoinSet::new();
         tokio::pin!(shutdown);
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        let _ = stream.set_nodelay(true);
-                        connections.spawn(connection(stream, acceptor.clone(), router.clone()));
-                    }
+                    Ok(stream) => drop(connections.spawn(server.clone().accept(stream))),
                     Err(error) if is_passing(&error) => tokio::time::sleep(Duration::from_millis(10)).await,
                     Err(error) => return Err(EtcdError::Serve(error)),
                 },
@@ -74,118 +114,61 @@ pub(crate) fn is_passing(error: &std::io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(23 | 24))
 }
 
-async fn connection(stream: tokio::net::TcpStream, acceptor: Option<TlsAcceptor>, router: Router) {
-    match acceptor {
-        None => serve(stream, router, None).await,
-        Some(acceptor) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                // There is one only if clients must show it, and then it was verified.
-                let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-                let name = certificate.and_then(|certificate| CertificateName::of(certificate));
-                serve(stream, router, name).await;
+/// What the connections of a listener share.
+struct Server {
+    router: Arc<Router>,
+    options: ServeOptions,
+    clock: base::Clock,
+}
+
+impl Server {
+    async fn accept(self: Arc<Self>, stream: Box<dyn Wire>) {
+        let mut connection = Connection { tls: self.options.tls.is_some(), open: Arc::default(), name: None };
+        let Some(tls) = &self.options.tls else {
+            let min = self.options.client_ping_interval_min;
+            if min.is_zero() {
+                return self.serve(stream, connection).await;
             }
+            // etcd hands connections with TLS to Go's own HTTP server, which lets clients ping as they like.
+            let policed = Policed::new(stream, self.clock.clone(), min, connection.open.clone());
+            return self.serve(Box::new(policed), connection).await;
+        };
+        let handshake = TlsAcceptor::from(tls.config.clone()).accept(stream);
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(stream)) => match tls.check(stream.get_ref().1) {
+                Ok(()) => {
+                    // There is one only if clients must show it, and then it was verified.
+                    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                    connection.name = certificate.and_then(|certificate| CertificateName::of(certificate));
+                    self.serve(Box::new(stream), connection).await;
+                }
+                Err(reason) => tracing::warn!(target: "etcd", reason, "a client's certificate is refused"),
+            },
             Ok(Err(error)) => tracing::warn!(target: "etcd", %error, "a client's TLS handshake failed"),
             Err(_) => tracing::debug!(target: "etcd", "a client did not finish its TLS handshake"),
-        },
-    }
-}
-
-async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
-    name: Option<CertificateName>,
-) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(u32::MAX)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
-    builder.http1().timer(TokioTimer::new());
-    let service = hyper::service::service_fn(move |request| {
-        let (router, name) = (router.clone(), name.clone());
-        async move { Ok::<_, Infallible>(router.route(request, name).await) }
-    });
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(target: "etcd", error, "a client connection ended");
-    }
-}
-
-/// Sends each request to its service.
-#[derive(Clone)]
-struct Router {
-    store: LocalStore,
-    kv: pb::kv_server::KvServer<Api>,
-    watch: pb::watch_server::WatchServer<Api>,
-    lease: pb::lease_server::LeaseServer<Api>,
-    cluster: pb::cluster_server::ClusterServer<Api>,
-    maintenance: pb::maintenance_server::MaintenanceServer<Api>,
-    auth: pb::auth_server::AuthServer<Api>,
-}
-
-impl Router {
-    fn new(store: LocalStore) -> Self {
-        let api = Arc::new(Api::new(&store));
-        let limit = store.shared.limits.request_bytes_max + MESSAGE_SLACK_BYTES;
-        Self {
-            store,
-            kv: pb::kv_server::KvServer::from_arc(api.clone()).max_decoding_message_size(limit),
-            watch: pb::watch_server::WatchServer::from_arc(api.clone()).max_decoding_message_size(limit),
-            lease: pb::lease_server::LeaseServer::from_arc(api.clone()).max_decoding_message_size(limit),
-            cluster: pb::cluster_server::ClusterServer::from_arc(api.clone()).max_decoding_message_size(limit),
-            auth: pb::auth_server::AuthServer::from_arc(api.clone()).max_decoding_message_size(limit),
-            maintenance: pb::maintenance_server::MaintenanceServer::from_arc(api).max_decoding_message_size(limit),
         }
     }
 
-    async fn route(mut self, mut request: Request<Incoming>, name: Option<CertificateName>) -> Response<Body> {
-        let content = request.headers().get(http::header::CONTENT_TYPE);
-        let is_grpc = content.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        if !is_grpc {
-            return http_routes::answer(&self.store, &request).await;
+    async fn serve(&self, stream: Box<dyn Wire>, connection: Connection) {
+        let options = &self.options;
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(options.streams_max);
+        if !options.ping_interval.is_zero() && !options.ping_timeout.is_zero() {
+            builder.http2().keep_alive_interval(options.ping_interval).keep_alive_timeout(options.ping_timeout);
         }
-        // The service that is asked most does not pay for a name that nobody will look at.
-        if let Some(name) = name
-            && (self.store.shared.auth.is_enabled() || !request.uri().path().starts_with("/etcdserverpb.KV/"))
-        {
-            request.extensions_mut().insert(name);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        let router = self.router.clone();
+        let service = hyper::service::service_fn(move |request| {
+            let (router, connection) = (router.clone(), connection.clone());
+            async move { Ok::<_, Infallible>(router.route(request, &connection).await) }
+        });
+        if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!(target: "etcd", error, "a client connection ended");
         }
-        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
-        let Ok(answer) = match service {
-            "etcdserverpb.KV" => self.kv.call(request).await,
-            "etcdserverpb.Watch" => self.watch.call(request).await,
-            "etcdserverpb.Lease" => self.lease.call(request).await,
-            "etcdserverpb.Cluster" => self.cluster.call(request).await,
-            "etcdserverpb.Maintenance" => self.maintenance.call(request).await,
-            "etcdserverpb.Auth" => self.auth.call(request).await,
-            "grpc.health.v1.Health" if request.uri().path().ends_with("/Check") => Ok(healthy()),
-            _ => Ok(unknown(service)),
-        };
-        answer
     }
-}
-
-/// What gRPC says about a service it does not have.
-fn unknown(service: &str) -> Response<Body> {
-    let status = tonic::Status::unimplemented(format!("unknown service {service}"));
-    status.into_http()
-}
-
-/// `grpc.health.v1.Health/Check`: SERVING (field 1, value 1) for every name.
-fn healthy() -> Response<Body> {
-    let mut trailers = http::HeaderMap::new();
-    trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
-    let frame = bytes::Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]);
-    let body = http_body_util::BodyExt::with_trailers(
-        http_body_util::Full::new(frame),
-        std::future::ready(Some(Ok::<_, Infallible>(trailers))),
-    );
-    let mut response = Response::new(Body::new(body));
-    *response.status_mut() = StatusCode::OK;
-    let grpc = http::HeaderValue::from_static("application/grpc");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
-    response
 }

@@ -13,6 +13,7 @@ use raft::{LogIndex, MemberId};
 
 use crate::StoreError;
 use crate::auth::Authenticator;
+use crate::calls::Calls;
 use crate::checkpoint::Restored;
 use crate::hub::Hub;
 use crate::members::{Change, Members};
@@ -21,6 +22,9 @@ use crate::peers::Peers;
 
 /// Proposals that may wait at once (etcd: the gap between commit and apply).
 pub(crate) const PENDING_MAX: usize = 5000;
+
+/// Commands that take longer to apply are counted and told (etcd's `--warning-apply-duration`).
+const APPLY_TIME_MAX: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The state as readers see it, swapped by the state thread before it answers a write.
 pub(crate) struct Published {
@@ -103,6 +107,9 @@ pub(crate) struct Shared {
     pub(crate) hub: Mutex<Hub>,
     pub(crate) metrics: Metrics,
     pub(crate) auth: Authenticator,
+    pub(crate) calls: Arc<Calls>,
+    /// The leader as published, for those who wait for it to be lost or found.
+    pub(crate) leader: watch::Sender<u64>,
     pub(crate) pending: AtomicUsize,
     pub(crate) stopped: AtomicBool,
     /// Turns true when the state thread is gone.
@@ -130,6 +137,8 @@ impl Shared {
             hub: Mutex::new(Hub::new(published.snapshot.revision())),
             metrics: Metrics::default(),
             auth: identity.auth,
+            calls: Arc::default(),
+            leader: watch::Sender::new(published.leader),
             pending: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             ended: watch::Sender::new(false),
@@ -146,7 +155,17 @@ impl Shared {
     }
 
     pub(crate) fn publish(&self, published: Published) {
+        let leader = published.leader;
+        self.leader.send_if_modified(|told| std::mem::replace(told, leader) != leader);
         self.state.store(Arc::new(published));
+    }
+
+    /// A command took so long to apply.
+    pub(crate) fn applied_in(&self, took: std::time::Duration) {
+        if took > APPLY_TIME_MAX {
+            self.metrics.slow_applies.add(1);
+            tracing::warn!(target: "etcd", ?took, "apply request took too long");
+        }
     }
 
     pub(crate) fn is_stopped(&self) -> bool {

@@ -25,7 +25,8 @@ fn clock() -> Clock {
 async fn restore(dir: &Path, more: &[&str]) -> Result<(), String> {
     let mut args = vec![format!("--data-dir={}", dir.display()), format!("--restore={REAL}")];
     args.extend(more.iter().map(|arg| (*arg).to_owned()));
-    let command = etcd::command(args.into_iter().map(Into::into).collect(), |_| None)?;
+    let command =
+        etcd::command(args.into_iter().map(Into::into).collect(), |_| None).map_err(|refusal| refusal.text)?;
     etcd::run_command(command, clock(), entropy(), std::future::pending()).await.map_err(|error| error.to_string())
 }
 

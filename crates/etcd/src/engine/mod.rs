@@ -428,7 +428,9 @@ impl Engine {
         if let Command::LeaseRevoke { id } = command {
             self.cluster.expiring.remove(id);
         }
+        let start = self.shared.clock.monotonic();
         let Applied { answer, changes, batch, tokens } = self.keyspace.apply_for(caller, command, now);
+        self.shared.applied_in(self.shared.clock.monotonic().saturating_sub(start));
         self.changes.extend(changes);
         self.journal.view(index, &self.keyspace, batch);
         if let Some(change) = tokens.filter(|_| index > self.restored) {

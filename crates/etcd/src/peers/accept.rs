@@ -196,17 +196,18 @@ impl Caller {
 
 fn route(inner: &Inner, path: &str) -> Response<Body> {
     match path {
-        "/version" => http_routes::json(StatusCode::OK, &http_routes::version()),
+        "/version" => http_routes::typed(StatusCode::OK, "application/json", http_routes::version()),
         "/members" => {
             let members = inner.members.borrow().list();
             let list: Vec<serde_json::Value> = members.into_iter().map(|member| member_json(&member)).collect();
-            let mut response = http_routes::json(StatusCode::OK, &format!("{}\n", serde_json::Value::from(list)));
+            let mut response =
+                http_routes::typed(StatusCode::OK, "application/json", format!("{}\n", serde_json::Value::from(list)));
             if let Ok(id) = http::HeaderValue::from_str(&format!("{:x}", inner.cluster_id)) {
                 response.headers_mut().insert("X-Etcd-Cluster-ID", id);
             }
             response
         }
-        _ => http_routes::text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n"),
+        _ => http_routes::plain_error(StatusCode::NOT_FOUND, "404 page not found"),
     }
 }
 
