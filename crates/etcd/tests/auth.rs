@@ -334,6 +334,23 @@ async fn a_signed_token_is_of_one_revision_and_outlives_the_member() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn a_stream_is_of_whoever_began_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let auth_token = format!("jwt,sign-method=ES256,priv-key={}", pki::jwt_keys(dir.path()).private.display());
+    let server = Server::start(MemberConfig { auth_token, ..Rig::volatile(15).config() }).await;
+    enable(&server).await;
+    let eve = server.login("eve", "ep").await;
+    server.login("root", "rp").await.disable().await.expect("root may");
+    let mut watch = eve.watch().await;
+    assert_eq!(watch.create("x", "").await, None, "nobody is asked");
+    server.client().enable().await.expect("root still has its role");
+    // Her token was shown when nobody looked, and is of the time before.
+    let old = "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old";
+    assert_eq!(watch.create("e1", "").await.as_deref(), Some(old));
+    server.stop().await;
+}
+
 #[test]
 fn options_that_cannot_be_used_stop_the_member() {
     let dir = tempfile::tempdir().expect("a directory");
