@@ -269,6 +269,25 @@ impl Journal {
         }
     }
 
+    /// Gives space back to the disk: a checkpoint takes the log's place, and the view is made anew. Whether a checkpoint is
+    /// under way that tells when that is done.
+    pub(crate) fn defragment(
+        &mut self,
+        shared: &Arc<Shared>,
+        keyspace: &Keyspace,
+        raft: &Raft,
+        (applied, members): (LogIndex, &Members),
+    ) -> Result<bool, EtcdError> {
+        let Self::Durable(durable) = self else { return Ok(false) };
+        if let Some(view) = &mut durable.view {
+            view.rebuild(applied, keyspace);
+        }
+        if !durable.checkpointing && applied > durable.covered {
+            durable.begin_checkpoint(shared, keyspace, raft, (applied, members))?;
+        }
+        Ok(durable.checkpointing)
+    }
+
     /// A checkpoint was made, or could not be: what it covers may go. Returns what may be forgotten.
     pub(crate) fn checkpointed(&mut self, done: Result<u64, EtcdError>) -> Result<Option<LogIndex>, EtcdError> {
         let Self::Durable(durable) = self else { return Ok(None) };

@@ -17,7 +17,7 @@ use crate::peers::{Joined, PeerNetwork, Peers};
 use crate::proto as pb;
 use crate::recovery::{self, Beginning, Recovered};
 use crate::shared::{Identity, Limits, Message, Published, Shared};
-use crate::{EtcdError, LocalStore, Store, StoreStatus, local};
+use crate::{EtcdError, LocalStore, Store, StoreError, StoreStatus, local};
 
 /// How a member is set up. Make one with [`MemberConfig::new`] and change what differs.
 #[derive(Clone)]
@@ -185,6 +185,15 @@ impl Member {
     /// Whether the member stopped because it was removed from its cluster.
     pub fn is_removed(&self) -> bool {
         self.shared.removed.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Gives unused space back to the disk, as `Defragment` of Maintenance. When it returns, a checkpoint covers everything
+    /// that was applied before.
+    ///
+    /// # Errors
+    /// When the member is stopping.
+    pub async fn defragment(&self) -> Result<(), StoreError> {
+        self.local().defragment().await
     }
 
     /// Looks at the clock again: call it after the clock was moved.

@@ -149,11 +149,9 @@ fn refuse_lost_log(store: &Storage) -> Result<(), EtcdError> {
         return Ok(());
     };
     let (log, left) = (store.dir.join("log"), store.dir.join(left));
+    let (log, left) = (log.display(), left.display());
     Err(EtcdError::Damaged(format!(
-        "{} is empty or gone, but {} is there: the log was lost, and with it what was acknowledged last; restore the \
-         directory from a snapshot, or let the member join its cluster anew",
-        log.display(),
-        left.display()
+        "{log} is empty or gone, but {left} is there: the log was lost, and with it what was acknowledged last"
     )))
 }
 

@@ -95,7 +95,8 @@ impl ViewWriter {
         self.rebuild(index, keyspace);
     }
 
-    fn rebuild(&mut self, index: LogIndex, keyspace: &Keyspace) {
+    /// Has the view made anew from the state at `index`.
+    pub(crate) fn rebuild(&mut self, index: LogIndex, keyspace: &Keyspace) {
         self.lag.fetch_add(1, Ordering::AcqRel);
         let (marks, snapshot) = (keyspace.marks(), keyspace.snapshot());
         let _ = self.sender.send(Work::Rebuild(Base { index, marks, snapshot, members: self.members.clone() }));
@@ -143,7 +144,14 @@ fn run(storage: &Storage, entropy: &Entropy, base: Base, work: &Receiver<Work>, 
     if matches!(first, Work::Close) {
         return;
     }
-    let result = open(storage, entropy).and_then(|view| follow(&view, base, first, work, lag));
+    let result = open(storage, entropy).and_then(|view| {
+        let anew = |old: View| {
+            drop(old);
+            View::wipe_dir(&storage.dir.join("view"))?;
+            open(storage, entropy)
+        };
+        follow(view, anew, base, first, work, lag)
+    });
     if let Err(error) = result {
         tracing::error!(target: "etcd", %error, "the view is given up; the log and checkpoints keep everything");
         // Whoever sends goes on counting; draining keeps its memory bounded.
@@ -161,10 +169,17 @@ fn release(lag: &AtomicUsize, rows: usize) {
     lag.fetch_sub(rows, Ordering::AcqRel);
 }
 
-fn follow(view: &View, base: Base, first: Work, work: &Receiver<Work>, lag: &AtomicUsize) -> Result<(), DiskError> {
-    let mut at = position(view).map_or(LogIndex(0), |(index, _)| index);
+fn follow(
+    mut view: View,
+    anew: impl Fn(View) -> Result<View, DiskError>,
+    base: Base,
+    first: Work,
+    work: &Receiver<Work>,
+    lag: &AtomicUsize,
+) -> Result<(), DiskError> {
+    let mut at = position(&view).map_or(LogIndex(0), |(index, _)| index);
     if at < base.index {
-        rebuild(view, &base)?;
+        rebuild(&view, &base)?;
         at = base.index;
     }
     drop(base);
@@ -173,7 +188,9 @@ fn follow(view: &View, base: Base, first: Work, work: &Receiver<Work>, lag: &Ato
         match current {
             Work::Close => return view.flush(),
             Work::Rebuild(base) => {
-                rebuild(view, &base)?;
+                // sled gives no space back to the disk, a new one takes none.
+                view = anew(view)?;
+                rebuild(&view, &base)?;
                 at = base.index;
                 release(lag, 1);
             }
@@ -310,4 +327,60 @@ pub(crate) fn read(storage: &Storage, entropy: &Entropy, now: Timestamp) -> Opti
     let mut keyspace = Keyspace::restore(rows, leases, alarms, marks, now).ok()?;
     keyspace.restore_auth(auth);
     Some(Restored { position: Position { index, term: Term(0), members, marks }, keyspace })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use base::{FakeClock, Rng};
+    use disk::{DataKey, RealDisk};
+    use mvcc::{DeleteRangeRequest, PutRequest};
+
+    use super::*;
+    use crate::{Member, MemberConfig};
+
+    fn size_bytes(path: &Path) -> u64 {
+        let Ok(entries) = std::fs::read_dir(path) else {
+            return std::fs::metadata(path).map_or(0, |meta| meta.len());
+        };
+        entries.map(|entry| size_bytes(&entry.expect("readable").path())).sum()
+    }
+
+    #[tokio::test]
+    async fn defragmentation_gives_space_back_to_the_disk() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let rng = std::sync::Mutex::new(Rng::new(1));
+        let entropy = Entropy::new(move |buffer| {
+            let mut rng = rng.lock().expect("no panic while it is held");
+            buffer.iter_mut().for_each(|byte| *byte = rng.next_u64() as u8);
+        });
+        let key = DataKey::generate("test", &entropy);
+        let storage = Storage { dir: dir.path().join("member"), disk: Arc::new(RealDisk), key, view: true };
+        let clock = FakeClock::new(Timestamp::from_unix_seconds(1000)).clock();
+        let config = MemberConfig::new("test", clock, entropy);
+        let config = MemberConfig { storage: Some(storage), snapshot_count: 1_000_000, ..config };
+        let member = Member::start(config.clone()).expect("starts");
+        let store = member.store();
+        for n in 0..200 {
+            let put =
+                PutRequest { key: format!("{n}").into(), value: vec![b'v'; 50_000].into(), ..PutRequest::default() };
+            store.put(put).await.expect("written");
+        }
+        let full = member.status();
+        let all = DeleteRangeRequest { key: "0".into(), range_end: "a".into(), prev_kv: false };
+        let revision = store.delete_range(all).await.expect("deleted").revision;
+        store.compact(revision, true).await.expect("compacted");
+        let compacted = member.status();
+        assert!(full.db_size > 10_000_000 && compacted.db_size >= full.db_size, "the file is as large as it was");
+        assert!(compacted.db_size_in_use < full.db_size_in_use / 10, "but mostly unused");
+        let before = size_bytes(dir.path());
+        member.defragment().await.expect("done");
+        assert!(member.status().db_size < full.db_size / 10);
+        member.stop();
+        let after = size_bytes(dir.path());
+        assert!(before > 10_000_000 && after < before / 10, "{before} bytes, then {after}");
+        let member = Member::start(config).expect("starts again");
+        assert_eq!(member.store().current_revision().await, Ok(revision));
+    }
 }

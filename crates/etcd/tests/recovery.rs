@@ -27,7 +27,7 @@ impl Rig {
         let key = DataKey::generate("cluster/test/instance/test", &entropy);
         let (view, dir) = (!dir.starts_with("/sim"), dir.to_owned());
         let clock = FakeClock::new(Timestamp::from_unix_seconds(1000));
-        Self { clock, entropy, storage: Storage { dir, disk, key, view }, snapshot_count: 20 }
+        Self { clock, entropy, storage: Storage { dir, disk, key, view }, snapshot_count: 1_000_000 }
     }
 
     fn sim(seed: u64) -> (Self, SimDisk) {
@@ -52,11 +52,15 @@ impl Rig {
         self.start().map(drop).expect_err("it must not start")
     }
 
-    /// A member that wrote so many keys and stopped.
-    async fn written(&self, keys: usize) {
+    /// A member that wrote so many keys, made a checkpoint if it was told to, and stopped.
+    async fn written(&self, keys: usize, checkpoint: bool) {
         let member = self.start().expect("starts");
         for n in 0..keys {
             put(&member.store(), &format!("key-{n}"), "value").await.expect("written");
+        }
+        if checkpoint {
+            member.defragment().await.expect("done");
+            put(&member.store(), "last", "value").await.expect("written");
         }
         member.stop();
     }
@@ -116,6 +120,7 @@ impl Told {
 async fn an_acknowledged_write_survives_the_loss_of_power() {
     for seed in 0..300 {
         let (rig, disk) = Rig::sim(seed);
+        let rig = Rig { snapshot_count: 20, ..rig };
         let mut rng = Rng::new(seed);
         let mut told = Told::default();
         for life in 0..4 {
@@ -157,8 +162,8 @@ async fn an_acknowledged_write_survives_the_loss_of_power() {
 async fn a_lost_log_is_no_empty_store() {
     // Nothing but the log, and then not even that: there is nothing to tell it by.
     let dir = tempfile::tempdir().expect("a directory");
-    let rig = Rig { snapshot_count: 1_000_000, ..Rig::real(dir.path()) };
-    rig.written(100).await;
+    let rig = Rig::real(dir.path());
+    rig.written(100, false).await;
     assert!(!rig.path("checkpoint").exists());
     let log = std::fs::read_dir(rig.path("log")).expect("a log").next().expect("a segment").expect("readable").path();
     let good = std::fs::read(&log).expect("readable");
@@ -183,10 +188,8 @@ async fn a_lost_log_is_no_empty_store() {
 #[tokio::test]
 async fn a_checkpoint_without_its_log_is_refused_on_any_disk() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (sim, disk) = Rig::sim(3);
-    let real = Rig::real(dir.path());
-    for rig in [sim, real] {
-        rig.written(500).await;
+    for rig in [Rig::sim(3).0, Rig::real(dir.path())] {
+        rig.written(500, true).await;
         let disk = rig.storage.disk.clone();
         assert!(disk.read(&rig.path("checkpoint")).is_ok(), "there is a checkpoint");
         for name in disk.list(&rig.path("log")).expect("a log") {
@@ -195,17 +198,15 @@ async fn a_checkpoint_without_its_log_is_refused_on_any_disk() {
         let refusal = rig.refusal();
         assert!(refusal.contains(&format!("{} is there", rig.path("checkpoint").display())), "{refusal}");
     }
-    drop(disk);
 }
 
 #[tokio::test]
 async fn a_damaged_log_stops_the_member_and_is_named_with_the_place() {
     let dir = tempfile::tempdir().expect("a directory");
     let (sim, disk) = Rig::sim(4);
-    let real = Rig { snapshot_count: 1_000_000, ..Rig::real(dir.path()) };
-    let sim = Rig { snapshot_count: 1_000_000, ..sim };
+    let real = Rig::real(dir.path());
     for rig in [&sim, &real] {
-        rig.written(100).await;
+        rig.written(100, false).await;
     }
     let segment = "log/0000000000000001.log";
     disk.flip_bit(&sim.path(segment), 2000);
@@ -234,12 +235,12 @@ fn break_view(rig: &Rig) {
 async fn a_damaged_view_is_built_again_and_says_so() {
     let dir = tempfile::tempdir().expect("a directory");
     let rig = Rig::real(dir.path());
-    rig.written(300).await;
+    rig.written(300, false).await;
     break_view(&rig);
     let lines = Lines::default();
     let lines_seen = lines.0.clone();
     tracing::subscriber::set_global_default(lines).expect("the only one of this process");
-    rig.written(301).await;
+    rig.written(301, false).await;
     let seen = lines_seen.lock().expect("no panic").join("\n");
     assert!(seen.contains("the view is damaged and is built again"), "{seen}");
     let view = View::open(&rig.path("view"), rig.storage.key.clone(), &rig.entropy).expect("whole again");
@@ -280,7 +281,7 @@ impl tracing::Subscriber for Lines {
 async fn a_damaged_checkpoint_and_a_damaged_view_together_stop_the_member() {
     let dir = tempfile::tempdir().expect("a directory");
     let rig = Rig::real(dir.path());
-    rig.written(500).await;
+    rig.written(500, true).await;
     let checkpoint = rig.path("checkpoint");
     let mut bytes = std::fs::read(&checkpoint).expect("a checkpoint");
     let middle = bytes.len() / 2;
@@ -343,6 +344,7 @@ async fn nothing_in_the_directory_can_be_read() {
     let dir = tempfile::tempdir().expect("a directory");
     let written = Arc::new(Mutex::new(Vec::new()));
     let rig = Rig::new(Arc::new(Recorder(written.clone())), &dir.path().join("member"), 1);
+    let rig = Rig { snapshot_count: 100, ..rig };
     for life in 0..3 {
         let member = rig.start().expect("starts");
         let store = member.store();
@@ -353,6 +355,7 @@ async fn nothing_in_the_directory_can_be_read() {
         }
         let revision = store.current_revision().await.expect("readable");
         store.compact(revision - 10, true).await.expect("compacted");
+        member.defragment().await.expect("checkpointed");
         member.stop();
     }
     let holds = |bytes: &[u8]| bytes.windows(MARK.len()).any(|window| window == MARK.as_bytes());

@@ -89,6 +89,8 @@ pub(crate) struct Engine {
     answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     /// Compactions that wait for their rows to go.
     physical: Vec<(oneshot::Sender<Answer>, Answer)>,
+    /// Who waits for the disk to be tidied.
+    defragmenting: Vec<oneshot::Sender<()>>,
     changes: Vec<Arc<Changes>>,
     proposals: Vec<raft::Proposal>,
     /// What consensus asks for and was not done yet.
@@ -129,6 +131,7 @@ impl Engine {
             restored,
             answers: Vec::new(),
             physical: Vec::new(),
+            defragmenting: Vec::new(),
             changes: Vec::new(),
             proposals: Vec::new(),
             out: Vec::new(),
@@ -284,11 +287,19 @@ impl Engine {
                 self.keyspace.defragment();
                 self.dirty = true;
                 self.publish();
-                let _ = reply.send(());
+                let at = (self.applied, &*self.cluster.members);
+                if self.journal.defragment(&self.shared, &self.keyspace, &self.raft, at)? {
+                    self.defragmenting.push(reply);
+                } else {
+                    let _ = reply.send(());
+                }
             }
             Message::Checkpointed(done) => {
                 if let Some(index) = self.journal.checkpointed(done)? {
                     self.step(Input::Truncated(self.forgettable(index)));
+                }
+                for reply in self.defragmenting.drain(..) {
+                    let _ = reply.send(());
                 }
             }
             Message::Wake => {}
