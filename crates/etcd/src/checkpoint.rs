@@ -49,12 +49,15 @@ impl Position {
 pub(crate) fn encode_marks(marks: Marks, out: &mut BytesMut) {
     out.put_i64_le(marks.revision);
     out.put_i64_le(marks.compacted);
-    out.put_u8(u8::from(marks.compaction_finished));
+    // One bit, and above it the version and one more.
+    let downgrade = marks.downgrade.map_or(0, |minor| minor.saturating_add(1) << 1);
+    out.put_u8(u8::from(marks.compaction_finished) | downgrade);
 }
 
 pub(crate) fn decode_marks(bytes: &mut Bytes) -> Option<Marks> {
     let (revision, compacted) = (bytes.try_get_i64_le().ok()?, bytes.try_get_i64_le().ok()?);
-    Some(Marks { revision, compacted, compaction_finished: bytes.try_get_u8().ok()? != 0 })
+    let bits = bytes.try_get_u8().ok()?;
+    Some(Marks { revision, compacted, compaction_finished: bits & 1 != 0, downgrade: (bits >> 1).checked_sub(1) })
 }
 
 pub(crate) fn encode_alarm(alarm: Alarm) -> BytesMut {

@@ -383,6 +383,7 @@ fn proposal(caller: &Caller, command: &Command) -> pb::Proposal {
         Command::AlarmRaise(alarm) => Wire::AlarmRaise(alarm.into()),
         Command::AlarmClear(alarm) => Wire::AlarmClear(alarm.into()),
         Command::Auth(command) => Wire::Auth(command.into()),
+        Command::Downgrade(target) => Wire::Downgrade(target.map_or(0, |minor| u32::from(minor) + 1)),
     };
     let (caller, member) = auth::write_caller(caller);
     pb::Proposal { command: Some(command), caller, member }
@@ -402,6 +403,10 @@ pub(crate) fn command(proposal: pb::Proposal) -> Result<(Caller, Command), BadRe
         Wire::AlarmRaise(member) => Command::AlarmRaise(alarm(member).ok_or(BadRequest::Command)?),
         Wire::AlarmClear(member) => Command::AlarmClear(alarm(member).ok_or(BadRequest::Command)?),
         Wire::Auth(command) => Command::Auth(command.try_into()?),
+        Wire::Downgrade(target) => {
+            let minor = target.checked_sub(1).map(u8::try_from).transpose();
+            Command::Downgrade(minor.map_err(|_| BadRequest::Command)?)
+        }
     };
     Ok((caller, command))
 }

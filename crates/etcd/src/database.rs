@@ -12,12 +12,20 @@ use std::io;
 
 use mvcc::{Alarm, Marks, Row, RowRevision, Snapshot, row_key};
 use prost::Message as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{convert, proto as pb};
 
-/// The version etcd 3.6 states for its storage, and for a cluster of such members.
-pub(crate) const STORAGE_VERSION: &str = "3.6.0";
+/// The minor version of 3 whose behaviour this is.
+pub(crate) const MINOR: u8 = 6;
+const STORAGE_VERSION: &str = "3.6.0";
+const OLDER_VERSION: &str = "3.5.0";
+
+/// The version of a cluster of members like this one, and of their storage, unless it is being taken down. etcd moves both
+/// within five seconds; here they go at once.
+pub(crate) fn cluster_version(snapshot: &Snapshot) -> &'static str {
+    if snapshot.downgrade().is_some() { OLDER_VERSION } else { STORAGE_VERSION }
+}
 
 /// A member's whole state as etcd would store it.
 pub(crate) struct Database {
@@ -84,6 +92,15 @@ struct StoredConfState {
     auto_leave: bool,
 }
 
+/// `version.DowngradeInfo` in JSON.
+#[derive(Serialize, Deserialize)]
+struct StoredDowngrade {
+    #[serde(rename = "target-version", default)]
+    target_version: String,
+    #[serde(default)]
+    enabled: bool,
+}
+
 type Pair = (Vec<u8>, Vec<u8>);
 
 impl Database {
@@ -102,7 +119,7 @@ impl Database {
         put("auth", &mut self.auth_marks().into_iter())?;
         put("authRoles", &mut self.auth.roles.iter().map(pair))?;
         put("authUsers", &mut self.auth.users.iter().map(pair))?;
-        put("cluster", &mut [(b"clusterVersion".to_vec(), STORAGE_VERSION.into())].into_iter())?;
+        put("cluster", &mut self.cluster().into_iter())?;
         put("key", &mut self.snapshot.rows().map(|row| (row.disk_key(), row.disk_value())))?;
         put("lease", &mut self.leases().into_iter())?;
         put("members", &mut self.stored_members().into_iter())?;
@@ -128,6 +145,15 @@ impl Database {
         });
         assert!(hashed.is_ok(), "hashing cannot fail");
         hash
+    }
+
+    fn cluster(&self) -> Vec<Pair> {
+        let version = cluster_version(&self.snapshot);
+        let downgrade = self.snapshot.downgrade().map(|_| {
+            let stored = StoredDowngrade { target_version: version.to_owned(), enabled: true };
+            (b"downgrade".to_vec(), serde_json::to_vec(&stored).expect("a version is plain data"))
+        });
+        [(b"clusterVersion".to_vec(), version.into())].into_iter().chain(downgrade).collect()
     }
 
     fn auth_marks(&self) -> Vec<Pair> {
@@ -168,10 +194,13 @@ impl Database {
         let mut meta = BTreeMap::from([
             (b"confState".to_vec(), members),
             (b"consistent_index".to_vec(), self.applied_index.to_be_bytes().to_vec()),
-            (b"storageVersion".to_vec(), STORAGE_VERSION.into()),
             (b"term".to_vec(), self.term.to_be_bytes().to_vec()),
         ]);
-        let Marks { compacted, compaction_finished, .. } = self.snapshot.marks();
+        let Marks { compacted, compaction_finished, downgrade, .. } = self.snapshot.marks();
+        if downgrade.is_none() {
+            // Older versions do not write it.
+            meta.insert(b"storageVersion".to_vec(), STORAGE_VERSION.into());
+        }
         if compacted > 0 {
             let revision = row_key(RowRevision { main: compacted, sub: 0 }, false);
             if compaction_finished {
@@ -202,6 +231,7 @@ pub(crate) struct Found {
     pub(crate) auth: AuthRecords,
     scheduled_compaction: i64,
     finished_compaction: i64,
+    downgrade: Option<u8>,
 }
 
 impl Found {
@@ -226,6 +256,12 @@ impl Found {
                 b"finishedCompactRev" => self.finished_compaction = revision(value)?,
                 _ => {}
             },
+            b"cluster" if key == b"downgrade" => {
+                let bad = "the state of a downgrade cannot be read";
+                let stored: StoredDowngrade = serde_json::from_slice(value).map_err(|_| bad)?;
+                let older = stored.target_version.starts_with("3.5").then_some(MINOR - 1);
+                self.downgrade = if stored.enabled { Some(older.ok_or(bad)?) } else { None };
+            }
             b"auth" => match key {
                 b"authEnabled" => self.auth.enabled = Some(value == [1]),
                 b"authRevision" => {
@@ -250,6 +286,7 @@ impl Found {
             revision: newest.max(compacted).max(1),
             compacted: if compacted == 0 { -1 } else { compacted },
             compaction_finished: self.scheduled_compaction <= self.finished_compaction,
+            downgrade: self.downgrade,
         }
     }
 
@@ -294,6 +331,7 @@ mod tests {
             keyspace.apply(&command, now).answer.expect("applied");
         }
         keyspace.apply(&Command::AlarmRaise(alarm), now).answer.expect("applied");
+        keyspace.apply(&Command::Downgrade(Some(5)), now).answer.expect("applied");
         let member = pb::Member { id: 0xa1, name: "n".to_owned(), is_learner: true, ..pb::Member::default() };
         let mut auth = AuthRecords { enabled: Some(true), revision: 9, ..AuthRecords::default() };
         auth.users.insert(b"root".to_vec(), vec![1]);
@@ -316,7 +354,7 @@ mod tests {
             Ok(())
         };
         database.each(each).expect("nothing fails");
-        assert_eq!(found.marks(), Marks { revision: 4, compacted: 3, compaction_finished: false });
+        assert_eq!(found.marks(), Marks { revision: 4, compacted: 3, compaction_finished: false, downgrade: Some(5) });
         assert_eq!((&found.leases[..], &found.alarms[..]), (&[(-3, 60)][..], &[alarm][..]));
         assert_eq!(found.auth, database.auth);
         assert_eq!(found.rows.len(), snapshot.rows().count());
@@ -326,9 +364,12 @@ mod tests {
         };
         assert_eq!(json("a1"), r#"{"id":161,"peerURLs":[],"isLearner":true,"name":"n"}"#);
         assert_eq!(json("confState"), r#"{"learners":[161],"auto_leave":false}"#);
-        assert_eq!((json("b2"), json("clusterVersion")), ("removed".to_owned(), "3.6.0".to_owned()));
+        assert_eq!((json("b2"), json("clusterVersion")), ("removed".to_owned(), "3.5.0".to_owned()));
         found.bump(1000).expect("small enough");
-        assert_eq!(found.marks(), Marks { revision: 1004, compacted: 1004, compaction_finished: false });
+        assert_eq!(
+            found.marks(),
+            Marks { revision: 1004, compacted: 1004, compaction_finished: false, downgrade: Some(5) }
+        );
     }
 
     #[test]
@@ -341,5 +382,6 @@ mod tests {
         check("alarm", &[0xff], b"");
         check("meta", b"finishedCompactRev", b"7");
         check("auth", b"authRevision", b"7");
+        check("cluster", b"downgrade", br#"{"target-version":"3.9.0","enabled":true}"#);
     }
 }

@@ -2,6 +2,7 @@
 
 mod auth;
 mod cluster;
+mod downgrade;
 mod election;
 mod health;
 mod kv;

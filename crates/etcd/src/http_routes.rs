@@ -17,7 +17,7 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=unders
 /// Answers a request that is not gRPC.
 pub(crate) async fn answer<B>(store: &LocalStore, request: &Request<B>) -> Response<Body> {
     match request.uri().path() {
-        "/version" => get_only(request).unwrap_or_else(|| typed(StatusCode::OK, "application/json", version())),
+        "/version" => get_only(request).unwrap_or_else(|| typed(StatusCode::OK, "application/json", version(store))),
         _ => answer_metrics(store, request).await,
     }
 }
@@ -88,8 +88,9 @@ fn clean(path: &str) -> String {
     format!("/{}{slash}", parts.join("/"))
 }
 
-pub(crate) fn version() -> String {
-    format!(r#"{{"etcdserver":"{}","etcdcluster":"3.6.0","storage":"3.6.0"}}"#, crate::VERSION)
+pub(crate) fn version(store: &LocalStore) -> String {
+    let cluster = crate::database::cluster_version(&store.shared.published().snapshot);
+    format!(r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{cluster}"}}"#, crate::VERSION)
 }
 
 fn get_only<B>(request: &Request<B>) -> Option<Response<Body>> {

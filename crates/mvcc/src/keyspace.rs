@@ -59,6 +59,8 @@ pub struct Marks {
     pub compacted: i64,
     /// Whether its deletions were all done.
     pub compaction_finished: bool,
+    /// The minor version of 3 that the cluster is being taken down to.
+    pub downgrade: Option<u8>,
 }
 
 impl Default for Keyspace {
@@ -112,6 +114,7 @@ impl Keyspace {
                 Command::AlarmRaise(alarm) => Ok(write.alarm_raise(*alarm)),
                 Command::AlarmClear(alarm) => Ok(write.alarm_clear(*alarm)),
                 Command::Auth(command) => write.auth(command, &mut tokens),
+                Command::Downgrade(target) => Ok(write.downgrade(*target)),
             },
         };
         let (changes, batch) = write.finish();
@@ -158,11 +161,12 @@ impl Keyspace {
         }
         keyspace.state.revision = marks.revision;
         keyspace.state.compacted = marks.compacted;
+        keyspace.state.downgrade = marks.downgrade;
         keyspace.attach_all();
         keyspace.state.shrink();
         if !marks.compaction_finished {
             keyspace.state.compacting = true;
-            keyspace.compaction = Some(Compaction::new(marks.compacted));
+            keyspace.compaction = Some(Compaction::resumed(marks.compacted));
         }
         Ok(keyspace)
     }
@@ -201,7 +205,10 @@ impl Write<'_> {
         if self.keyspace.state.alarms.is_empty() {
             return None;
         }
-        let passes = matches!(command, Command::AlarmRaise(_) | Command::AlarmClear(_) | Command::Auth(_));
+        let passes = matches!(
+            command,
+            Command::AlarmRaise(_) | Command::AlarmClear(_) | Command::Auth(_) | Command::Downgrade(_)
+        );
         if !passes && self.keyspace.state.has_alarm(AlarmKind::Corrupt) {
             return Some(MvccError::Corrupt);
         }
@@ -264,6 +271,11 @@ impl Write<'_> {
         })
     }
 
+    fn downgrade(&mut self, target: Option<u8>) -> Response {
+        self.keyspace.state.downgrade = target;
+        Response::Done { revision: self.keyspace.state.revision }
+    }
+
     fn compact(&mut self, revision: i64) -> Result<Response, MvccError> {
         let state = &mut self.keyspace.state;
         if revision <= state.compacted {
@@ -272,9 +284,7 @@ impl Write<'_> {
         if revision > state.revision {
             return Err(MvccError::FutureRevision);
         }
-        state.compacted = revision;
-        state.compacting = true;
-        self.keyspace.compaction = Some(Compaction::new(revision));
+        self.keyspace.begin_compaction(revision);
         Ok(Response::Done { revision: self.keyspace.state.revision })
     }
 

@@ -10,7 +10,7 @@ use imbl::{OrdMap, OrdSet, Vector};
 use crate::auth::Auth;
 use crate::lease::Lease;
 use crate::row::{Change, Changes, Row, RowRevision};
-use crate::{Alarm, AlarmKind, Event, Marks, MvccError};
+use crate::{Alarm, AlarmKind, Event, HashKv, Marks, MvccError};
 
 /// Bytes in use of a database like etcd's before anything is stored (it reports 20 KiB, 16 KiB of it in use).
 const EMPTY_SIZE_BYTES: i64 = 12_300;
@@ -81,6 +81,9 @@ pub struct Snapshot {
     pub(crate) compacted: i64,
     /// Whether rows are still to be dropped.
     pub(crate) compacting: bool,
+    pub(crate) downgrade: Option<u8>,
+    /// Checksums that compactions made, oldest first.
+    pub(crate) hashes: Arc<[HashKv]>,
     pub(crate) size_in_use: i64,
     pub(crate) size: i64,
 }
@@ -105,6 +108,8 @@ impl Snapshot {
             revision: 1,
             compacted: -1,
             compacting: false,
+            downgrade: None,
+            hashes: Arc::default(),
             size_in_use: EMPTY_SIZE_BYTES,
             size: 5 * PAGE_BYTES,
         }
@@ -122,7 +127,17 @@ impl Snapshot {
 
     /// What to store beside the rows.
     pub fn marks(&self) -> Marks {
-        Marks { revision: self.revision, compacted: self.compacted, compaction_finished: !self.compacting }
+        Marks {
+            revision: self.revision,
+            compacted: self.compacted,
+            compaction_finished: !self.compacting,
+            downgrade: self.downgrade,
+        }
+    }
+
+    /// The minor version of 3 that the cluster is being taken down to.
+    pub fn downgrade(&self) -> Option<u8> {
+        self.downgrade
     }
 
     /// Bytes a database like etcd's would take.

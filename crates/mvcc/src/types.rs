@@ -363,6 +363,8 @@ pub enum Command {
     AlarmClear(Alarm),
     /// Changes users and roles.
     Auth(AuthCommand),
+    /// Takes the cluster down to this minor version of 3; nothing ends that.
+    Downgrade(Option<u8>),
 }
 
 /// Answer to a [`Command`].

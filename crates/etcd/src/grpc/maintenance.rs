@@ -5,7 +5,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Api, snapshot, status};
-use crate::database::STORAGE_VERSION;
+use crate::database::cluster_version;
 use crate::{LocalStore, convert, proto as pb};
 
 impl Api {
@@ -32,9 +32,9 @@ impl Api {
             errors,
             db_size_in_use: snapshot.size_in_use_bytes(),
             is_learner: published.learner,
-            storage_version: STORAGE_VERSION.to_owned(),
+            storage_version: cluster_version(snapshot).to_owned(),
             db_size_quota: shared.limits.quota_bytes,
-            downgrade_info: Some(pb::DowngradeInfo::default()),
+            downgrade_info: Some(downgrade_info(snapshot)),
         }
     }
 
@@ -138,13 +138,17 @@ impl pb::maintenance_server::Maintenance for Api {
         &self,
         request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
-        use pb::downgrade_request::DowngradeAction as Action;
+        self.check(&request)?;
         self.client(&request).permit_admin().await.map_err(status)?;
-        match Action::try_from(request.into_inner().action) {
-            Ok(Action::Cancel) => Err(Status::failed_precondition("etcdserver: no inflight downgrade job")),
-            _ => Err(Status::unimplemented("downgrades are not implemented")),
-        }
+        let version = self.change_version(request.get_ref()).await?;
+        Ok(Response::new(pb::DowngradeResponse { header: self.header(self.revision()), version }))
     }
+}
+
+fn downgrade_info(snapshot: &mvcc::Snapshot) -> pb::DowngradeInfo {
+    let enabled = snapshot.downgrade().is_some();
+    let target_version = if enabled { cluster_version(snapshot).to_owned() } else { String::new() };
+    pb::DowngradeInfo { enabled, target_version }
 }
 
 /// Runs what may take long for a large store beside the requests.

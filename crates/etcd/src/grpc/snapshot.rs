@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::Api;
 use crate::bolt::{self, Buckets};
-use crate::database::{AuthRecords, Database, STORAGE_VERSION};
+use crate::database::{AuthRecords, Database, cluster_version};
 use crate::proto as pb;
 
 /// etcd's `snapshotSendBufferSize`.
@@ -53,17 +53,20 @@ fn make(database: &Database, sender: &mpsc::Sender<Sent>) -> io::Result<()> {
     let plan = bolt::plan(fill)?;
     let remaining = plan.size_bytes();
     tracing::info!(target: "etcd", total_bytes = remaining, "sending a snapshot to a client");
-    let mut blobs = Blobs { sender, blob: Vec::new(), remaining, digest: Context::new(&SHA256) };
+    // An older version's storage does not state its version.
+    let version = if database.snapshot.downgrade().is_none() { cluster_version(&database.snapshot) } else { "" };
+    let mut blobs = Blobs { sender, version, blob: Vec::new(), remaining, digest: Context::new(&SHA256) };
     bolt::write(plan, &mut blobs, fill)?;
     blobs.flush()?;
     let Blobs { remaining, digest, .. } = blobs;
     assert!(remaining == 0, "the file has the size it was planned with");
-    post(sender, 0, digest.finish().as_ref().to_vec())
+    post(sender, version, 0, digest.finish().as_ref().to_vec())
 }
 
 /// Cuts what is written into blobs and sends them.
 struct Blobs<'a> {
     sender: &'a mpsc::Sender<Sent>,
+    version: &'static str,
     blob: Vec<u8>,
     /// Bytes of the file that are not sent.
     remaining: u64,
@@ -87,13 +90,13 @@ impl Write for Blobs<'_> {
         let blob = std::mem::replace(&mut self.blob, Vec::with_capacity(BLOB_BYTES));
         self.digest.update(&blob);
         self.remaining -= blob.len() as u64;
-        post(self.sender, self.remaining, blob)
+        post(self.sender, self.version, self.remaining, blob)
     }
 }
 
-fn post(sender: &mpsc::Sender<Sent>, remaining_bytes: u64, blob: Vec<u8>) -> io::Result<()> {
-    let version = STORAGE_VERSION.to_owned();
-    let response = pb::SnapshotResponse { header: None, remaining_bytes, blob: blob.into(), version };
+fn post(sender: &mpsc::Sender<Sent>, version: &str, remaining_bytes: u64, blob: Vec<u8>) -> io::Result<()> {
+    let (blob, version) = (blob.into(), version.to_owned());
+    let response = pb::SnapshotResponse { header: None, remaining_bytes, blob, version };
     sender.blocking_send(Ok(response)).map_err(|_| io::Error::other("the client went away"))
 }
 

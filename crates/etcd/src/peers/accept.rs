@@ -184,19 +184,19 @@ impl Caller {
     async fn http(self, first: [u8; PREFACE.len()], stream: Box<dyn Wire>) -> io::Result<()> {
         let (read, write) = tokio::io::split(stream);
         let stream = tokio::io::join(AsyncReadExt::chain(io::Cursor::new(first), read), write);
-        let inner = self.peers.0.clone();
+        let (inner, store) = (self.peers.0.clone(), self.store.clone());
         let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-            let inner = inner.clone();
-            async move { Ok::<_, Infallible>(route(&inner, request.uri().path())) }
+            let answer = route(&inner, &store, request.uri().path());
+            std::future::ready(Ok::<_, Infallible>(answer))
         });
         let builder = auto::Builder::new(TokioExecutor::new());
         builder.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
     }
 }
 
-fn route(inner: &Inner, path: &str) -> Response<Body> {
+fn route(inner: &Inner, store: &LocalStore, path: &str) -> Response<Body> {
     match path {
-        "/version" => http_routes::typed(StatusCode::OK, "application/json", http_routes::version()),
+        "/version" => http_routes::typed(StatusCode::OK, "application/json", http_routes::version(store)),
         "/members" => {
             let members = inner.members.borrow().list();
             let list: Vec<serde_json::Value> = members.into_iter().map(|member| member_json(&member)).collect();

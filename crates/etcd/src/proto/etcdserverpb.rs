@@ -1078,7 +1078,7 @@ pub struct Proposal {
     /// Whether it is the cluster itself that asks: such a proposal needs no permission.
     #[prost(bool, tag = "17")]
     pub member: bool,
-    #[prost(oneof = "proposal::Command", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "proposal::Command", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 30")]
     pub command: ::core::option::Option<proposal::Command>,
 }
 /// Nested message and enum types in `Proposal`.
@@ -1103,6 +1103,9 @@ pub mod proposal {
         AlarmClear(super::AlarmMember),
         #[prost(message, tag = "9")]
         Auth(super::AuthProposal),
+        /// The minor version and one more; 0 ends it.
+        #[prost(uint32, tag = "30")]
+        Downgrade(u32),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -129,9 +129,11 @@ impl Snapshot {
             Command::Auth(AuthCommand::Authenticate { .. }) => Ok(()),
             Command::Auth(_) => self.auth.permit_admin(caller),
             // Decided before they are proposed, once for all.
-            Command::Compact(_) | Command::LeaseGrant { .. } | Command::AlarmRaise(_) | Command::AlarmClear(_) => {
-                Ok(())
-            }
+            Command::Compact(_)
+            | Command::LeaseGrant { .. }
+            | Command::AlarmRaise(_)
+            | Command::AlarmClear(_)
+            | Command::Downgrade(_) => Ok(()),
         }
     }
 
