@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::api_server::ApiServerArgs;
+
 /// A local Google Kubernetes Engine control plane.
 #[derive(Debug, Parser)]
 #[command(name = "pilothouse", version, about, propagate_version = true)]
@@ -36,6 +38,8 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<std::ffi::OsString>,
     },
+    /// Run the API server alone, on any etcd, with kube-apiserver's flags
+    Apiserver(Box<ApiServerArgs>),
     /// The cloud, the fleet and the edge, as `up` starts them
     #[command(hide = true)]
     Cloud(UpArgs),
@@ -192,12 +196,12 @@ pub(crate) struct RoleArgs {
 }
 
 /// Refuses what an API server would refuse, before anything is made.
-fn feature_gates(text: &str) -> Result<String, String> {
+pub(crate) fn feature_gates(text: &str) -> Result<String, String> {
     let options = registry::Options { feature_gates: text.to_owned(), ..registry::Options::default() };
     options.check().map(|()| text.to_owned())
 }
 
-fn runtime_config(text: &str) -> Result<String, String> {
+pub(crate) fn runtime_config(text: &str) -> Result<String, String> {
     let options = registry::Options { runtime_config: text.to_owned(), ..registry::Options::default() };
     options.check().map(|()| text.to_owned())
 }

@@ -4,6 +4,7 @@
 //! up ─► cloud process: cloud, fleet, edge, control API ──channels──► signer and instance of each cluster
 //! ```
 
+mod api_server;
 mod channel;
 mod cli;
 mod commands;
@@ -72,6 +73,7 @@ fn run(command: Command) -> Result<String> {
         Command::Down(args) => commands::stop::down(&args),
         Command::Reset(args) => commands::stop::reset(&args),
         Command::Etcd { args } => etcd(args),
+        Command::Apiserver(args) => server(async move { api_server::run(&args).await }),
         Command::Cloud(args) => server(sandbox::run(&args)),
         Command::Signer(args) => client(signer::run(&args)).map(|()| String::new()),
         Command::Instance(args) => server(instance::run(&args)),

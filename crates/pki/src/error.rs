@@ -8,6 +8,9 @@ pub enum SignerError {
     /// The request cannot be read or its self-signature is wrong.
     #[error("the certificate request is not valid: {0}")]
     BadRequest(String),
+    /// A key that was made elsewhere.
+    #[error("the key is not usable: {0}")]
+    BadKey(String),
     /// A name that no certificate may carry.
     #[error("{0:?} is not a DNS name")]
     BadName(String),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use zeroize::Zeroizing;
 
 use crate::door::Signer;
@@ -16,18 +16,32 @@ use crate::{SignerError, pem};
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: Zeroizing<Vec<u8>>,
+    form: Form,
+}
+
+/// How a private key is encoded.
+#[derive(Clone, Copy)]
+enum Form {
+    Pkcs8,
+    Pkcs1,
+    Sec1,
 }
 
 impl Identity {
-    /// An identity that was written to files: certificates, and a PKCS #8 key, both PEM.
+    /// A certificate chain (leaf first) and its key, as PEM, made elsewhere.
     ///
     /// # Errors
-    /// When either is not what it should be.
-    pub fn from_pem(certificates: &str, key: &str) -> Result<Self, SignerError> {
-        let key = PrivatePkcs8KeyDer::from_pem_slice(key.as_bytes());
-        let key = key.map_err(|error| SignerError::BadRequest(error.to_string()))?;
-        let chain = pem::certificates(certificates)?;
-        Ok(Self { chain, key: Zeroizing::new(key.secret_pkcs8_der().to_vec()) })
+    /// When either is not PEM. Whether they belong together shows when they are used.
+    pub fn from_pem(chain: &str, key: &str) -> Result<Self, SignerError> {
+        let chain = pem::certificates(chain)?;
+        let bad = |_| SignerError::BadKey("there is no private key in PEM form".to_owned());
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(bad)?;
+        let form = match &key {
+            PrivateKeyDer::Pkcs1(_) => Form::Pkcs1,
+            PrivateKeyDer::Sec1(_) => Form::Sec1,
+            _ => Form::Pkcs8,
+        };
+        Ok(Self { chain, key: Zeroizing::new(key.secret_der().to_vec()), form })
     }
 
     /// The certificate, and what stands between it and the authority.
@@ -40,13 +54,23 @@ impl Identity {
         self.chain.iter().map(pem::certificate).collect()
     }
 
-    /// The private key as PKCS #8 PEM; for files of mode 0600 that other programs read.
+    /// The private key as PEM, in PKCS #8 if it was made here; for files of mode 0600 that other programs read.
     pub fn key_pem(&self) -> Zeroizing<String> {
-        Zeroizing::new(pem::private_key(&self.key))
+        let label = match self.form {
+            Form::Pkcs8 => "PRIVATE KEY",
+            Form::Pkcs1 => "RSA PRIVATE KEY",
+            Form::Sec1 => "EC PRIVATE KEY",
+        };
+        Zeroizing::new(pem::encode(label, &self.key))
     }
 
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.to_vec()))
+        let key = self.key.to_vec();
+        match self.form {
+            Form::Pkcs8 => PrivatePkcs8KeyDer::from(key).into(),
+            Form::Pkcs1 => PrivatePkcs1KeyDer::from(key).into(),
+            Form::Sec1 => PrivateSec1KeyDer::from(key).into(),
+        }
     }
 }
 
@@ -69,5 +93,5 @@ pub async fn request_identity(
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
     let csr = CertificateParams::default().serialize_request(&key).map_err(failed)?;
     let certificate = signer.issue(csr.der(), profile, lifetime).await?;
-    Ok(Identity { chain: vec![certificate], key: Zeroizing::new(key.serialize_der()) })
+    Ok(Identity { chain: vec![certificate], key: Zeroizing::new(key.serialize_der()), form: Form::Pkcs8 })
 }

@@ -37,7 +37,8 @@ pub fn signing_request(text: &str) -> Result<Vec<u8>, SignerError> {
         .map_err(|_| SignerError::BadRequest("no certificate request in PEM form".to_owned()))
 }
 
-fn encode(label: &str, der: &[u8]) -> String {
+/// Anything as PEM.
+pub(crate) fn encode(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");
     for line in body.as_bytes().chunks(LINE) {
@@ -53,9 +54,4 @@ fn encode(label: &str, der: &[u8]) -> String {
 /// A signing request as PEM.
 pub(crate) fn request(der: &[u8]) -> String {
     encode("CERTIFICATE REQUEST", der)
-}
-
-/// A PKCS #8 key as PEM.
-pub(crate) fn private_key(der: &[u8]) -> String {
-    encode("PRIVATE KEY", der)
 }

@@ -127,6 +127,28 @@ impl SignerCore {
         Ok(Self { cluster: cluster.to_owned(), authorities, token_key, jwks: OnceLock::new(), clock, entropy })
     }
 
+    /// A signer that stores nothing: its authorities are gone with the process, its token key comes from elsewhere, as
+    /// PEM. Each of `token_keys` must be that key's public half.
+    ///
+    /// # Errors
+    /// When a key is not usable, or another one.
+    pub fn with_token_key(
+        cluster: &str,
+        token_key: &str,
+        token_keys: &[String],
+        clock: Clock,
+        entropy: Entropy,
+    ) -> Result<Self, SignerError> {
+        let key = TokenKey::from_pem(token_key)?;
+        if !token_keys.iter().all(|other| key.is_pair_of(other)) {
+            let what = "a key for verifying tokens is not the public half of the one that signs them".to_owned();
+            return Err(SignerError::BadKey(what));
+        }
+        let authorities = Authorities::create(&clock, &entropy)?;
+        let (_, token_key) = watch::channel(Some(Arc::new(key)));
+        Ok(Self { cluster: cluster.to_owned(), authorities, token_key, jwks: OnceLock::new(), clock, entropy })
+    }
+
     /// Signs a request for a purpose; at most the profile's lifetime.
     pub(crate) fn issue(
         &self,

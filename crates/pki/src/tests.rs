@@ -231,3 +231,20 @@ async fn mutual_tls_holds_between_identities_of_one_authority_only() {
         assert_eq!((client_side.is_ok(), server_side.is_ok()), (works, works));
     }
 }
+
+/// A key and a certificate in the encodings that openssl and Go write.
+#[tokio::test]
+async fn keys_from_elsewhere_are_used_as_they_are() {
+    let clock = clock().clock();
+    let door = Signer::InProcess(signer(&clock), Requester::Instance);
+    let made = request_identity(&door, &kube_client("jane", "dev"), None).await.unwrap();
+    let read = Identity::from_pem(&made.certificate_pem(), &made.key_pem()).unwrap();
+    assert_eq!((read.certificate_pem(), read.key_pem()), (made.certificate_pem(), made.key_pem()));
+    assert!(ServingCertificate::new(&read).is_ok());
+    let sec1 = "-----BEGIN EC PRIVATE KEY-----\nMAA=\n-----END EC PRIVATE KEY-----\n";
+    let other = Identity::from_pem(&made.certificate_pem(), sec1).unwrap();
+    assert_eq!(other.key_pem().as_str(), sec1);
+    assert!(ServingCertificate::new(&other).is_err(), "it is no key at all");
+    assert!(Identity::from_pem(&made.certificate_pem(), "").is_err());
+    assert!(Identity::from_pem("", &made.key_pem()).is_err());
+}

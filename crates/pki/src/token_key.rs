@@ -6,6 +6,8 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -27,6 +29,29 @@ impl TokenKey {
     /// Reads what [`Self::to_bytes`] wrote.
     pub(crate) fn from_bytes(pkcs8: &[u8]) -> Result<Self, SignerError> {
         Self::new(KeyPair::from_pkcs8(pkcs8).map_err(|_| SignerError::DamagedState)?)
+    }
+
+    /// Reads an RSA key that another program made (`--service-account-signing-key-file`).
+    ///
+    /// # Errors
+    /// When the text holds no RSA key.
+    pub(crate) fn from_pem(text: &str) -> Result<Self, SignerError> {
+        let bad = || SignerError::BadKey("there is no RSA private key in PEM form".to_owned());
+        let key = match PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| bad())? {
+            PrivateKeyDer::Pkcs8(der) => KeyPair::from_pkcs8(der.secret_pkcs8_der()),
+            PrivateKeyDer::Pkcs1(der) => KeyPair::from_der(der.secret_pkcs1_der()),
+            _ => return Err(bad()),
+        };
+        Self::new(key.map_err(|_| bad())?)
+    }
+
+    /// Whether a PEM text is this key's public half, or this key itself.
+    pub(crate) fn is_pair_of(&self, text: &str) -> bool {
+        let own: Option<PublicKeyX509Der<'_>> = self.key.public_key().as_der().ok();
+        match SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()) {
+            Ok(public) => own.is_some_and(|own| own.as_ref() == &public[..]),
+            Err(_) => Self::from_pem(text).is_ok_and(|key| key.kid == self.kid),
+        }
     }
 
     fn new(key: KeyPair) -> Result<Self, SignerError> {
@@ -92,4 +117,33 @@ pub fn verify_jwt(token: &str, jwks: &Value) -> Option<Value> {
             public.verify(&aws_lc_rs::signature::RSA_PKCS1_2048_8192_SHA256, signed, &signature).is_ok()
         });
     if matches { serde_json::from_slice(&decode(claims)?).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pem::encode;
+
+    /// What stands before an RSA-2048 key in PKCS #8.
+    const PKCS8_HEAD_BYTES: usize = 26;
+
+    #[test]
+    fn a_key_from_elsewhere_signs_and_knows_its_own_half() {
+        let (made, other) = (TokenKey::generate().unwrap(), TokenKey::generate().unwrap());
+        let der = made.to_bytes().unwrap();
+        let (pkcs8, pkcs1) = (encode("PRIVATE KEY", &der), encode("RSA PRIVATE KEY", &der[PKCS8_HEAD_BYTES..]));
+        let public: PublicKeyX509Der<'_> = made.key.public_key().as_der().unwrap();
+        let public = encode("PUBLIC KEY", public.as_ref());
+        for private in [&pkcs8, &pkcs1] {
+            let key = TokenKey::from_pem(private).unwrap();
+            let token = key.sign(&json!({"sub": "x"})).unwrap();
+            assert_eq!(verify_jwt(&token, &made.jwks()), Some(json!({"sub": "x"})));
+            assert_eq!(verify_jwt(&token, &other.jwks()), None);
+            assert!([&pkcs8, &pkcs1, &public].iter().all(|half| key.is_pair_of(half)));
+            assert!(!key.is_pair_of(&encode("PRIVATE KEY", &other.to_bytes().unwrap())) && !key.is_pair_of("x"));
+        }
+        for bad in [String::new(), public, encode("EC PRIVATE KEY", &der), encode("PRIVATE KEY", &der[1..])] {
+            assert!(TokenKey::from_pem(&bad).is_err(), "{bad}");
+        }
+    }
 }
