@@ -9,8 +9,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
-use mvcc::{Alarm, Marks, Row, RowRevision, Snapshot, row_key};
+use mvcc::{Alarm, AuthRecord, Marks, Role, Row, RowRevision, Snapshot, User, row_key};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
@@ -37,23 +38,6 @@ pub(crate) struct Database {
     pub(crate) members: Vec<pb::Member>,
     /// Ids that may never come back.
     pub(crate) removed: Vec<u64>,
-    pub(crate) auth: AuthRecords,
-}
-
-/// Users and roles as stored: names and `authpb` messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AuthRecords {
-    pub(crate) enabled: Option<bool>,
-    pub(crate) revision: u64,
-    pub(crate) roles: BTreeMap<Vec<u8>, Vec<u8>>,
-    pub(crate) users: BTreeMap<Vec<u8>, Vec<u8>>,
-}
-
-impl Default for AuthRecords {
-    /// As in a new cluster: nobody ever switched anything on.
-    fn default() -> Self {
-        Self { enabled: None, revision: 1, roles: BTreeMap::new(), users: BTreeMap::new() }
-    }
 }
 
 /// What `leasepb.Lease` is.
@@ -112,13 +96,15 @@ impl Database {
         &self,
         mut put: impl FnMut(&'static str, &mut dyn Iterator<Item = Pair>) -> io::Result<()>,
     ) -> io::Result<()> {
-        let pair = |(name, value): (&Vec<u8>, &Vec<u8>)| (name.clone(), value.clone());
         let mut alarms: Vec<Pair> = self.snapshot.alarms().into_iter().map(stored_alarm).collect();
         alarms.sort_unstable();
         put("alarm", &mut alarms.into_iter())?;
         put("auth", &mut self.auth_marks().into_iter())?;
-        put("authRoles", &mut self.auth.roles.iter().map(pair))?;
-        put("authUsers", &mut self.auth.users.iter().map(pair))?;
+        let auth = self.snapshot.auth();
+        let role = |role: &Arc<Role>| (role.name.clone().into_bytes(), pb::Role::from(&**role).encode_to_vec());
+        put("authRoles", &mut auth.roles().map(role))?;
+        let user = |user: &Arc<User>| (user.name.clone().into_bytes(), pb::User::from(&**user).encode_to_vec());
+        put("authUsers", &mut auth.users().map(user))?;
         put("cluster", &mut self.cluster().into_iter())?;
         put("key", &mut self.snapshot.rows().map(|row| (row.disk_key(), row.disk_value())))?;
         put("lease", &mut self.leases().into_iter())?;
@@ -156,9 +142,11 @@ impl Database {
         [(b"clusterVersion".to_vec(), version.into())].into_iter().chain(downgrade).collect()
     }
 
+    /// etcd writes the switch when it is first used, and then also that it is off.
     fn auth_marks(&self) -> Vec<Pair> {
-        let enabled = self.auth.enabled.map(|enabled| (b"authEnabled".to_vec(), vec![u8::from(enabled)]));
-        let revision = (b"authRevision".to_vec(), self.auth.revision.to_be_bytes().to_vec());
+        let auth = self.snapshot.auth();
+        let enabled = auth.is_enabled().then(|| (b"authEnabled".to_vec(), vec![1]));
+        let revision = (b"authRevision".to_vec(), auth.revision().to_be_bytes().to_vec());
         enabled.into_iter().chain([revision]).collect()
     }
 
@@ -228,7 +216,9 @@ pub(crate) struct Found {
     /// Id and granted TTL in seconds.
     pub(crate) leases: Vec<(i64, i64)>,
     pub(crate) alarms: Vec<Alarm>,
-    pub(crate) auth: AuthRecords,
+    auth: Vec<AuthRecord>,
+    auth_enabled: bool,
+    auth_revision: u64,
     scheduled_compaction: i64,
     finished_compaction: i64,
     downgrade: Option<u8>,
@@ -263,18 +253,32 @@ impl Found {
                 self.downgrade = if stored.enabled { Some(older.ok_or(bad)?) } else { None };
             }
             b"auth" => match key {
-                b"authEnabled" => self.auth.enabled = Some(value == [1]),
+                b"authEnabled" => self.auth_enabled = value == [1],
                 b"authRevision" => {
                     let revision = value.try_into().map_err(|_| "the revision of users and roles cannot be read")?;
-                    self.auth.revision = u64::from_be_bytes(revision);
+                    self.auth_revision = u64::from_be_bytes(revision);
                 }
                 _ => {}
             },
-            b"authRoles" => drop(self.auth.roles.insert(key.to_vec(), value.to_vec())),
-            b"authUsers" => drop(self.auth.users.insert(key.to_vec(), value.to_vec())),
+            b"authRoles" => {
+                let role = pb::Role::decode(value).ok().and_then(|role| Role::try_from(role).ok());
+                self.auth.push(AuthRecord::Role(Arc::new(role.ok_or("a role cannot be read")?)));
+            }
+            b"authUsers" => {
+                let user = pb::User::decode(value).ok().and_then(|user| User::try_from(user).ok());
+                self.auth.push(AuthRecord::User(Arc::new(user.ok_or("a user cannot be read")?)));
+            }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Users, roles and whether they matter.
+    pub(crate) fn take_auth(&mut self) -> Vec<AuthRecord> {
+        let mut records = std::mem::take(&mut self.auth);
+        // Before 3.4 the revision was not written until something changed.
+        records.push(AuthRecord::Marks { enabled: self.auth_enabled, revision: self.auth_revision.max(1) });
+        records
     }
 
     /// The store's revision and compactions. The newest version of a key may be compacted away, so the revision is the
@@ -333,8 +337,20 @@ mod tests {
         keyspace.apply(&Command::AlarmRaise(alarm), now).answer.expect("applied");
         keyspace.apply(&Command::Downgrade(Some(5)), now).answer.expect("applied");
         let member = pb::Member { id: 0xa1, name: "n".to_owned(), is_learner: true, ..pb::Member::default() };
-        let mut auth = AuthRecords { enabled: Some(true), revision: 9, ..AuthRecords::default() };
-        auth.users.insert(b"root".to_vec(), vec![1]);
+        let (name, password) = ("root".to_owned(), Bytes::from_static(b"hash"));
+        let user = User { name: name.clone(), password, no_password: false, roles: vec![name.clone()] };
+        let permissions = vec![mvcc::Permission {
+            kind: mvcc::PermissionKind::Write,
+            key: "k".into(),
+            range_end: Bytes::from_static(b"\0"),
+        }];
+        let role = Role { name: "role".to_owned(), permissions };
+        let auth = [
+            AuthRecord::Role(Arc::new(role)),
+            AuthRecord::User(Arc::new(user)),
+            AuthRecord::Marks { enabled: true, revision: 9 },
+        ];
+        keyspace.restore_auth(auth.clone());
         let snapshot = keyspace.snapshot();
         let database = Database {
             snapshot: snapshot.clone(),
@@ -342,7 +358,6 @@ mod tests {
             term: 2,
             members: vec![member],
             removed: vec![0xb2],
-            auth,
         };
         let mut found = Found::default();
         let mut seen = Vec::new();
@@ -356,7 +371,7 @@ mod tests {
         database.each(each).expect("nothing fails");
         assert_eq!(found.marks(), Marks { revision: 4, compacted: 3, compaction_finished: false, downgrade: Some(5) });
         assert_eq!((&found.leases[..], &found.alarms[..]), (&[(-3, 60)][..], &[alarm][..]));
-        assert_eq!(found.auth, database.auth);
+        assert_eq!(found.take_auth(), auth);
         assert_eq!(found.rows.len(), snapshot.rows().count());
         let json = |key: &str| {
             let found = seen.iter().find(|(_, name, _)| name.as_str() == key).expect(key);
@@ -382,6 +397,8 @@ mod tests {
         check("alarm", &[0xff], b"");
         check("meta", b"finishedCompactRev", b"7");
         check("auth", b"authRevision", b"7");
+        check("authUsers", b"root", &[0xff]);
+        check("authRoles", b"role", &[0xff]);
         check("cluster", b"downgrade", br#"{"target-version":"3.9.0","enabled":true}"#);
     }
 }

@@ -15,7 +15,7 @@ use raft::HardState;
 use crate::EtcdError;
 use crate::bolt::{BoltError, Entry, Reader};
 use crate::checkpoint::{self, Position};
-use crate::database::{AuthRecords, Found};
+use crate::database::Found;
 use crate::error::storage;
 use crate::journal::{RECORD_BOOTSTRAP, RECORD_HARD_STATE, Storage, bootstrap};
 use crate::recovery::Beginning;
@@ -58,14 +58,15 @@ impl Restore {
             Refusal::Content(what) => EtcdError::Snapshot(format!("{shown} cannot be restored: {what}")),
         })?;
         let refuse = |what: &str| EtcdError::Snapshot(format!("{shown} cannot be restored: {what}"));
-        keep_auth(&found.auth).map_err(refuse)?;
         if self.bump_revision > 0 {
             found.bump(self.bump_revision).map_err(refuse)?;
         }
-        let marks = found.marks();
+        let (marks, auth) = (found.marks(), found.take_auth());
         let Found { rows, leases, alarms, .. } = found;
         let keyspace = Keyspace::restore(rows, leases, alarms, marks, now);
-        keyspace.map_err(|_| refuse("its keys contradict each other"))
+        let mut keyspace = keyspace.map_err(|_| refuse("its keys contradict each other"))?;
+        keyspace.restore_auth(auth);
+        Ok(keyspace)
     }
 
     /// The length of the database in the file, once its checksum is right.
@@ -116,15 +117,6 @@ impl From<BoltError> for Refusal {
 fn go_bytes(bytes: &[u8]) -> String {
     let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
     format!("[{}]", numbers.join(" "))
-}
-
-/// Where users and roles will be taken over. Until then a store that asks who is there must not become one that does not.
-fn keep_auth(auth: &AuthRecords) -> Result<(), &'static str> {
-    match (auth.enabled, auth.users.is_empty() && auth.roles.is_empty()) {
-        (Some(true), _) => Err("authentication is enabled in it, and users and roles cannot be restored yet"),
-        (_, false) => Err("it has users or roles, which cannot be restored yet"),
-        (Some(false) | None, true) => Ok(()),
-    }
 }
 
 /// Says how far a large file is read.
@@ -233,14 +225,5 @@ mod tests {
         check(&good[..8192], true, "it is cut off: 8192 bytes of 36864");
         check(b"", true, "it is no bbolt database");
         check(&[7; 32], false, "expected sha256 [7 7 ");
-    }
-
-    #[test]
-    fn a_store_with_users_does_not_lose_them_in_silence() {
-        let mut auth = AuthRecords::default();
-        assert_eq!(keep_auth(&auth), Ok(()));
-        auth.users.insert(b"root".to_vec(), Vec::new());
-        assert!(keep_auth(&auth).is_err());
-        assert!(keep_auth(&AuthRecords { enabled: Some(true), ..AuthRecords::default() }).is_err());
     }
 }

@@ -6,11 +6,15 @@ use tonic::Status;
 
 use super::{Api, status};
 use crate::database::{MINOR, cluster_version};
-use crate::proto as pb;
+use crate::{LocalStore, proto as pb};
 
 impl Api {
     /// Does what is asked; returns the cluster's version as it was, major and minor.
-    pub(super) async fn change_version(&self, request: &pb::DowngradeRequest) -> Result<String, Status> {
+    pub(super) async fn change_version(
+        &self,
+        store: &LocalStore,
+        request: &pb::DowngradeRequest,
+    ) -> Result<String, Status> {
         use pb::downgrade_request::DowngradeAction as Action;
         let snapshot = self.store.shared.published().snapshot.clone();
         let before = cluster_version(&snapshot).trim_end_matches(".0").to_owned();
@@ -18,13 +22,13 @@ impl Api {
             Ok(Action::Validate) => drop(target(&request.version, snapshot.downgrade())?),
             Ok(Action::Enable) => {
                 let minor = target(&request.version, snapshot.downgrade())?;
-                self.store.propose(Command::Downgrade(Some(minor))).await.map_err(status)?;
+                store.propose(Command::Downgrade(Some(minor))).await.map_err(status)?;
             }
             // etcd only logs that there is nothing to cancel.
             Ok(Action::Cancel) if snapshot.downgrade().is_none() => {
                 tracing::warn!(target: "etcd", "no inflight downgrade job");
             }
-            Ok(Action::Cancel) => drop(self.store.propose(Command::Downgrade(None)).await.map_err(status)?),
+            Ok(Action::Cancel) => drop(store.propose(Command::Downgrade(None)).await.map_err(status)?),
             Err(_) => return Err(Status::unknown("etcdserver: unknown method")),
         }
         Ok(before)

@@ -139,8 +139,9 @@ impl pb::maintenance_server::Maintenance for Api {
         request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
         self.check(&request)?;
-        self.client(&request).permit_admin().await.map_err(status)?;
-        let version = self.change_version(request.get_ref()).await?;
+        let store = self.client(&request);
+        store.permit_admin().await.map_err(status)?;
+        let version = self.change_version(&store, request.get_ref()).await?;
         Ok(Response::new(pb::DowngradeResponse { header: self.header(self.revision()), version }))
     }
 }

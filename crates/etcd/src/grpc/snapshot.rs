@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::Api;
 use crate::bolt::{self, Buckets};
-use crate::database::{AuthRecords, Database, cluster_version};
+use crate::database::{Database, cluster_version};
 use crate::proto as pb;
 
 /// etcd's `snapshotSendBufferSize`.
@@ -28,9 +28,7 @@ impl Api {
             applied_index: published.applied_index,
             term: published.term,
             members: self.store.members(),
-            // Members cannot be removed and nobody can be given a role yet.
-            removed: Vec::new(),
-            auth: AuthRecords::default(),
+            removed: published.members.to_wire().removed,
         }
     }
 }
