@@ -115,7 +115,7 @@ const FLAGS: &[Flag] = &[
     Flag("unsafe-no-fsync", Kind::Bool, "false", false),
     Flag("force-new-cluster", Kind::Bool, "false", false),
     Flag("config-file", Kind::Text, "", true),
-    Flag("enable-grpc-gateway", Kind::Bool, "true", false),
+    Flag("enable-grpc-gateway", Kind::Bool, "true", true),
     Flag("max-learners", Kind::Number, "1", false),
     Flag("bootstrap-defrag-threshold-megabytes", Kind::Unsigned, "0", false),
     Flag("compact-hash-check-time", Kind::Duration, "1m0s", false),

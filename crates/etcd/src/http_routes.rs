@@ -47,9 +47,10 @@ pub(crate) async fn answer_metrics<B>(store: &LocalStore, request: &Request<B>) 
 }
 
 /// Sends a client whose path is not in its plain form to the one that is, as Go's `ServeMux` does.
-pub(crate) fn redirect<B>(request: &Request<B>) -> Option<Response<Body>> {
+/// With the gateway, `/v3` is a folder.
+pub(crate) fn redirect<B>(request: &Request<B>, gateway: bool) -> Option<Response<Body>> {
     let path = request.uri().path();
-    let clean = if path == "/v3" { "/v3/".to_owned() } else { clean(path) };
+    let clean = if gateway && path == "/v3" { "/v3/".to_owned() } else { clean(path) };
     if clean == path {
         return None;
     }

@@ -59,7 +59,8 @@ pub(crate) struct Router {
     store: LocalStore,
     traffic: Traffic,
     access: Access,
-    gateway: Gateway,
+    /// Nothing without JSON.
+    gateway: Option<Gateway>,
     bytes_max: usize,
     kv: pb::kv_server::KvServer<Api>,
     watch: pb::watch_server::WatchServer<Api>,
@@ -74,7 +75,7 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    pub(crate) fn new(store: LocalStore, traffic: Traffic, access: Access) -> Self {
+    pub(crate) fn new(store: LocalStore, traffic: Traffic, access: Access, gateway: bool) -> Self {
         let api = Arc::new(Api::new(&store));
         let bytes_max = store.shared.limits.request_bytes_max + MESSAGE_SLACK_BYTES;
         // `Received` refuses what is too large, with gRPC's usual code.
@@ -83,7 +84,7 @@ impl Router {
             store,
             traffic,
             access,
-            gateway: Gateway::default(),
+            gateway: gateway.then(Gateway::default),
             bytes_max,
             kv: pb::kv_server::KvServer::from_arc(api.clone()).max_decoding_message_size(limit),
             watch: pb::watch_server::WatchServer::from_arc(api.clone()).max_decoding_message_size(limit),
@@ -201,11 +202,11 @@ impl Router {
         if request.method() == Method::OPTIONS {
             return Response::new(Body::empty());
         }
-        if let Some(elsewhere) = http_routes::redirect(&request) {
+        if let Some(elsewhere) = http_routes::redirect(&request, self.gateway.is_some()) {
             return elsewhere;
         }
-        if request.uri().path().starts_with("/v3/") {
-            return self.gateway.answer(self, request).await;
+        if let Some(gateway) = self.gateway.as_ref().filter(|_| request.uri().path().starts_with("/v3/")) {
+            return gateway.answer(self, request).await;
         }
         http_routes::answer(&self.store, &request).await
     }

@@ -37,6 +37,8 @@ pub struct ServeOptions {
     pub origins: Vec<String>,
     /// Host names that may be asked for without TLS; empty or `*` for any.
     pub hosts: Vec<String>,
+    /// Whether there is JSON under `/v3`.
+    pub gateway: bool,
     /// Streams that may be open on one connection.
     pub streams_max: u32,
     /// A client without TLS that pings more often is sent away; zero for no limit.
@@ -54,6 +56,7 @@ impl Default for ServeOptions {
             traffic: Traffic::All,
             origins: Vec::new(),
             hosts: Vec::new(),
+            gateway: true,
             streams_max: u32::MAX,
             client_ping_interval_min: Duration::from_secs(5),
             ping_interval: Duration::from_secs(2 * 3600),
@@ -86,7 +89,7 @@ impl Member {
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), EtcdError> {
         let access = Access { origins: options.origins.clone(), hosts: options.hosts.clone() };
-        let router = Arc::new(Router::new(self.local(), options.traffic, access));
+        let router = Arc::new(Router::new(self.local(), options.traffic, access, options.gateway));
         let server = Arc::new(Server { router, options, clock: self.shared.clock.clone() });
         let mut connections = JoinSet::new();
         tokio::pin!(shutdown);

@@ -191,6 +191,7 @@ fn options(flags: &Flags) -> ServeOptions {
     ServeOptions {
         origins: flags.list("cors"),
         hosts: flags.list("host-whitelist"),
+        gateway: flags.is_set("enable-grpc-gateway"),
         streams_max: u32::try_from(flags.number("max-concurrent-streams")).unwrap_or(u32::MAX),
         client_ping_interval_min: flags.duration("grpc-keepalive-min-time"),
         ping_interval: flags.duration("grpc-keepalive-interval"),

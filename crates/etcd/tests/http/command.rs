@@ -81,10 +81,15 @@ async fn each_listener_answers_what_its_flag_says() {
             "--host-whitelist=good.example".to_owned(),
             "--cors=http://page.example:80".to_owned(),
             "--metrics=extensive".to_owned(),
+            "--enable-grpc-gateway=false".to_owned(),
         ],
     ));
     let (status, headers, _) = get(clients, "/health", "good.example").await;
     assert_eq!((status, headers["access-control-allow-origin"].as_bytes()), (200, &b"http://page.example:80"[..]));
+    for path in ["/v3", "/v3/kv/range"] {
+        let (status, _, text) = get(clients, path, "good.example").await;
+        assert_eq!((status, text.as_str()), (404, "404 page not found\n"), "there is no gateway");
+    }
     let (status, _, text) = get(clients, "/health", "bad.example").await;
     assert_eq!(status, 421);
     assert!(text.contains("etcd --host-whitelist \"bad.example\""), "{text}");
