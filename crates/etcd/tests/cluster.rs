@@ -310,6 +310,32 @@ async fn members_join_as_learners_are_promoted_and_leave_by_themselves_when_remo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_voter_is_added_before_it_runs() {
+    let mut cluster = Cluster::new(1).await;
+    let mut members = cluster.start_all().await;
+    put(&members[0].store(), "k", 1).await.expect("written");
+    let place = cluster.name_another().await;
+    let (name, urls) = cluster.urls[place].clone();
+    let Store::Local(local) = members[0].store() else { unreachable!("a member in this process") };
+    local.member_add(urls.clone(), false).await.expect("the only voter decides by itself");
+    let waiting = tokio::spawn({
+        let store = members[0].store();
+        async move { put(&store, "k", 2).await }
+    });
+    let joined = inquire(&Cluster::network(), &name, &urls, &[cluster.urls[0].1.clone()]).await.expect("a member");
+    let config = MemberConfig { joined: Some(joined), ..cluster.config(place) };
+    members.push(cluster.run(place, config).await);
+    waiting.await.expect("no panic").expect("written when both are there");
+    assert_eq!(get(&members[1].store(), "k").await, Some(text(2)));
+    // Both start again on their own disks.
+    for member in members {
+        member.stop().await;
+    }
+    let members = [cluster.start(0).await, cluster.start(1).await];
+    assert_eq!(get(&members[1].store(), "k").await, Some(text(2)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_lives_through_a_change_of_leader_and_ends_on_every_member() {
     let cluster = Cluster::new(3).await;
     let members = cluster.start_all().await;

@@ -163,6 +163,11 @@ impl Raft {
         &self.memberships.last().expect("there is always a membership").1
     }
 
+    /// The memberships that the log goes through, each with the entry that put it in force.
+    pub(crate) fn memberships(&self) -> &[(LogIndex, Membership)] {
+        &self.memberships
+    }
+
     /// The entry that put them in force, or the base of the log.
     pub(crate) fn membership_since(&self) -> LogIndex {
         self.memberships.last().expect("there is always a membership").0

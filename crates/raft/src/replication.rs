@@ -286,6 +286,7 @@ impl Raft {
             None => LogIndex(0),
         };
         let Some(index) = self.members().reached_by_majority(durable) else { return false };
+        let index = index.max(self.decided_alone().min(stable));
         if index <= self.commit || self.log.term(index) != Some(self.term) {
             return false;
         }
@@ -297,6 +298,15 @@ impl Raft {
             self.become_follower(self.term, None, out);
         }
         true
+    }
+
+    /// The last change of membership that this member made while it was the only voter, if it is not committed yet. It
+    /// commits such a change by itself: the second voter cannot begin before it knows of it. That is safe, as nobody
+    /// is elected without this member, whose log holds the change.
+    fn decided_alone(&self) -> LogIndex {
+        let (id, commit) = (self.config.id, self.commit);
+        let changes = self.memberships().windows(2).filter(|pair| pair[0].1.voters.iter().eq([&id]));
+        changes.map(|pair| pair[1].0).filter(|index| *index > commit).max().unwrap_or_default()
     }
 
     /// A snapshot takes the place of a log that is gone.

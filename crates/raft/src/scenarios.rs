@@ -1,12 +1,14 @@
 //! Scenarios as text: commands, and below each what came of it. `UPDATE_EXPECT=1` rewrites the results.
 //!
-//! Commands: `members 1 2 3` · `tick ID [N]` · `campaign ID` · `propose ID TEXT` · `read ID N` · `sync ID` ·
+//! Commands: `members 1 2 3` · `newcomer ID` (knows of no members) · `add-voter ID NEW` · `tick ID [N]` · `campaign ID` · `propose ID TEXT` · `read ID N` · `sync ID` ·
 //! `deliver` (all messages, until none are left) · `part ID` · `join ID` · `transfer ID TO` · `status`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::{Config, Input, MemberId, Membership, Message, Output, Raft, Restored};
+use bytes::Bytes;
+
+use crate::{Config, Input, MemberId, Membership, MembershipChange, Message, Output, Raft, Restored};
 
 #[derive(Default)]
 struct Scene {
@@ -31,6 +33,11 @@ impl Scene {
                     let raft = Raft::new(Config::new(*id, 1), Restored { members, ..Restored::default() });
                     self.members.insert(*id, raft);
                 }
+            }
+            "newcomer" => drop(self.members.insert(id, Raft::new(Config::new(id, 1), Restored::default()))),
+            "add-voter" => {
+                let change = MembershipChange::AddVoter(number(2).unwrap_or(0));
+                self.step(id, Input::ProposeMembership { context: 7, change, data: Bytes::new() });
             }
             "tick" => (0..number(2).unwrap_or(1)).for_each(|_| self.step(id, Input::Tick)),
             "campaign" => self.step(id, Input::Campaign),
@@ -60,10 +67,16 @@ impl Scene {
                 Output::Send { to, message, after_sync } if after_sync && self.synced.contains_key(&id) => {
                     self.held.entry(id).or_default().push((to, message));
                 }
+                // Nobody is there yet.
+                Output::Send { to, .. } if !self.members.contains_key(&to) => {}
                 Output::Send { to, message, .. } => self.network.push((id, to, message)),
                 Output::Apply(entries) => {
                     for entry in entries {
-                        let (index, data) = (entry.index, String::from_utf8_lossy(&entry.data).into_owned());
+                        let data = match entry.membership_change() {
+                            Some((change, _)) => format!("{change:?}"),
+                            None => String::from_utf8_lossy(&entry.data).into_owned(),
+                        };
+                        let index = entry.index;
                         self.say(format!("{id} applies {index} {:?} {data}", entry.kind));
                     }
                 }
