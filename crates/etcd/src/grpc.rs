@@ -105,12 +105,13 @@ pub(crate) fn status(error: StoreError) -> Status {
             MemberError::NotFound => Code::NotFound,
             MemberError::BadUrls => Code::InvalidArgument,
             MemberError::Unhealthy => Code::Unavailable,
+            // etcd returns this one as an error of another type, which gRPC does not know.
+            MemberError::NotEnoughStarted => Code::Unknown,
             MemberError::Exists
             | MemberError::PeerUrlExists
             | MemberError::NotLearner
             | MemberError::LearnerNotReady
             | MemberError::TooManyLearners
-            | MemberError::NotEnoughStarted
             | MemberError::BadTransferee
             | MemberError::NotLeader => Code::FailedPrecondition,
         },

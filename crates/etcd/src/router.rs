@@ -17,11 +17,11 @@ use crate::access::Access;
 use crate::auth::CertificateName;
 use crate::calls::{Answer, Call, Inbound, Leaderless, Open, Received};
 use crate::gateway::Gateway;
-use crate::grpc::Api;
+use crate::grpc::{self, Api};
 use crate::leaderless::leaderless;
 use crate::methods::{self, Kind};
 use crate::proto as pb;
-use crate::{LocalStore, http_routes};
+use crate::{LocalStore, StoreError, http_routes};
 
 /// A message may be larger than a request by this much before gRPC itself refuses it.
 const MESSAGE_SLACK_BYTES: usize = 512 << 10;
@@ -146,6 +146,10 @@ impl Router {
         let leaderless = self.leaderless(&call, &request);
         let request = request.map(|body| Received::new(body, &call, self.bytes_max));
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        // What a learner does answer of `KV` depends on the request.
+        if service != "etcdserverpb.KV" && shared.published().learner && !is_for_learners(request.uri().path()) {
+            return Answer::to_call(grpc::status(StoreError::Learner).into_http(), call, None, open);
+        }
         let Ok(response) = match service {
             "etcdserverpb.KV" => self.kv.clone().call(request).await,
             "etcdserverpb.Watch" => self.watch.clone().call(request).await,
@@ -210,6 +214,12 @@ impl Router {
         }
         http_routes::answer(&self.store, &request).await
     }
+}
+
+/// Whether a member without a vote answers this (`etcdserver/api/v3rpc/interceptor`).
+fn is_for_learners(path: &str) -> bool {
+    let (_, method) = path.split_at_checked("/etcdserverpb.".len()).unwrap_or_default();
+    matches!(method, "Maintenance/Status" | "Maintenance/Snapshot") || path.starts_with("/grpc.")
 }
 
 fn is_grpc(content: &[u8]) -> bool {

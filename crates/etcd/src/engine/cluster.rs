@@ -111,6 +111,7 @@ impl Engine {
         self.publish_self();
         if self.cluster.asked.as_ref().is_some_and(|(_, _, since)| now.saturating_sub(*since) > READ_RETRY) {
             let (_, readers, _) = self.cluster.asked.take().expect("it was looked at");
+            self.shared.metrics.slow_read_indexes.add(1);
             self.cluster.reads.splice(0..0, readers);
         }
         if now.saturating_sub(self.cluster.expiring_since) > EXPIRE_RETRY {
