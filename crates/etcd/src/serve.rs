@@ -1,12 +1,13 @@
 //! The client port: gRPC and HTTP on one listener, with or without TLS.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -91,27 +92,64 @@ impl Member {
         let access = Access { origins: options.origins.clone(), hosts: options.hosts.clone() };
         let router = Arc::new(Router::new(self.local(), options.traffic, access, options.gateway));
         let server = Arc::new(Server { router, options, clock: self.shared.clock.clone() });
-        let mut connections = JoinSet::new();
-        tokio::pin!(shutdown);
-        loop {
-            tokio::select! {
-                () = &mut shutdown => break,
-                accepted = listener.accept() => match accepted {
-                    Ok(stream) => drop(connections.spawn(server.clone().accept(stream))),
-                    Err(error) if is_passing(&error) => tokio::time::sleep(Duration::from_millis(10)).await,
-                    Err(error) => return Err(EtcdError::Serve(error)),
-                },
-                Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            }
+        accept_all(listener, |stream| server.clone().accept(stream), shutdown).await
+    }
+}
+
+/// Serves each accepted connection in a task of its own until `shutdown` is done; then ends them all.
+///
+/// # Errors
+/// When the listener fails.
+pub(crate) async fn accept_all<A: Accept, S: Future<Output = ()> + Send + 'static>(
+    listener: A,
+    serve: impl Fn(A::Connection) -> S,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), EtcdError> {
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.next() => match accepted {
+                Ok(connection) => drop(connections.spawn(serve(connection))),
+                Err(error) if is_passing(&error) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(error) => return Err(EtcdError::Serve(error)),
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
         }
-        drop(listener);
-        connections.shutdown().await;
-        Ok(())
+    }
+    drop(listener);
+    connections.shutdown().await;
+    Ok(())
+}
+
+/// Where connections come from.
+pub(crate) trait Accept {
+    /// What is known of one.
+    type Connection;
+
+    /// The next connection.
+    fn next(&self) -> impl Future<Output = std::io::Result<Self::Connection>> + Send;
+}
+
+impl Accept for Listener {
+    type Connection = Box<dyn Wire>;
+
+    fn next(&self) -> impl Future<Output = std::io::Result<Self::Connection>> + Send {
+        self.accept()
+    }
+}
+
+impl Accept for TcpListener {
+    type Connection = (TcpStream, SocketAddr);
+
+    fn next(&self) -> impl Future<Output = std::io::Result<Self::Connection>> + Send {
+        self.accept()
     }
 }
 
 /// Whether accepting may work again: the client went away, or descriptors ran out.
-pub(crate) fn is_passing(error: &std::io::Error) -> bool {
+fn is_passing(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
         || matches!(error.raw_os_error(), Some(23 | 24))

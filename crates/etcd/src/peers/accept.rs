@@ -13,7 +13,6 @@ use raft::MemberId;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 
@@ -23,6 +22,7 @@ use crate::connector::Wire;
 use crate::hub::lock;
 use crate::members::Change;
 use crate::proto as pb;
+use crate::serve::accept_all;
 use crate::shared::Message;
 use crate::{EtcdError, LocalStore, Member, StoreError, grpc, http_routes};
 use pb::peer_hello::Purpose;
@@ -50,26 +50,11 @@ impl Member {
             return Err(EtcdError::Join("this member was started without a network".to_owned()));
         };
         let acceptor = tls.map(TlsAcceptor::from);
-        let mut connections = JoinSet::new();
-        tokio::pin!(shutdown);
-        loop {
-            tokio::select! {
-                () = &mut shutdown => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, remote)) => {
-                        let _ = stream.set_nodelay(true);
-                        let caller = Caller { peers: peers.clone(), store: store.clone(), remote };
-                        connections.spawn(caller.connection(stream, acceptor.clone()));
-                    }
-                    Err(error) if crate::serve::is_passing(&error) => tokio::time::sleep(Duration::from_millis(10)).await,
-                    Err(error) => return Err(EtcdError::Serve(error)),
-                },
-                Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            }
-        }
-        drop(listener);
-        connections.shutdown().await;
-        Ok(())
+        let serve = |(stream, remote): (TcpStream, SocketAddr)| {
+            let _ = stream.set_nodelay(true);
+            Caller { peers: peers.clone(), store: store.clone(), remote }.connection(stream, acceptor.clone())
+        };
+        accept_all(listener, serve, shutdown).await
     }
 }
 
@@ -163,6 +148,10 @@ impl Caller {
             };
             match frame {
                 None => return Ok(()),
+                // A snapshot comes with its state, on a connection of its own.
+                Some(Frame::Raft(raft::Message { body: raft::Body::Snapshot(_), .. })) => {
+                    return Err(io::Error::from(io::ErrorKind::InvalidData));
+                }
                 Some(Frame::Raft(message)) => {
                     inner.traffic.received.add(64);
                     let _ = inner.inbox.send(Message::Peer { from, message });

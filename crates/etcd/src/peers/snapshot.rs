@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::wire::{Frame, FrameReader, read_greeting, write_greeting};
 use super::{Inner, Peers, dial};
-use crate::checkpoint::{self, Position, Restorer};
+use crate::checkpoint::{self, Position, Restored, Restorer};
 use crate::connector::Wire;
 use crate::proto as pb;
 use crate::shared::Message;
@@ -86,6 +86,8 @@ pub(super) async fn receive(inner: &Arc<Inner>, from: MemberId, stream: Box<dyn 
     let mut frames = FrameReader::new(read);
     let cut_off = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let Some(Frame::Raft(message)) = frames.next().await? else { return Err(cut_off()) };
+    let raft::Body::Snapshot(announced) = &message.body else { return Err(bad()) };
+    let announced = announced.clone();
     let mut restorer = Restorer::default();
     loop {
         match frames.next().await? {
@@ -99,7 +101,11 @@ pub(super) async fn receive(inner: &Arc<Inner>, from: MemberId, stream: Box<dyn 
     }
     let now = inner.clock.now();
     let restored = tokio::task::spawn_blocking(move || restorer.finish(now)).await.map_err(io::Error::other)?;
-    let restored = Box::new(restored.ok_or_else(bad)?);
+    let fits = |restored: &Restored| {
+        let Position { index, term, members, .. } = &restored.position;
+        (*index, *term) == (announced.index, announced.term) && members.consensus() == announced.members
+    };
+    let restored = Box::new(restored.filter(fits).ok_or_else(bad)?);
     let (reply, done) = oneshot::channel();
     let index: LogIndex = restored.position.index;
     tracing::info!(target: "etcd", member = %format_args!("{from:x}"), %index, "received a snapshot");
