@@ -1,4 +1,4 @@
-//! Runs a member by itself: `cargo run -p etcd --example serve -- --data-dir D …`, with etcd's own flags.
+//! Runs a member by itself: `cargo run -p etcd --example member -- --data-dir D …`, with etcd's own flags.
 
 use std::io::Read as _;
 use std::time::{Duration, Instant, SystemTime};

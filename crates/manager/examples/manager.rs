@@ -1,6 +1,6 @@
-//! The manager and two nodes against a real kube-apiserver: set `PEER_ADDRESS` (ip:port) and `PEER_CERTS`, a directory with
-//! `ca.crt` and `<user>.crt`, `<user>.key` (colons as dashes) for every identity, and `PEER_SECONDS`; then drive it with
-//! kubectl. `cargo test -p manager --test peer -- --ignored`
+//! Our controllers, scheduler and two nodes on any kube-apiserver: set `PEER_ADDRESS` (ip:port) and `PEER_CERTS`, a directory
+//! with `ca.crt` and `<user>.crt`, `<user>.key` (colons as dashes) for every identity, and `PEER_SECONDS`; then drive it with
+//! kubectl. `cargo run -p manager --example manager`
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,10 +33,9 @@ fn tls(certs: &str, user: &str) -> rustls::ClientConfig {
     rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key).expect("they fit")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a kube-apiserver"]
-#[expect(clippy::disallowed_methods, reason = "the real clock of a manual test")]
-async fn a_real_api_server_is_served() {
+#[tokio::main]
+#[expect(clippy::disallowed_methods, reason = "an example has no binary above it that owns the clock")]
+async fn main() {
     let var = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
     let (address, certs) = (var("PEER_ADDRESS").parse().expect("an address"), var("PEER_CERTS"));
     let seconds: u64 = var("PEER_SECONDS").parse().expect("a number");
