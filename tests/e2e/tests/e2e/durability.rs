@@ -40,7 +40,7 @@ fn rounds() -> usize {
 }
 
 /// `PILOTHOUSE_SEED`, or one that was never seen before.
-fn seed() -> Result<u64> {
+pub(crate) fn seed() -> Result<u64> {
     if let Ok(text) = std::env::var("PILOTHOUSE_SEED") {
         return text.parse().context("PILOTHOUSE_SEED");
     }

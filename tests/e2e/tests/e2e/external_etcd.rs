@@ -1,5 +1,5 @@
 //! The store and the API server apart: our API server on any etcd, and snapshots that go from our etcd to a real one and
-//! back. The real one is taken from `$PEERS_DIR/bin` or PATH.
+//! back. The real one is built by `tests/clients.sh` in the full tier, or taken from `$PEERS_DIR/bin` or PATH.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,10 @@ fn every_etcd() -> Vec<(&'static str, Command)> {
     let mut all = vec![("pilothouse etcd", ours())];
     match peer("etcd") {
         Some(path) => all.push(("etcd", Command::new(path))),
-        None => skipped("our API server on a real etcd", "etcd is neither in PEERS_DIR nor on PATH"),
+        None => skipped(
+            "our API server on a real etcd",
+            "etcd is neither built (the full tier does) nor in PEERS_DIR nor on PATH",
+        ),
     }
     all
 }
@@ -91,6 +94,7 @@ fn our_api_server_runs_on_any_etcd() -> Result<()> {
         skipped("pilothouse apiserver", "openssl is not on PATH to make a key");
         return Ok(());
     };
+    let kubectl_program = client("kubectl").context("no kubectl: tests/clients.sh builds it")?;
     for (name, etcd) in every_etcd() {
         let dir = tempfile::tempdir()?;
         let file = |name: &str| dir.path().join(name);
@@ -110,7 +114,7 @@ fn our_api_server_runs_on_any_etcd() -> Result<()> {
             Ok(Process(child))
         };
         let kubectl = |arguments: &[&str]| {
-            let mut command = Command::new("kubectl");
+            let mut command = Command::new(&kubectl_program);
             command.env("HOME", dir.path()).env("KUBECONFIG", file("none"));
             command.arg(format!("--server=https://127.0.0.1:{port}")).arg("--token=t0ken");
             command.arg(format!("--certificate-authority={}", file("apiserver.crt").display()));
@@ -148,7 +152,10 @@ fn our_api_server_runs_on_any_etcd() -> Result<()> {
 #[test]
 fn snapshots_go_to_a_real_etcd_and_come_from_one() -> Result<()> {
     let (Some(etcd), Some(etcdctl), Some(etcdutl)) = (peer("etcd"), peer("etcdctl"), peer("etcdutl")) else {
-        skipped("snapshots with a real etcd", "etcd, etcdctl and etcdutl are neither in PEERS_DIR nor on PATH");
+        skipped(
+            "snapshots with a real etcd",
+            "etcd, etcdctl and etcdutl are neither built (the full tier does) nor in PEERS_DIR nor on PATH",
+        );
         return Ok(());
     };
     let dir = tempfile::tempdir()?;

@@ -8,6 +8,8 @@ mod external_etcd;
 mod failures;
 mod fleet;
 mod gcloud;
+mod history;
 mod kube_rs;
 mod kubectl;
 mod manifests;
+mod regional;

@@ -1,0 +1,263 @@
+//! The store keeps its promises while its members are killed and frozen: clients write and read all the time through
+//! every member, and afterwards everything they were told must be what one etcd can have said.
+
+mod check;
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use base::Rng;
+use bytes::Bytes;
+use e2e::{full_tier, program, say};
+use etcd::{PutRequest, RangeRequest, RemoteStore, Store, WatchRequest};
+
+use check::{Answer, Change, Kind, Operation, check};
+
+const CLIENTS: usize = 6;
+const KEYS: u64 = 5;
+/// A client gives up waiting after this time and goes on with something else.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long all of it may take to be well again on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn faults() -> u64 {
+    if full_tier() { 60 } else { 8 }
+}
+
+/// A store of so many members, each a process.
+struct Members {
+    dir: tempfile::TempDir,
+    /// Client and peer ports.
+    ports: Vec<(u16, u16)>,
+    running: Vec<Option<Child>>,
+}
+
+impl Members {
+    fn start(count: usize) -> Result<Self> {
+        let mut sockets = Vec::new();
+        for _ in 0..2 * count {
+            sockets.push(TcpListener::bind("127.0.0.1:0")?);
+        }
+        let ports: Vec<u16> = sockets.iter().map(|s| Ok(s.local_addr()?.port())).collect::<Result<_>>()?;
+        drop(sockets);
+        let ports = ports.chunks(2).map(|pair| (pair[0], pair[1])).collect();
+        let running = (0..count).map(|_| None).collect();
+        let mut members = Self { dir: tempfile::tempdir()?, ports, running };
+        (0..count).try_for_each(|place| members.run(place))?;
+        Ok(members)
+    }
+
+    fn run(&mut self, place: usize) -> Result<()> {
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let (client, peer) = self.ports[place];
+        let cluster: Vec<String> =
+            self.ports.iter().enumerate().map(|(i, (_, peer))| format!("m{i}={}", url(*peer))).collect();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log"))?;
+        let child = Command::new(program())
+            .args(["etcd", "--name", &format!("m{place}"), "--initial-cluster", &cluster.join(",")])
+            .arg(format!("--data-dir={}", self.dir.path().join(place.to_string()).display()))
+            .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
+            .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
+            // Often, so that checkpoints and snapshots are part of it.
+            .args(["--snapshot-count=500", "--heartbeat-interval=50", "--election-timeout=500"])
+            .stderr(Stdio::from(log))
+            .stdout(Stdio::null())
+            .spawn()?;
+        self.running[place] = Some(child);
+        Ok(())
+    }
+
+    fn store(&self, place: usize) -> Result<Store> {
+        let endpoint = format!("http://127.0.0.1:{}", self.ports[place % self.ports.len()].0);
+        Ok(Store::Remote(RemoteStore::connect(&[endpoint], None)?))
+    }
+
+    fn kill(&mut self, place: usize) -> Result<()> {
+        if let Some(mut child) = self.running[place].take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    fn signal(&self, place: usize, signal: &str) -> Result<()> {
+        let pid = self.running[place].as_ref().context("it runs")?.id().to_string();
+        ensure!(Command::new("kill").args([signal, &pid]).status()?.success(), "kill {signal} {pid}");
+        Ok(())
+    }
+
+    /// One fault, and its end.
+    async fn fault(&mut self, rng: &mut Rng) -> Result<()> {
+        let place = usize::try_from(rng.below(self.ports.len() as u64))?;
+        let pause = Duration::from_millis(rng.below(1500));
+        match rng.below(4) {
+            0 => {
+                self.signal(place, "-STOP")?;
+                tokio::time::sleep(pause).await;
+                self.signal(place, "-CONT")?;
+            }
+            1 => {
+                (0..self.ports.len()).try_for_each(|place| self.kill(place))?;
+                (0..self.ports.len()).try_for_each(|place| self.run(place))?;
+            }
+            _ => {
+                self.kill(place)?;
+                tokio::time::sleep(pause).await;
+                self.run(place)?;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500 + rng.below(1500))).await;
+        Ok(())
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        (0..self.running.len()).for_each(|place| drop(self.kill(place)));
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            say(&log.lines().rev().take(60).collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+/// What all clients share.
+struct Shared {
+    began: Instant,
+    stop: AtomicBool,
+    next_value: AtomicU64,
+    history: Mutex<Vec<Operation>>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "operations are ordered by when they really were")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+async fn client(shared: Arc<Shared>, store: Store, mut rng: Rng) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        let key = format!("k{}", rng.below(KEYS));
+        let kind = match rng.one_in(2) {
+            true => Kind::Put(shared.next_value.fetch_add(1, Ordering::Relaxed)),
+            false => Kind::Get,
+        };
+        let began = shared.began.elapsed();
+        let answer = tokio::time::timeout(PATIENCE, operate(&store, &key, &kind)).await;
+        let ended = shared.began.elapsed();
+        let answer = match answer {
+            Ok(Ok((revision, found))) => Some(Answer { ended, revision, found }),
+            Ok(Err(_)) => {
+                // What is gone for a moment need not be asked as fast as it refuses.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                None
+            }
+            Err(_) => None,
+        };
+        let mut history = shared.history.lock().expect("nobody panicked");
+        history.push(Operation { began, key, kind, answer });
+    }
+}
+
+/// Revision of the answer, and what a get found.
+async fn operate(store: &Store, key: &str, kind: &Kind) -> Result<(i64, Option<(u64, i64)>)> {
+    match kind {
+        Kind::Put(value) => {
+            let (key, value) = (Bytes::from(key.to_owned()), Bytes::from(value.to_string()));
+            Ok((store.put(PutRequest { key, value, ..PutRequest::default() }).await?.revision, None))
+        }
+        Kind::Get => {
+            let answer = store.range(RangeRequest::key(key.to_owned())).await?;
+            let found = answer.kvs.first().map(|kv| anyhow::Ok((number(&kv.value)?, kv.mod_revision))).transpose()?;
+            Ok((answer.revision, found))
+        }
+    }
+}
+
+fn number(value: &[u8]) -> Result<u64> {
+    Ok(std::str::from_utf8(value)?.parse()?)
+}
+
+/// Everything that ever happened, as a member tells it.
+async fn changes(store: &Store) -> Result<Vec<Change>> {
+    let last = store.current_revision().await?;
+    let request = WatchRequest {
+        key: Bytes::from_static(b"k"),
+        range_end: Bytes::from_static(b"l"),
+        start_revision: 1,
+        ..WatchRequest::default()
+    };
+    let mut watch = store.watch(request).await?;
+    let mut all = Vec::new();
+    while all.last().is_none_or(|change: &Change| change.revision < last) && last > 1 {
+        for event in watch.next().await.context("the watch ended")??.events {
+            all.push(Change {
+                revision: event.kv.mod_revision,
+                key: String::from_utf8(event.kv.key.to_vec())?,
+                value: number(&event.kv.value)?,
+                version: event.kv.version,
+            });
+        }
+    }
+    Ok(all)
+}
+
+async fn run(count: usize, seed: u64) -> Result<String> {
+    let mut rng = Rng::new(seed);
+    let mut members = Members::start(count)?;
+    let shared = Arc::new(Shared {
+        began: now(),
+        stop: AtomicBool::new(false),
+        next_value: AtomicU64::new(1),
+        history: Mutex::default(),
+    });
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|place| Ok(tokio::spawn(client(shared.clone(), members.store(place)?, Rng::new(rng.next_u64())))))
+        .collect::<Result<_>>()?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..faults() {
+        members.fault(&mut rng).await?;
+    }
+    shared.stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await?;
+    }
+    let history = std::mem::take(&mut *shared.history.lock().expect("nobody panicked"));
+    let answered = history.iter().filter(|operation| operation.answer.is_some()).count();
+    for place in 0..count {
+        let store = members.store(place)?;
+        let told = tokio::time::timeout(LIMIT, async {
+            loop {
+                match changes(&store).await {
+                    Ok(told) => return told,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
+        });
+        let told = told.await.with_context(|| format!("member {place} is not well again"))?;
+        check(&history, &told).map_err(anyhow::Error::msg).with_context(|| format!("as member {place} tells it"))?;
+    }
+    ensure!(answered > 100, "hardly anything was done: {answered} of {}", history.len());
+    Ok(format!("{} operations, {answered} answered", history.len()))
+}
+
+fn history_of(count: usize) -> Result<()> {
+    let seed = crate::durability::seed()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let told = runtime.block_on(run(count, seed)).with_context(|| format!("PILOTHOUSE_SEED={seed}"))?;
+    say(&format!("history of {count} member(s): {told}, seed {seed}\n"));
+    Ok(())
+}
+
+#[test]
+fn a_single_member_is_strictly_serializable_through_kills_and_pauses() -> Result<()> {
+    history_of(1)
+}
+
+#[test]
+fn three_members_are_strictly_serializable_through_kills_and_pauses() -> Result<()> {
+    history_of(3)
+}
