@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Times start, idle and load of our binary and, when PEERS_DIR names their binaries (PEERS_DIR/bin/{etcd,kube-apiserver}),
 # of etcd + kube-apiserver, in turn, and prints a table. RUNS (3), SECONDS_EACH (5), IDLE_SECONDS (60).
-# What is not measured yet because it is not there yet: server-side apply, three members, 100,000 pods.
+# What is not measured yet because it is not there yet: server-side apply, 100,000 pods.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
@@ -58,6 +58,7 @@ ours() {
   end "$dir"
 
   store pilothouse "$pilothouse" etcd
+  store3 pilothouse "$pilothouse" etcd
 }
 
 end() {
@@ -79,6 +80,31 @@ store() { # name, command
   peer_pids=($!)
   until curl -sf http://127.0.0.1:23990/health >/dev/null; do sleep 0.02; done
   "$bench" store --server "$name" --endpoint http://127.0.0.1:23990 --pids "${peer_pids[0]}" --seconds "$each" >>"$lines"
+  stop_peer
+  rm -rf "$dir"
+}
+
+store3() { # name, command: three members over mutual TLS, clients at all of them
+  local name=$1 dir=$work/store3 cluster='' i peers=()
+  shift
+  mkdir -p "$dir/pki"
+  (cd "$dir/pki"
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=peers -keyout ca.key -out ca.crt
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=peer -keyout peer.key -out peer.csr
+    openssl x509 -req -in peer.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out peer.crt \
+      -extfile <(echo subjectAltName=IP:127.0.0.1)) 2>/dev/null
+  for i in 0 1 2; do cluster+=${cluster:+,}m$i=https://127.0.0.1:$((24101 + 10 * i)); done
+  for i in 0 1 2; do
+    local client=http://127.0.0.1:$((24100 + 10 * i)) peer=https://127.0.0.1:$((24101 + 10 * i))
+    "$@" --name "m$i" --data-dir "$dir/m$i" --log-level error --listen-client-urls "$client" --advertise-client-urls "$client" \
+      --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "$cluster" --peer-client-cert-auth \
+      --peer-trusted-ca-file "$dir/pki/ca.crt" --peer-cert-file "$dir/pki/peer.crt" --peer-key-file "$dir/pki/peer.key" \
+      >"$work/store3-$i.log" 2>&1 &
+    peer_pids+=($!)
+  done
+  for i in 0 1 2; do until curl -sf "http://127.0.0.1:$((24100 + 10 * i))/health" >/dev/null; do sleep 0.05; done; done
+  "$bench" store --server "$name" --seconds "$each" \
+    --endpoint http://127.0.0.1:24100,http://127.0.0.1:24110,http://127.0.0.1:24120 --pids "$(IFS=,; echo "${peer_pids[*]}")" >>"$lines"
   stop_peer
   rm -rf "$dir"
 }
@@ -119,6 +145,7 @@ peer() {
   measure 'etcd + kube-apiserver' "$dir/pki/kubeconfig" "$(IFS=,; echo "${peer_pids[*]}")"
   stop_peer
   store 'etcd + kube-apiserver' "$PEERS_DIR/bin/etcd"
+  store3 'etcd + kube-apiserver' "$PEERS_DIR/bin/etcd"
 }
 
 for _ in $(seq "$runs"); do

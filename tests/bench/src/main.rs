@@ -62,9 +62,9 @@ struct Load {
 struct Store {
     #[command(flatten)]
     measured: Measured,
-    /// `http://host:port`
-    #[arg(long)]
-    endpoint: String,
+    /// `http://host:port` of each member
+    #[arg(long = "endpoint", value_delimiter = ',', required = true)]
+    endpoints: Vec<String>,
 }
 
 #[derive(Args)]
@@ -85,7 +85,7 @@ fn main() -> Result<()> {
     match Cli::parse() {
         Cli::Load(load) => runtime.block_on(kubernetes::run(&load.measured.server(), &load.kubeconfig)),
         Cli::Rollout(load) => runtime.block_on(rollout::run(&load.measured.server(), &load.kubeconfig)),
-        Cli::Store(store) => runtime.block_on(store::run(&store.measured.server(), &store.endpoint)),
+        Cli::Store(store) => runtime.block_on(store::run(&store.measured.server(), &store.endpoints)),
         Cli::Idle(idle) => idle.measured.server().idle(),
         Cli::Table { files } => {
             println!("{}", table::of(&files)?);

@@ -33,13 +33,15 @@ impl Worker for Range {
     }
 }
 
-pub(crate) async fn run(server: &Server, endpoint: &str) -> Result<()> {
-    let connect = || RemoteStore::connect(&[endpoint.to_owned()], None).map(Store::Remote);
-    let connections = (0..CONNECTIONS).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
+/// With several members, clients are spread over them.
+pub(crate) async fn run(server: &Server, endpoints: &[String]) -> Result<()> {
+    let connect = |i: usize| RemoteStore::connect(&endpoints[i % endpoints.len()..][..1], None).map(Store::Remote);
+    let connections = (0..CONNECTIONS).map(connect).collect::<Result<Vec<_>, _>>()?;
     let worker = |worker: usize| Put { store: connections[worker % CONNECTIONS].clone(), worker };
+    let of = if endpoints.len() > 1 { format!("{} members, ", endpoints.len()) } else { String::new() };
     for workers in [1, 100] {
-        server.phase("etcd put 256 B", (0..workers).map(worker).collect()).await?;
-        server.phase("etcd linearizable range", (0..workers).map(|w| Range(worker(w))).collect()).await?;
+        server.phase(&format!("{of}etcd put 256 B"), (0..workers).map(worker).collect()).await?;
+        server.phase(&format!("{of}etcd linearizable range"), (0..workers).map(|w| Range(worker(w))).collect()).await?;
     }
     Ok(())
 }
