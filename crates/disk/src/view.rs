@@ -49,6 +49,10 @@ pub struct View {
     earlier: Mutex<BTreeMap<u32, Arc<Sealer>>>,
 }
 
+/// How often a lock that somebody holds is tried again, and after what time.
+const LOCK_TRIES: u32 = 20;
+const LOCK_WAIT: std::time::Duration = std::time::Duration::from_millis(10);
+
 impl View {
     /// Opens the view in a directory, which is made if need be.
     ///
@@ -61,9 +65,19 @@ impl View {
             .flush_every_ms(None)
             .mode(sled::Mode::LowSpace)
             .print_profile_on_drop(false);
-        let db = catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| Self::failed(path, "sled panicked while opening"))?
-            .map_err(|error| Self::failed(path, error))?;
+        let mut tries = LOCK_TRIES;
+        let db = loop {
+            let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+            match opened.map_err(|_| Self::failed(path, "sled panicked while opening"))? {
+                Ok(db) => break db,
+                // A process that was just started holds all descriptors until it becomes another program.
+                Err(error) if tries > 0 && error.to_string().contains("could not acquire lock") => {
+                    tries -= 1;
+                    std::thread::sleep(LOCK_WAIT);
+                }
+                Err(error) => return Err(Self::failed(path, error)),
+            }
+        };
         let salt: [u8; SALT_LEN] = entropy.bytes();
         let last = db.scan_prefix([EPOCH]).keys().next_back().transpose().map_err(|e| Self::failed(path, e))?;
         let epoch = match last {

@@ -113,14 +113,14 @@ impl Member {
     /// soon as a majority can hear one another ([`Member::serve_peers`]).
     ///
     /// # Errors
-    /// When stored state or token keys cannot be read, the thread cannot be started, or this member is not in its initial
-    /// cluster.
+    /// When stored state or token keys cannot be read, the thread cannot be started, or this member begins and is not in its
+    /// initial cluster.
     pub fn start(config: MemberConfig) -> Result<Self, EtcdError> {
-        let beginning = beginning(&config)?;
+        let beginning = beginning(&config);
         let now = config.clock.now();
         let recovered = match config.storage.clone() {
             Some(storage) => recovery::recover(storage, &config.entropy, now, beginning, config.snapshot_count)?,
-            None => volatile(&beginning),
+            None => volatile(&beginning?),
         };
         let consensus = consensus(&config, recovered.member_id);
         let timing = Timing {

@@ -61,12 +61,12 @@ struct Content {
     restart: Option<(LogIndex, Term)>,
 }
 
-/// Opens a member's storage, or begins it.
+/// Opens a member's storage, or begins it; why it cannot begin matters only then.
 pub(crate) fn recover(
     store: Storage,
     entropy: &Entropy,
     now: Timestamp,
-    beginning: Beginning,
+    beginning: Result<Beginning, EtcdError>,
     snapshot_count: u64,
 ) -> Result<Recovered, EtcdError> {
     store.disk.create_dir(&store.dir).map_err(|error| storage("making the data directory", error))?;
@@ -86,9 +86,14 @@ pub(crate) fn recover(
             None => return Err(error),
         },
     };
-    let is_new = content.bootstrap.is_none() && restored.is_none();
-    let (cluster_id, member_id, mut known) =
-        content.bootstrap.clone().unwrap_or((beginning.cluster_id, beginning.member_id, beginning.known.clone()));
+    // How the cluster began does not matter to a member that has begun.
+    let (first, (cluster_id, member_id, mut known)) = match &content.bootstrap {
+        Some(known) => (None, known.clone()),
+        None => {
+            let beginning = beginning?;
+            (Some(beginning.raft()), (beginning.cluster_id, beginning.member_id, beginning.known))
+        }
+    };
     let bootstrap = bootstrap(&known, cluster_id, member_id);
     let (index, term, members, keyspace) = match restored {
         Some(checkpoint::Restored { position, keyspace }) => {
@@ -98,8 +103,7 @@ pub(crate) fn recover(
     };
     let segments = content.segments.clone();
     let (mut hard_state, mut entries) = content.after((index, term), &store)?;
-    if is_new {
-        let first = beginning.raft();
+    if let Some(first) = first {
         (hard_state, entries) = (first.hard_state, first.entries);
         write_first(&mut log, hard_state, &entries);
     }

@@ -146,16 +146,14 @@ impl Caller {
                     return Ok(());
                 }
             };
+            inner.traffic.received.add(frames.take_received());
             match frame {
                 None => return Ok(()),
                 // A snapshot comes with its state, on a connection of its own.
                 Some(Frame::Raft(raft::Message { body: raft::Body::Snapshot(_), .. })) => {
                     return Err(io::Error::from(io::ErrorKind::InvalidData));
                 }
-                Some(Frame::Raft(message)) => {
-                    inner.traffic.received.add(64);
-                    let _ = inner.inbox.send(Message::Peer { from, message });
-                }
+                Some(Frame::Raft(message)) => drop(inner.inbox.send(Message::Peer { from, message })),
                 Some(Frame::Reply(reply)) => inner.answered(reply),
                 Some(Frame::Request(request)) => {
                     let (peers, store) = (self.peers.clone(), self.store.clone());

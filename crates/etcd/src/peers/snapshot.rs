@@ -92,7 +92,7 @@ pub(super) async fn receive(inner: &Arc<Inner>, from: MemberId, stream: Box<dyn 
     loop {
         match frames.next().await? {
             Some(Frame::Records(records)) => {
-                inner.traffic.received.add(records.len() as u64);
+                inner.traffic.received.add(frames.take_received());
                 take(&mut restorer, records).ok_or_else(bad)?;
             }
             Some(Frame::End) => break,

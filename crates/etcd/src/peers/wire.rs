@@ -86,11 +86,17 @@ impl Frame {
 pub(super) struct FrameReader<R> {
     from: R,
     buffer: BytesMut,
+    received: u64,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(from: R) -> Self {
-        Self { from, buffer: BytesMut::with_capacity(64 << 10) }
+        Self { from, buffer: BytesMut::with_capacity(64 << 10), received: 0 }
+    }
+
+    /// Bytes read since this was asked last.
+    pub(super) fn take_received(&mut self) -> u64 {
+        std::mem::take(&mut self.received)
     }
 
     /// The next frame; nothing at the end. Safe to drop at any moment.
@@ -99,8 +105,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(frame) = Frame::take(&mut self.buffer).map_err(std::io::Error::other)? {
                 return Ok(Some(frame));
             }
-            if self.from.read_buf(&mut self.buffer).await? == 0 {
-                return Ok(None);
+            match self.from.read_buf(&mut self.buffer).await? {
+                0 => return Ok(None),
+                read => self.received += read as u64,
             }
         }
     }

@@ -196,7 +196,7 @@ fn a_second_up_with_other_flags_is_refused_and_says_what_runs() -> Result<()> {
     let mut sandbox = Sandbox::start_with(&["--nodes", "1", "--cluster", "one"])?;
     let again = sandbox.pilothouse(&["up", "--detach", "--cluster", "one", "--nodes", "1", "--cloud-port", "0"])?;
     ensure!(again.contains("runs already"), "{again}");
-    let pids = || -> Result<String> { Ok(sandbox.status()?["clusters"].to_string()) };
+    let pids = || -> Result<String> { Ok(sandbox.status()?["clusters"][0]["instances"].to_string()) };
     let before = pids()?;
     for (flags, named) in [
         (["--project", "other-project"], "holds project pilothouse-local"),
