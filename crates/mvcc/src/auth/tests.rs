@@ -361,7 +361,9 @@ proptest! {
             permissions.iter().any(|own| crate::in_range(probe.as_bytes(), &own.key, &own.range_end))
         };
         let probes: Vec<String> = probes.chain(["zz".to_owned()]).filter(|probe| wanted(probe)).collect();
-        prop_assume!(!probes.is_empty());
+        if probes.is_empty() {
+            return Ok(());
+        }
         let expect = probes.iter().all(|probe| allowed(probe));
         prop_assert_eq!(granted.covers(key.as_bytes(), end.as_bytes(), Access::Read), expect);
     }
