@@ -178,6 +178,10 @@ impl Engine {
             for (_, reply) in self.cluster.changes.drain(..) {
                 self.cluster.answers.push((reply, Err(MemberError::NotLeader.into())));
             }
+            // Whether the one under way comes to be is the next leader's business.
+            if let Some((_, _, reply)) = self.cluster.change.take() {
+                self.cluster.answers.push((reply, Err(StoreError::Timeout)));
+            }
         }
         if leader != had {
             if leader.is_some() {
@@ -396,13 +400,15 @@ impl Engine {
     pub(super) fn publish_self(&mut self) {
         let now = self.shared.clock.monotonic();
         let id = self.shared.member_id;
-        let urls = lock(&self.shared.client_urls).clone();
         let Some(known) = self.cluster.members.get(id) else { return };
         let waits = self.cluster.publishing.is_some_and(|since| now.saturating_sub(since) < PUBLISH_RETRY);
-        if self.cluster.leader.is_none() || waits || (known.name == self.shared.name && known.client_ur_ls == urls) {
+        let urls = lock(&self.shared.client_urls);
+        if self.cluster.leader.is_none() || waits || (known.name == self.shared.name && known.client_ur_ls == *urls) {
             return;
         }
-        let member = pb::Member { id, name: self.shared.name.clone(), client_ur_ls: urls, ..pb::Member::default() };
+        let (name, client_ur_ls) = (self.shared.name.clone(), urls.clone());
+        drop(urls);
+        let member = pb::Member { id, name, client_ur_ls, ..pb::Member::default() };
         let data = member.encode_to_vec().into();
         self.cluster.publishing = Some(now);
         let context = self.fresh_context();

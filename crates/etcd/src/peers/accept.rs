@@ -248,7 +248,7 @@ async fn answer(store: &LocalStore, ask: Option<Ask>) -> Result<Answer, StoreErr
             let left = store.time_to_live_here(id, keys)?;
             Answer::TimeToLive(pb::LeaseTimeToLiveResponse {
                 header: None,
-                id: left.revision,
+                id,
                 ttl: left.ttl,
                 granted_ttl: left.granted_ttl,
                 keys: left.keys,
