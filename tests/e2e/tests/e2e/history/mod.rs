@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use base::Rng;
 use bytes::Bytes;
-use e2e::{full_tier, program, say};
+use e2e::{eventually, full_tier, program, say};
 use etcd::{PutRequest, RangeRequest, RemoteStore, Store, WatchRequest};
+use tokio::sync::watch;
 
 use check::{Answer, Change, Kind, Operation, check};
 
@@ -21,6 +22,10 @@ const CLIENTS: usize = 6;
 const KEYS: u64 = 5;
 /// A client gives up waiting after this time and goes on with something else.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a client lets others go first when it was refused.
+const BACK_OFF: Duration = Duration::from_millis(20);
+/// A fault lasts for fewer operations than this, and the store is well for at least as many before the next.
+const FAULT_OPERATIONS: u64 = 500;
 /// How long all of it may take to be well again on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -90,14 +95,14 @@ impl Members {
         Ok(())
     }
 
-    /// One fault, and its end.
-    async fn fault(&mut self, rng: &mut Rng) -> Result<()> {
+    /// One fault, and its end: a member is gone for as long as the clients take for some operations.
+    async fn fault(&mut self, shared: &Shared, rng: &mut Rng) -> Result<()> {
         let place = usize::try_from(rng.below(self.ports.len() as u64))?;
-        let pause = Duration::from_millis(rng.below(1500));
+        let pause = rng.below(FAULT_OPERATIONS);
         match rng.below(4) {
             0 => {
                 self.signal(place, "-STOP")?;
-                tokio::time::sleep(pause).await;
+                shared.more_ended(pause).await;
                 self.signal(place, "-CONT")?;
             }
             1 => {
@@ -106,12 +111,11 @@ impl Members {
             }
             _ => {
                 self.kill(place)?;
-                tokio::time::sleep(pause).await;
+                shared.more_ended(pause).await;
                 self.run(place)?;
             }
         }
-        tokio::time::sleep(Duration::from_millis(500 + rng.below(1500))).await;
-        Ok(())
+        shared.more_answered(FAULT_OPERATIONS + rng.below(FAULT_OPERATIONS)).await
     }
 }
 
@@ -131,6 +135,43 @@ struct Shared {
     stop: AtomicBool,
     next_value: AtomicU64,
     history: Mutex<Vec<Operation>>,
+    /// Operations that ended, and those of them that were answered.
+    progress: watch::Sender<(u64, u64)>,
+}
+
+impl Shared {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            began: now(),
+            stop: AtomicBool::new(false),
+            next_value: AtomicU64::new(1),
+            history: Mutex::default(),
+            progress: watch::Sender::new((0, 0)),
+        })
+    }
+
+    fn ended(&self, operation: Operation) {
+        let answered = u64::from(operation.answer.is_some());
+        self.history.lock().expect("nobody panicked").push(operation);
+        self.progress.send_modify(|(ended, all)| (*ended, *all) = (*ended + 1, *all + answered));
+    }
+
+    /// Waits until the clients have done so many more operations, well or not; where all of them hang, until the first
+    /// gives up.
+    async fn more_ended(&self, operations: u64) {
+        let target = self.progress.borrow().0 + operations;
+        let mut progress = self.progress.subscribe();
+        let _ = tokio::time::timeout(PATIENCE / 2, progress.wait_for(|(ended, _)| *ended >= target)).await;
+    }
+
+    /// Waits until so many more operations were answered: the store is well again.
+    async fn more_answered(&self, operations: u64) -> Result<()> {
+        let target = self.progress.borrow().1 + operations;
+        let mut progress = self.progress.subscribe();
+        let well = tokio::time::timeout(LIMIT, progress.wait_for(|(_, answered)| *answered >= target));
+        well.await.context("the store is not well again")??;
+        Ok(())
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "operations are ordered by when they really were")]
@@ -139,6 +180,7 @@ fn now() -> Instant {
 }
 
 async fn client(shared: Arc<Shared>, store: Store, mut rng: Rng) {
+    let mut progress = shared.progress.subscribe();
     while !shared.stop.load(Ordering::Relaxed) {
         let key = format!("k{}", rng.below(KEYS));
         let kind = match rng.one_in(2) {
@@ -151,14 +193,14 @@ async fn client(shared: Arc<Shared>, store: Store, mut rng: Rng) {
         let answer = match answer {
             Ok(Ok((revision, found))) => Some(Answer { ended, revision, found }),
             Ok(Err(_)) => {
-                // What is gone for a moment need not be asked as fast as it refuses.
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                // What is gone for a moment need not be asked as fast as it refuses: others go first.
+                progress.mark_unchanged();
+                let _ = tokio::time::timeout(BACK_OFF, progress.changed()).await;
                 None
             }
             Err(_) => None,
         };
-        let mut history = shared.history.lock().expect("nobody panicked");
-        history.push(Operation { began, key, kind, answer });
+        shared.ended(Operation { began, key, kind, answer });
     }
 }
 
@@ -205,50 +247,42 @@ async fn changes(store: &Store) -> Result<Vec<Change>> {
     Ok(all)
 }
 
-async fn run(count: usize, seed: u64) -> Result<String> {
+/// Lets clients and faults loose on a store; what it is then, and what the clients were told.
+async fn run(count: usize, seed: u64) -> Result<(Members, Vec<Operation>)> {
     let mut rng = Rng::new(seed);
     let mut members = Members::start(count)?;
-    let shared = Arc::new(Shared {
-        began: now(),
-        stop: AtomicBool::new(false),
-        next_value: AtomicU64::new(1),
-        history: Mutex::default(),
-    });
+    let shared = Shared::new();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|place| Ok(tokio::spawn(client(shared.clone(), members.store(place)?, Rng::new(rng.next_u64())))))
         .collect::<Result<_>>()?;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    shared.more_answered(FAULT_OPERATIONS).await?;
     for _ in 0..faults() {
-        members.fault(&mut rng).await?;
+        members.fault(&shared, &mut rng).await?;
     }
     shared.stop.store(true, Ordering::Relaxed);
     for client in clients {
         client.await?;
     }
     let history = std::mem::take(&mut *shared.history.lock().expect("nobody panicked"));
-    let answered = history.iter().filter(|operation| operation.answer.is_some()).count();
-    for place in 0..count {
-        let store = members.store(place)?;
-        let told = tokio::time::timeout(LIMIT, async {
-            loop {
-                match changes(&store).await {
-                    Ok(told) => return told,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                }
-            }
-        });
-        let told = told.await.with_context(|| format!("member {place} is not well again"))?;
-        check(&history, &told).map_err(anyhow::Error::msg).with_context(|| format!("as member {place} tells it"))?;
-    }
-    ensure!(answered > 100, "hardly anything was done: {answered} of {}", history.len());
-    Ok(format!("{} operations, {answered} answered", history.len()))
+    Ok((members, history))
 }
 
 fn history_of(count: usize) -> Result<()> {
     let seed = crate::durability::seed()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let told = runtime.block_on(run(count, seed)).with_context(|| format!("PILOTHOUSE_SEED={seed}"))?;
-    say(&format!("history of {count} member(s): {told}, seed {seed}\n"));
+    let replay = || format!("PILOTHOUSE_SEED={seed}");
+    let (members, history) = runtime.block_on(run(count, seed)).with_context(replay)?;
+    let answered = history.iter().filter(|operation| operation.answer.is_some()).count();
+    // Connections are made when they are first used, by the runtime that is entered then.
+    let _entered = runtime.enter();
+    for place in 0..count {
+        let store = members.store(place)?;
+        let told = eventually(LIMIT, || runtime.block_on(changes(&store))).with_context(replay)?;
+        check(&history, &told)
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("as member {place} tells it, {}", replay()))?;
+    }
+    say(&format!("history of {count} member(s): {} operations, {answered} answered, seed {seed}\n", history.len()));
     Ok(())
 }
 
