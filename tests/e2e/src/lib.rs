@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
@@ -14,6 +15,10 @@ use tempfile::TempDir;
 
 /// How often a condition is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(20);
+
+/// Where a default cluster's store is when nobody else is there. It is taken here, so that a sandbox that stops and starts
+/// again does not find the store of another test in its place.
+static WELL_KNOWN_ETCD: LazyLock<Option<TcpListener>> = LazyLock::new(|| TcpListener::bind("127.0.0.1:2379").ok());
 
 /// A running sandbox; stopped and deleted when dropped.
 pub struct Sandbox {
@@ -140,6 +145,7 @@ impl Sandbox {
 
     /// A command with the sandbox's environment and nothing of the user's own configuration.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        LazyLock::force(&WELL_KNOWN_ETCD);
         let mut command = Command::new(program);
         command.env_clear().stdin(Stdio::null());
         for name in ["PATH", "LANG", "TMPDIR"] {
