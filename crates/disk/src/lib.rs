@@ -15,6 +15,7 @@ mod error;
 mod frame;
 mod handover;
 mod key;
+mod last;
 mod log;
 mod platform;
 mod real;

@@ -14,6 +14,7 @@ use base::Entropy;
 use crate::error::DiskError;
 use crate::frame::{self, End, Frames, HEAD_LEN, Head, Pending, Record};
 use crate::key::DataKey;
+use crate::last;
 use crate::real::{Disk, DiskFile};
 
 const MAGIC: &[u8; 8] = b"PHSEGM01";
@@ -48,8 +49,8 @@ impl Log {
     /// Opens the log in a directory, which is made if need be, and reads all its records.
     ///
     /// # Errors
-    /// [`DiskError::Damaged`] names file and offset when a record that was synced does not read back. Nothing is changed
-    /// then.
+    /// [`DiskError::Damaged`] names file and offset when a record that was synced does not read back,
+    /// [`DiskError::Missing`] a segment that is gone. Nothing is changed then.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -58,6 +59,7 @@ impl Log {
     ) -> Result<(Self, Vec<Record>), DiskError> {
         disk.create_dir(dir).map_err(DiskError::io("create", dir))?;
         let found = Found::read(&*disk, dir, &key)?;
+        last::lower(&*disk, dir, found.next - 1)?;
         for number in &found.obsolete {
             let path = segment_path(dir, *number);
             disk.remove(&path).map_err(DiskError::io("remove", &path))?;
@@ -192,6 +194,7 @@ impl Segment {
             let _ = disk.remove(&path);
             return Err(DiskError::io("write", &path)(error));
         }
+        last::raise(disk, dir, number);
         Ok(Self { number, file, frames, durable: HEAD_LEN as u64, abandoned: false })
     }
 }
@@ -213,11 +216,15 @@ impl Found {
         if let Some(hole) = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
             return Err(DiskError::Missing { path: segment_path(dir, hole[0] + 1) });
         }
+        let marked = last::read(disk, dir)?;
+        if numbers.last().copied().unwrap_or(0) < marked {
+            return Err(DiskError::Missing { path: segment_path(dir, marked) });
+        }
         let mut found = Self { records: Vec::new(), obsolete: Vec::new(), next: 1, previous: [0, 0] };
         let mut current = None;
         if let Some(last) = numbers.last().copied() {
             let (path, bytes) = load(disk, dir, last)?;
-            if frame::never_begun(&bytes) {
+            if frame::never_begun(&bytes) && last > marked {
                 found.obsolete.push(last);
                 found.next = last;
                 numbers.pop();

@@ -17,6 +17,10 @@ fn contents(records: &[Record]) -> Vec<Vec<u8>> {
     records.iter().map(|record| record.bytes.to_vec()).collect()
 }
 
+fn segments(disk: &SimDisk) -> usize {
+    segment_numbers(disk, Path::new(DIR)).unwrap().len()
+}
+
 fn record(rng: &mut Rng, number: usize) -> Vec<u8> {
     let mut bytes = format!("record {number} ").into_bytes();
     bytes.resize(bytes.len() + rng.below(1500) as usize, b'x');
@@ -80,7 +84,7 @@ fn a_flipped_bit_is_named_by_file_and_offset() {
             // The length of the last frame: it seems to end beyond the file, as a torn write does.
             other => panic!("offset {offset}: {:?}", other.map(|(_, records)| records)),
         }
-        assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), 1, "nothing is changed");
+        assert_eq!(segments(&disk), 1, "nothing is changed");
     }
 }
 
@@ -108,6 +112,16 @@ fn a_missing_or_shortened_segment_is_noticed() {
     disk.create(&second).unwrap().append(&whole[..whole.len() - 40]).unwrap();
     let error = open(&disk, &key, &entropy).unwrap_err().to_string();
     assert!(error.contains("0000000000000002.log is damaged") && error.contains("shorter"), "{error}");
+    for newest in [false, true] {
+        let disk = build();
+        let fourth = segment_path(Path::new(DIR), 4);
+        disk.remove(&fourth).unwrap();
+        if newest {
+            disk.create(&fourth).unwrap();
+        }
+        let error = open(&disk, &key, &entropy).unwrap_err().to_string();
+        assert!(error.starts_with("/log/0000000000000004.log is"), "{error}");
+    }
     let disk = build();
     disk.rename(&third, &second).unwrap();
     assert!(open(&disk, &key, &entropy).is_err());
@@ -172,7 +186,7 @@ fn idle_restarts_leave_one_segment() {
     for _ in 0..5 {
         open(&disk, &key, &entropy).unwrap();
     }
-    assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), 1);
+    assert_eq!(segments(&disk), 1);
 }
 
 #[test]
