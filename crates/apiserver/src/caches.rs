@@ -19,7 +19,7 @@ use registry::cache::{Cache, CacheEvent, Cached};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::derived::Derived;
-use crate::stored;
+use crate::stored::{self, Reader};
 
 /// What everything of Kubernetes is under.
 pub(crate) const ROOT: &str = "/registry/";
@@ -67,6 +67,7 @@ type ByPrefix = OrdMap<String, Arc<ResourceCache>>;
 /// All caches.
 pub(crate) struct Caches {
     store: Store,
+    reader: Reader,
     by_prefix: ArcSwap<ByPrefix>,
     revision: watch::Sender<u64>,
     orders: mpsc::UnboundedSender<Order>,
@@ -97,12 +98,13 @@ impl Caches {
     /// Reads everything once and publishes it; `run` of the feeder then keeps it so.
     pub(crate) async fn open(
         store: Store,
+        reader: Reader,
         rows: Vec<Arc<Resource>>,
         derived: Derived,
     ) -> Result<(Arc<Self>, Feeder), StoreError> {
-        let (sender, orders) = mpsc::unbounded_channel();
-        let caches =
-            Arc::new(Self { store, by_prefix: ArcSwap::default(), revision: watch::Sender::new(0), orders: sender });
+        let (orders_in, orders) = mpsc::unbounded_channel();
+        let (by_prefix, revision) = (ArcSwap::default(), watch::Sender::new(0));
+        let caches = Arc::new(Self { store, reader, by_prefix, revision, orders: orders_in });
         let mut feeder = Feeder { caches: caches.clone(), orders, owned: BTreeMap::new(), derived, reached: 0 };
         feeder.load(rows).await?;
         Ok((caches, feeder))
@@ -123,6 +125,11 @@ impl Caches {
     /// The cache under a prefix, if it runs.
     pub(crate) fn started(&self, prefix: &str) -> Option<Arc<ResourceCache>> {
         self.by_prefix.load().get(prefix).cloned()
+    }
+
+    /// Reads objects as the store has them.
+    pub(crate) const fn reader(&self) -> &Reader {
+        &self.reader
     }
 
     pub(crate) fn revision(&self) -> u64 {
@@ -180,9 +187,9 @@ fn locate<'a, 'k, T>(map: &'a mut BTreeMap<String, T>, key: &'k str) -> Option<(
     Some((&key[..=at], map.get_mut(&key[..=at])?, &key[at + 1..]))
 }
 
-fn cached(row: &Resource, kv: &KeyValue, rest: &str) -> Option<(ObjectKey, Cached)> {
+fn cached(reader: &Reader, row: &Resource, kv: &KeyValue, rest: &str) -> Option<(ObjectKey, Cached)> {
     let key = stored::object_key(row, rest)?;
-    match stored::decode(&kv.value) {
+    match reader.decode(&kv.value) {
         Ok(object) => Some((key, Cached::new(object, revision(kv.mod_revision), kv.value.len()))),
         Err(why) => {
             tracing::warn!(key = %String::from_utf8_lossy(&kv.key), %why, "an object in the store cannot be read");
@@ -200,13 +207,13 @@ impl Feeder {
     async fn load(&mut self, mut rows: Vec<Arc<Resource>>) -> Result<(), StoreError> {
         let all = self.caches.store.range(RangeRequest::prefix(Bytes::from_static(ROOT.as_bytes()))).await?;
         let at = revision(all.revision);
-        rows.extend(self.derived.custom_rows(&all.kvs));
+        rows.extend(self.derived.custom_rows(&self.caches.reader, &all.kvs));
         let mut split: BTreeMap<String, (Arc<Resource>, Vec<Cached>)> =
             rows.into_iter().map(|row| (row.etcd_prefix.clone(), (row, Vec::new()))).collect();
         for kv in &all.kvs {
             let Ok(text) = std::str::from_utf8(&kv.key) else { continue };
             let Some((_, (row, objects), rest)) = locate(&mut split, text) else { continue };
-            if let Some((_, object)) = cached(row, kv, rest) {
+            if let Some((_, object)) = cached(&self.caches.reader, row, kv, rest) {
                 objects.push(object);
             }
         }
@@ -289,7 +296,7 @@ impl Feeder {
         let all = self.caches.store.range(RangeRequest::prefix(Bytes::from(row.etcd_prefix.clone()))).await?;
         let objects = all.kvs.iter().filter_map(|kv| {
             let text = std::str::from_utf8(&kv.key).ok()?;
-            Some(cached(&row, kv, text.strip_prefix(&row.etcd_prefix)?)?.1)
+            Some(cached(&self.caches.reader, &row, kv, text.strip_prefix(&row.etcd_prefix)?)?.1)
         });
         let cache = Cache::restore(revision(all.revision), objects);
         let prefix = row.etcd_prefix.clone();
@@ -317,7 +324,7 @@ impl Feeder {
             }
             let object = match event.kind {
                 EventKind::Delete => None,
-                EventKind::Put => match stored::decode(&event.kv.value) {
+                EventKind::Put => match self.caches.reader.decode(&event.kv.value) {
                     Ok(object) => Some((object, event.kv.value.len())),
                     Err(why) => {
                         tracing::warn!(key = text, %why, "an object in the store cannot be read");

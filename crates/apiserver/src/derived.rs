@@ -8,7 +8,7 @@ use machinery::{ObjectKey, Value, meta};
 use policy::{Authorizers, RbacKind};
 use registry::{Registry, Resource};
 
-use crate::stored;
+use crate::stored::Reader;
 
 pub(crate) const CRD_PREFIX: &str = "/registry/apiextensions.k8s.io/customresourcedefinitions/";
 
@@ -43,9 +43,9 @@ impl Derived {
     }
 
     /// Takes in the definitions among these and returns the stored rows they bring.
-    pub(crate) fn custom_rows(&mut self, kvs: &[KeyValue]) -> Vec<Arc<Resource>> {
+    pub(crate) fn custom_rows(&mut self, reader: &Reader, kvs: &[KeyValue]) -> Vec<Arc<Resource>> {
         for kv in kvs.iter().filter(|kv| kv.key.starts_with(CRD_PREFIX.as_bytes())) {
-            if let Ok(definition) = stored::decode(&kv.value) {
+            if let Ok(definition) = reader.decode(&kv.value) {
                 self.define(meta::name(&definition).to_owned().as_str(), Some(&definition));
             }
         }

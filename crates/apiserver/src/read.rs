@@ -16,7 +16,6 @@ use crate::filter::Filter;
 use crate::info::ListOptions;
 use crate::message::{Content, List, Reply};
 use crate::server::{Call, Inner};
-use crate::stored;
 use crate::watch::{Begin, WatchStream};
 
 /// A watch without `timeoutSeconds` lasts this long and up to twice that (`--min-request-timeout`).
@@ -74,7 +73,7 @@ impl Inner {
         {
             return Ok(Some(cached));
         }
-        let object = stored::decode(&kv.value).map_err(|why| {
+        let object = self.caches.reader().decode(&kv.value).map_err(|why| {
             crate::message::internal(format!(
                 "unable to decode {} from the store: {why}",
                 row.etcd_key(namespace, name)
@@ -221,7 +220,7 @@ impl Call<'_> {
                 shown_at = found.revision;
             }
             for (i, kv) in found.kvs.iter().enumerate() {
-                let Ok(object) = stored::decode(&kv.value) else { continue };
+                let Ok(object) = self.server.caches.reader().decode(&kv.value) else { continue };
                 let cached = Arc::new(Cached::new(object, revision(kv.mod_revision), kv.value.len()));
                 if !filter.matches(&cached) {
                     continue;

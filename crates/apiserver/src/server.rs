@@ -35,7 +35,7 @@ pub struct ApiServer {
 /// Everything the server holds.
 pub(crate) struct Inner {
     pub(crate) config: Config,
-    pub(crate) types: Types,
+    pub(crate) types: Arc<Types>,
     pub(crate) defaults: Defaults,
     pub(crate) registry: Arc<ArcSwap<Registry>>,
     pub(crate) authorizers: Arc<ArcSwap<Authorizers>>,
@@ -85,8 +85,10 @@ impl ApiServer {
             defaults.set_gate(name, on);
         }
         let rows = registry.stored();
+        let types = Arc::new(Types::new(facts.types));
+        let reader = crate::stored::Reader::new(types.clone(), registry.clone());
         let (derived, published) = Derived::new(registry);
-        let (caches, feeder) = Caches::open(config.store.clone(), rows, derived).await?;
+        let (caches, feeder) = Caches::open(config.store.clone(), reader, rows, derived).await?;
         let serving = ServingCertificate::new(&config.serving).map_err(Error::Certificates)?;
         let alpn: [&[u8]; 2] = [b"h2", b"http/1.1"];
         let tls = pki::server_config(serving.clone(), ClientCertificates::Requested, &alpn, &config.clock)
@@ -95,7 +97,7 @@ impl ApiServer {
         let front_proxies =
             (!config.front_proxy_ca.is_empty()).then(|| verifier(&config.front_proxy_ca)).transpose()?;
         let inner = Inner {
-            types: Types::new(facts.types),
+            types,
             defaults,
             registry: published.registry,
             authorizers: published.authorizers,

@@ -205,3 +205,27 @@ async fn what_cannot_be_read_is_refused_as_upstream_refuses_it() {
     let missing = c.get(&format!("{MAPS}/x?resourceVersion=99999999")).await.unwrap_err();
     assert_eq!(missing.code, 504, "a version that is not there yet is waited for");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_that_a_kube_apiserver_stored_as_protobuf_are_read_and_written() {
+    let c = cluster().await;
+    let types = machinery::schema::Types::new(facts::set("1.33").unwrap().types);
+    let mut object = map("x");
+    object.set("metadata", json!({"name": "x", "namespace": "default", "uid": "1", "labels": {"a": "b"}}));
+    let stored = machinery::protobuf::encode_object(&types, "core/v1.ConfigMap", &object).unwrap();
+    let key = "/registry/configmaps/default/x";
+    let put = etcd::PutRequest { key: key.into(), value: stored.into(), ..etcd::PutRequest::default() };
+    c.member.store().put(put).await.unwrap();
+    let list = async |query: &str| {
+        let path = format!("{MAPS}?labelSelector=a%3Db{query}");
+        let mut list = c.send(&admin(), Method::GET, &path, Body::Empty).await.into_list().unwrap();
+        let found = list.items.remove(0);
+        ((*found.object).clone(), found.revision)
+    };
+    let (found, at) = list("").await;
+    assert_eq!(found["data"], json!({"a": "1"}));
+    c.patch(&format!("{MAPS}/x"), "application/merge-patch+json", json!({"data": {"b": "2"}})).await.unwrap();
+    assert_eq!(c.get(&format!("{MAPS}/x")).await.unwrap()["data"], json!({"a": "1", "b": "2"}));
+    let before = list(&format!("&resourceVersion={at}&resourceVersionMatch=Exact")).await.0;
+    assert_eq!(before["data"], json!({"a": "1"}), "history is read as it was stored");
+}
