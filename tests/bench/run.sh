@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Times start, idle and load of our binary and, when PEERS_DIR names their binaries (PEERS_DIR/bin/{etcd,kube-apiserver}),
-# of etcd + kube-apiserver, in turn, and prints a table. RUNS (3), SECONDS_EACH (5), IDLE_SECONDS (60).
+# of etcd + kube-apiserver, in turn, and prints a table. RUNS (3), SECONDS_EACH (5), IDLE_SECONDS (60),
+# KEYS (1000000).
 # What is not measured yet because it is not there yet: server-side apply, 100,000 pods.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -8,7 +9,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 cargo build --release --locked --quiet -p pilothouse -p bench
 bench=$target/release/bench pilothouse=$target/release/pilothouse
 kubectl=$(command -v kubectl || echo "$target/clients/bin/kubectl")
-runs=${RUNS:-3} each=${SECONDS_EACH:-5} idle=${IDLE_SECONDS:-60}
+runs=${RUNS:-3} each=${SECONDS_EACH:-5} idle=${IDLE_SECONDS:-60} keys=${KEYS:-1000000}
 work=$(mktemp -d)
 lines=$work/lines
 trap 'stop_peer; "$pilothouse" down --data-dir "$work/ours" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
@@ -73,15 +74,29 @@ etcd_flags() { # data directory, client port
 }
 
 store() { # name, command
-  local name=$1 dir=$work/store flags
+  local name=$1 dir=$work/store flags command
   shift
   mapfile -t flags < <(etcd_flags "$dir" 23990)
+  command="$(printf '%q ' "$@" "${flags[@]}" --quota-backend-bytes 8589934592) >>$work/store.log 2>&1"
+  "$bench" ready --server "$name" --endpoint http://127.0.0.1:23990 --label 'empty etcd' --command "$command" >>"$lines"
+  rm -rf "$dir"
   "$@" "${flags[@]}" >"$work/store.log" 2>&1 &
   peer_pids=($!)
   until curl -sf http://127.0.0.1:23990/health >/dev/null; do sleep 0.02; done
   "$bench" store --server "$name" --endpoint http://127.0.0.1:23990 --pids "${peer_pids[0]}" --seconds "$each" >>"$lines"
   stop_peer
   rm -rf "$dir"
+  keys_of "$name" "$dir" "$command"
+}
+
+keys_of() { # name, data directory, command
+  sh -c "exec $3" &
+  peer_pids=($!)
+  until curl -sf http://127.0.0.1:23990/health >/dev/null; do sleep 0.02; done
+  "$bench" keys --server "$1" --endpoint http://127.0.0.1:23990 --pids "${peer_pids[0]}" --count "$keys" >>"$lines"
+  stop_peer
+  "$bench" ready --server "$1" --endpoint http://127.0.0.1:23990 --label "etcd, $keys keys, started again" --command "$3" >>"$lines"
+  rm -rf "$2"
 }
 
 store3() { # name, command: three members over mutual TLS, clients at all of them
@@ -96,20 +111,22 @@ store3() { # name, command: three members over mutual TLS, clients at all of the
   for i in 0 1 2; do cluster+=${cluster:+,}m$i=https://127.0.0.1:$((24101 + 10 * i)); done
   for i in 0 1 2; do
     local client=http://127.0.0.1:$((24100 + 10 * i)) peer=https://127.0.0.1:$((24101 + 10 * i))
-    "$@" --name "m$i" --data-dir "$dir/m$i" --log-level error --listen-client-urls "$client" --advertise-client-urls "$client" \
+    local command=("$@" --name "m$i" --data-dir "$dir/m$i" --log-level error --listen-client-urls "$client" --advertise-client-urls "$client" \
       --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "$cluster" --peer-client-cert-auth \
-      --peer-trusted-ca-file "$dir/pki/ca.crt" --peer-cert-file "$dir/pki/peer.crt" --peer-key-file "$dir/pki/peer.key" \
-      >"$work/store3-$i.log" 2>&1 &
+      --peer-trusted-ca-file "$dir/pki/ca.crt" --peer-cert-file "$dir/pki/peer.crt" --peer-key-file "$dir/pki/peer.key")
+    echo "$(printf '%q ' "${command[@]}") >>$work/store3-$i.log 2>&1" >>"$dir/commands"
+    "${command[@]}" >"$work/store3-$i.log" 2>&1 &
     peer_pids+=($!)
   done
   for i in 0 1 2; do until curl -sf "http://127.0.0.1:$((24100 + 10 * i))/health" >/dev/null; do sleep 0.05; done; done
-  "$bench" store --server "$name" --seconds "$each" \
-    --endpoint http://127.0.0.1:24100,http://127.0.0.1:24110,http://127.0.0.1:24120 --pids "$(IFS=,; echo "${peer_pids[*]}")" >>"$lines"
+  local endpoints=http://127.0.0.1:24100,http://127.0.0.1:24110,http://127.0.0.1:24120
+  "$bench" store --server "$name" --seconds "$each" --endpoint "$endpoints" --pids "$(IFS=,; echo "${peer_pids[*]}")" >>"$lines"
   stop_peer
+  "$bench" failover --server "$name" --endpoint "$endpoints" --commands "$dir/commands" >>"$lines"
   rm -rf "$dir"
 }
 
-keys() { # the fewest certificates a kube-apiserver starts with
+pki() { # the fewest certificates a kube-apiserver starts with
   local d=$1
   mkdir -p "$d" && cd "$d"
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=bench -keyout ca.key -out ca.crt 2>/dev/null
@@ -129,7 +146,7 @@ K
 peer() {
   local dir=$work/peer from flags
   rm -rf "$dir"
-  keys "$dir/pki"
+  pki "$dir/pki"
   from=$(now_ms)
   mapfile -t flags < <(etcd_flags "$dir/etcd" 23890)
   "$PEERS_DIR/bin/etcd" "${flags[@]}" >"$dir/etcd.log" 2>&1 &

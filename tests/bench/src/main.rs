@@ -4,11 +4,15 @@
 //! Markdown table of such lines, the median where a measure was taken several times. `tests/bench/run.sh` drives it all.
 
 mod client;
+mod failover;
+mod keys;
 mod kubernetes;
 mod phase;
 mod process;
+mod ready;
 mod rollout;
 mod store;
+mod store_watch;
 mod table;
 mod watch;
 
@@ -28,6 +32,12 @@ enum Cli {
     Rollout(Load),
     /// Put and range 256-byte values in an etcd
     Store(Store),
+    /// Fill an etcd with keys; its memory, and how long reads wait while it compacts and defragments
+    Keys(Keys),
+    /// Start three members and kill the leader ten times: the time without one
+    Failover(Failover),
+    /// Start an etcd: the time until it is healthy, and its memory then
+    Ready(Ready),
     /// Memory and CPU of processes that have nothing to do
     Idle(Idle),
     /// Make a table of measured lines
@@ -68,6 +78,35 @@ struct Store {
 }
 
 #[derive(Args)]
+struct Keys {
+    #[command(flatten)]
+    store: Store,
+    #[arg(long, default_value_t = 1_000_000)]
+    count: usize,
+}
+
+#[derive(Args)]
+struct Failover {
+    #[command(flatten)]
+    store: Store,
+    /// A line for each endpoint: the shell command that starts its member
+    #[arg(long)]
+    commands: PathBuf,
+}
+
+#[derive(Args)]
+struct Ready {
+    #[command(flatten)]
+    store: Store,
+    /// What is measured, in the table
+    #[arg(long)]
+    label: String,
+    /// The shell command that starts it
+    #[arg(long)]
+    command: String,
+}
+
+#[derive(Args)]
 struct Idle {
     #[command(flatten)]
     measured: Measured,
@@ -86,6 +125,17 @@ fn main() -> Result<()> {
         Cli::Load(load) => runtime.block_on(kubernetes::run(&load.measured.server(), &load.kubeconfig)),
         Cli::Rollout(load) => runtime.block_on(rollout::run(&load.measured.server(), &load.kubeconfig)),
         Cli::Store(store) => runtime.block_on(store::run(&store.measured.server(), &store.endpoints)),
+        Cli::Keys(keys) => {
+            let server = keys.store.measured.server();
+            runtime.block_on(keys::run(&server, &keys.store.endpoints[0], keys.count))
+        }
+        Cli::Failover(failover) => {
+            let Store { measured, endpoints } = failover.store;
+            runtime.block_on(failover::run(&measured.server(), &endpoints, &failover.commands))
+        }
+        Cli::Ready(Ready { store, label, command }) => {
+            ready::run(&store.measured.server(), &store.endpoints[0], &label, &command)
+        }
         Cli::Idle(idle) => idle.measured.server().idle(),
         Cli::Table { files } => {
             println!("{}", table::of(&files)?);

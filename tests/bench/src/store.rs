@@ -3,16 +3,18 @@
 use anyhow::Result;
 use bytes::Bytes;
 use etcd::{RemoteStore, Store};
-use mvcc::{PutRequest, RangeRequest};
+use mvcc::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
 
 use crate::phase::{Server, Worker};
 
-const VALUE: [u8; 256] = [b'v'; 256];
+pub(crate) const VALUE: [u8; 256] = [b'v'; 256];
 /// Clients share connections as etcd's own benchmark lets them.
 const CONNECTIONS: usize = 8;
 
 struct Put {
     store: Store,
+    /// Tells the keys of one phase from those of another.
+    run: usize,
     worker: usize,
 }
 
@@ -21,6 +23,22 @@ impl Worker for Put {
         let key = format!("bench/{}/{}", self.worker, i % 1000);
         let request = PutRequest { key: key.into(), value: Bytes::from_static(&VALUE), ..PutRequest::default() };
         Ok(self.store.put(request).await.is_ok())
+    }
+}
+
+/// What an API server does for a new object: a put if the key is absent.
+struct Create(Put);
+
+impl Worker for Create {
+    async fn operate(&mut self, i: u64) -> Result<bool> {
+        let key = Bytes::from(format!("bench-create/{}/{}/{i}", self.0.run, self.0.worker));
+        let put = PutRequest { key: key.clone(), value: Bytes::from_static(&VALUE), ..PutRequest::default() };
+        let request = TxnRequest {
+            compare: vec![Compare::mod_revision(key, 0)],
+            success: vec![RequestOp::Put(put)],
+            failure: Vec::new(),
+        };
+        Ok(self.0.store.txn(request).await?.succeeded)
     }
 }
 
@@ -37,11 +55,18 @@ impl Worker for Range {
 pub(crate) async fn run(server: &Server, endpoints: &[String]) -> Result<()> {
     let connect = |i: usize| RemoteStore::connect(&endpoints[i % endpoints.len()..][..1], None).map(Store::Remote);
     let connections = (0..CONNECTIONS).map(connect).collect::<Result<Vec<_>, _>>()?;
-    let worker = |worker: usize| Put { store: connections[worker % CONNECTIONS].clone(), worker };
+    let worker = |run: usize, worker: usize| Put { store: connections[worker % CONNECTIONS].clone(), run, worker };
     let of = if endpoints.len() > 1 { format!("{} members, ", endpoints.len()) } else { String::new() };
     for workers in [1, 100] {
-        server.phase(&format!("{of}etcd put 256 B"), (0..workers).map(worker).collect()).await?;
-        server.phase(&format!("{of}etcd linearizable range"), (0..workers).map(|w| Range(worker(w))).collect()).await?;
+        server.phase(&format!("{of}etcd put 256 B"), (0..workers).map(|w| worker(workers, w)).collect()).await?;
+        server
+            .phase(&format!("{of}etcd linearizable range"), (0..workers).map(|w| Range(worker(workers, w))).collect())
+            .await?;
+        let creates = (0..workers).map(|w| Create(worker(workers, w))).collect();
+        server.phase(&format!("{of}etcd create (transaction) 256 B"), creates).await?;
+    }
+    if let [endpoint] = endpoints {
+        crate::store_watch::run(server, endpoint).await?;
     }
     Ok(())
 }
