@@ -42,6 +42,22 @@ struct IdentityFile {
     #[serde(flatten)]
     identity: Identity,
     data_key: WrappedKey,
+    /// Of a rotation that is under way: they open what is not sealed anew yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier_keys: Vec<WrappedKey>,
+}
+
+impl IdentityFile {
+    fn unwrap(&self, platform: &Platform, stored_at: &Path) -> Result<DataKey, DiskError> {
+        let unwrap = |key| platform.unwrap(key, &self.identity.context(), stored_at);
+        let earlier = self.earlier_keys.iter().map(unwrap).collect::<Result<_, _>>()?;
+        Ok(unwrap(&self.data_key)?.with_earlier(earlier))
+    }
+
+    fn write(&self, path: &Path) -> Result<(), DiskError> {
+        let text = serde_json::to_vec_pretty(self).expect("an identity is plain data");
+        write_private(&path.join(IDENTITY_FILE), &text)
+    }
 }
 
 /// A data directory that is open and locked until it is dropped.
@@ -77,9 +93,8 @@ impl DataDir {
         make_private_dir(path)?;
         let lock = lock(path)?;
         let (key, data_key) = platform.new_data_key(&identity.context());
-        let file = IdentityFile { format: FORMAT, identity: identity.clone(), data_key };
-        let text = serde_json::to_vec_pretty(&file).expect("an identity is plain data");
-        write_private(&path.join(IDENTITY_FILE), &text)?;
+        let file = IdentityFile { format: FORMAT, identity: identity.clone(), data_key, earlier_keys: Vec::new() };
+        file.write(path)?;
         Ok(Self { path: path.to_owned(), identity: identity.clone(), key, _lock: lock })
     }
 
@@ -89,12 +104,7 @@ impl DataDir {
     /// `instance identity mismatch` for another instance's, also when its statement was edited; [`DiskError::Foreign`],
     /// [`DiskError::Damaged`], [`DiskError::WrongKey`], [`DiskError::Locked`]. Nothing is changed then.
     pub fn open(path: &Path, identity: &Identity, platform: &Platform) -> Result<Self, DiskError> {
-        let file = Self::stated(path)?;
-        if file.identity != *identity {
-            let (found, expected) = (file.identity.name(), identity.name());
-            return Err(DiskError::IdentityMismatch { path: path.to_owned(), found, expected });
-        }
-        let key = platform.unwrap(&file.data_key, &identity.context(), &path.join(IDENTITY_FILE))?;
+        let key = Self::stated_of(path, identity)?.unwrap(platform, &path.join(IDENTITY_FILE))?;
         let lock = lock(path)?;
         make_private_dir(path)?;
         Ok(Self { path: path.to_owned(), identity: identity.clone(), key, _lock: lock })
@@ -105,8 +115,8 @@ impl DataDir {
     /// # Errors
     /// As [`DataDir::open`]; a key that is bound to another instance is a mismatch.
     pub fn open_with_key(path: &Path, identity: &Identity, key: DataKey) -> Result<Self, DiskError> {
-        let file = Self::stated(path)?;
-        if file.identity != *identity || key.context() != identity.context() {
+        let file = Self::stated_of(path, identity)?;
+        if key.context() != identity.context() {
             let (found, expected) = (file.identity.name(), identity.name());
             return Err(DiskError::IdentityMismatch { path: path.to_owned(), found, expected });
         }
@@ -115,12 +125,73 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), identity: identity.clone(), key, _lock: lock })
     }
 
+    /// Gives a directory a new data key, and wraps it and the one before it with the platform's current key. Whoever has
+    /// the directory open seals everything anew with the key that is returned, then calls
+    /// [`DataDir::forget_earlier_keys`].
+    ///
+    /// # Errors
+    /// [`DiskError::Resealing`] while an earlier rotation is under way; as [`DataDir::open`]. Nothing is changed then.
+    pub fn rotate_key(path: &Path, identity: &Identity, platform: &Platform) -> Result<DataKey, DiskError> {
+        let mut file = Self::stated_of(path, identity)?;
+        if !file.earlier_keys.is_empty() {
+            return Err(DiskError::Resealing { path: path.to_owned() });
+        }
+        let before = file.unwrap(platform, &path.join(IDENTITY_FILE))?;
+        let (key, wrapped) = platform.new_data_key(&identity.context());
+        file.data_key = wrapped;
+        file.earlier_keys = vec![platform.wrap(&before)];
+        file.write(path)?;
+        Ok(key.with_earlier(vec![before]))
+    }
+
+    /// Wraps a directory's keys with the platform's current key; they stay the same.
+    ///
+    /// # Errors
+    /// As [`DataDir::open`]. Nothing is changed then.
+    pub fn rewrap_key(path: &Path, identity: &Identity, platform: &Platform) -> Result<(), DiskError> {
+        let mut file = Self::stated_of(path, identity)?;
+        let key = file.unwrap(platform, &path.join(IDENTITY_FILE))?;
+        file.data_key = platform.wrap(&key);
+        file.earlier_keys = key.earlier().iter().map(|key| platform.wrap(key)).collect();
+        file.write(path)
+    }
+
+    /// Everything here is sealed with `key`: those before it are not needed any more.
+    ///
+    /// # Errors
+    /// When the statement cannot be read or written.
+    pub fn forget_earlier_keys(path: &Path, key: &DataKey) -> Result<(), DiskError> {
+        let mut file = Self::stated(path)?;
+        if file.data_key.key_id.into_bytes() == key.id() && !file.earlier_keys.is_empty() {
+            file.earlier_keys.clear();
+            file.write(path)?;
+        }
+        Ok(())
+    }
+
+    /// Which key seals the directory, and whether a rotation of it is under way, as it says without being opened.
+    ///
+    /// # Errors
+    /// As [`DataDir::identity_of`].
+    pub fn keys_of(path: &Path) -> Result<(WrappedKey, bool), DiskError> {
+        Self::stated(path).map(|file| (file.data_key, !file.earlier_keys.is_empty()))
+    }
+
     /// Whose directory it says it is, without opening it.
     ///
     /// # Errors
     /// When it states nothing or is damaged.
     pub fn identity_of(path: &Path) -> Result<Identity, DiskError> {
         Self::stated(path).map(|file| file.identity)
+    }
+
+    fn stated_of(path: &Path, identity: &Identity) -> Result<IdentityFile, DiskError> {
+        let file = Self::stated(path)?;
+        if file.identity == *identity {
+            return Ok(file);
+        }
+        let (found, expected) = (file.identity.name(), identity.name());
+        Err(DiskError::IdentityMismatch { path: path.to_owned(), found, expected })
     }
 
     fn stated(path: &Path) -> Result<IdentityFile, DiskError> {
@@ -218,6 +289,31 @@ mod tests {
         drop(first);
         let again = DataDir::open_or_create(&path, &a, &platform).unwrap();
         assert_eq!(*again.data_key().secret(), secret);
+    }
+
+    #[test]
+    fn a_rotated_key_opens_what_the_one_before_sealed_until_that_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::open(&dir.path().join("platform"), fake_entropy()).unwrap();
+        let (path, a) = (dir.path().join("data"), identity("c1", "a"));
+        let open = DataDir::create(&path, &a, &platform).unwrap();
+        let sealed = path.join("secret.sealed");
+        open.data_key().seal_file(&sealed, b"old", &fake_entropy()).unwrap();
+        platform.rotate().unwrap();
+        let key = DataDir::rotate_key(&path, &a, &platform).unwrap();
+        assert!(message(DataDir::rotate_key(&path, &a, &platform)).contains("sealed anew"), "one after the other");
+        platform.forget_earlier().unwrap();
+        drop(open);
+        let again = Platform::load(&dir.path().join("platform"), fake_entropy()).unwrap();
+        let open = DataDir::open(&path, &a, &again).unwrap();
+        assert_eq!(open.data_key().secret(), key.secret());
+        let content = open.data_key().open_file(&sealed).unwrap();
+        open.data_key().seal_file(&sealed, &content, &fake_entropy()).unwrap();
+        DataDir::forget_earlier_keys(&path, open.data_key()).unwrap();
+        drop(open);
+        let open = DataDir::open(&path, &a, &again).unwrap();
+        assert!(open.data_key().earlier().is_empty());
+        assert_eq!(open.data_key().open_file(&sealed).unwrap().as_slice(), b"old");
     }
 
     #[test]

@@ -79,6 +79,12 @@ pub enum DiskError {
         /// The directory.
         path: PathBuf,
     },
+    /// A rotation of its key goes on.
+    #[error("{} is still being sealed anew with the key of the last rotation; try again when it is done", path.display())]
+    Resealing {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A sync failed earlier: what is on disk is unknown until the log is opened again.
     #[error("an earlier sync of {} failed: the log must be opened again", path.display())]
     Poisoned {

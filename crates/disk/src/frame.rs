@@ -149,12 +149,13 @@ pub(crate) fn read_head(magic: &[u8; 8], key: &DataKey, path: &Path, bytes: &[u8
         return Err(DiskError::damaged(path, 0, "the head is not one of ours"));
     }
     let salt: [u8; SALT_LEN] = bytes[32..CLEAR_LEN].try_into().expect("the range has the length");
+    let Some(key) = key.of_id(&bytes[8..24]) else {
+        return Err(DiskError::damaged(path, 8, "it was sealed with another key"));
+    };
     let sealer = key.sealer(&salt, purpose(magic));
     let mut sealed: [u8; 16 + TAG_LEN] = bytes[CLEAR_LEN..HEAD_LEN].try_into().expect("the range has the length");
     let Some(statement) = sealer.open(0, &bytes[..CLEAR_LEN], &mut sealed) else {
-        let other = bytes[8..24] != key.id();
-        let what = if other { "it was sealed with another key" } else { "the head does not open" };
-        return Err(DiskError::damaged(path, 8, what));
+        return Err(DiskError::damaged(path, 8, "the head does not open"));
     };
     let statement = [u64_at(statement, 0), u64_at(statement, 8)];
     Ok(Head { number: u64_at(bytes, 24), statement, sealer, salt })

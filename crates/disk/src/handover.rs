@@ -3,7 +3,7 @@
 //! A child process opens its directory with the key it was given and never sees the platform's.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use base::Entropy;
@@ -16,7 +16,7 @@ use crate::error::DiskError;
 use crate::key::{DataKey, open_piece, seal_piece};
 use crate::platform::write_private;
 
-const SEALED_BY_DATA_KEY: &[u8] = b"PHSD1\n";
+const SEALED_BY_DATA_KEY: &[u8; 6] = b"PHSD1\n";
 const PURPOSE: &str = "sealed file of an instance";
 
 #[derive(Serialize, Deserialize)]
@@ -24,29 +24,45 @@ struct HandedOver {
     id: String,
     key: String,
     context: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<HandedOver>,
+}
+
+impl HandedOver {
+    fn of(key: &DataKey) -> Self {
+        Self {
+            id: STANDARD.encode(key.id()),
+            key: STANDARD.encode(key.secret()),
+            context: key.context().to_owned(),
+            earlier: key.earlier().iter().map(Self::of).collect(),
+        }
+    }
+
+    fn take(&self) -> Option<DataKey> {
+        let key = Zeroizing::new(STANDARD.decode(&self.key).ok()?);
+        let id = STANDARD.decode(&self.id).ok()?.try_into().ok()?;
+        let bytes = Zeroizing::new(<[u8; 32]>::try_from(key.as_slice()).ok()?);
+        let earlier = self.earlier.iter().map(Self::take).collect::<Option<_>>()?;
+        Some(DataKey::from_parts(id, bytes, &self.context).with_earlier(earlier))
+    }
+}
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 impl DataKey {
-    /// The key as text, for [`DataKey::take_over`] in a child process. Whoever reads it can open the data.
+    /// The key and those before it as text, for [`DataKey::take_over`] in a child process. Whoever reads it can open the
+    /// data.
     pub fn hand_over(&self) -> Zeroizing<String> {
-        let mut parts = HandedOver {
-            id: STANDARD.encode(self.id()),
-            key: STANDARD.encode(self.secret()),
-            context: self.context().to_owned(),
-        };
-        let text = serde_json::to_string(&parts).expect("text always serializes");
-        parts.key.zeroize();
-        Zeroizing::new(text)
+        Zeroizing::new(serde_json::to_string(&HandedOver::of(self)).expect("text always serializes"))
     }
 
     /// The key of such a text; nothing when it is none.
     pub fn take_over(text: &str) -> Option<Self> {
-        let mut parts: HandedOver = serde_json::from_str(text).ok()?;
-        let key = Zeroizing::new(STANDARD.decode(&parts.key).ok()?);
-        parts.key.zeroize();
-        let id = STANDARD.decode(parts.id).ok()?.try_into().ok()?;
-        let bytes = Zeroizing::new(<[u8; 32]>::try_from(key.as_slice()).ok()?);
-        Some(Self::from_parts(id, bytes, &parts.context))
+        serde_json::from_str::<HandedOver>(text).ok()?.take()
     }
 
     /// Writes a small secret under this key: through a temporary file, synced, readable by the owner alone. The file's
@@ -58,6 +74,27 @@ impl DataKey {
         let mut content = SEALED_BY_DATA_KEY.to_vec();
         content.extend(seal_piece(self, PURPOSE, file_name(path), secret, entropy));
         write_private(path, &content)
+    }
+
+    /// Seals the secrets that lie directly in a directory anew with this key, which has to open them. Other files stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// As [`DataKey::open_file`] and [`DataKey::seal_file`].
+    pub fn reseal_files(&self, dir: &Path, entropy: &Entropy) -> Result<(), DiskError> {
+        for entry in fs::read_dir(dir).map_err(DiskError::io("list", dir))? {
+            let path = entry.map_err(DiskError::io("list", dir))?.path();
+            let is_sealed = || -> std::io::Result<bool> {
+                let mut head = [0; SEALED_BY_DATA_KEY.len()];
+                Ok(path.is_file()
+                    && fs::File::open(&path)?.read(&mut head)? == head.len()
+                    && head == *SEALED_BY_DATA_KEY)
+            };
+            if is_sealed().map_err(DiskError::io("read", &path))? {
+                self.seal_file(&path, &self.open_file(&path)?, entropy)?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads what [`DataKey::seal_file`] wrote under the same name.
@@ -94,8 +131,14 @@ mod tests {
         let path = dir.path().join("secret");
         let key = DataKey::generate("cluster/c/instance/a", &fake_entropy());
         key.seal_file(&path, b"plain text", &fake_entropy()).unwrap();
-        let other = DataKey::take_over(&key.hand_over()).unwrap();
-        assert_eq!(other.open_file(&path).unwrap().as_slice(), b"plain text");
+        let newer = DataKey::generate("c", &fake_entropy()).with_earlier(vec![key.clone()]);
+        for other in [&key, &newer].map(|key| DataKey::take_over(&key.hand_over()).unwrap()) {
+            assert_eq!(other.open_file(&path).unwrap().as_slice(), b"plain text");
+        }
+        fs::write(dir.path().join("log"), "not a sealed file").unwrap();
+        newer.reseal_files(dir.path(), &fake_entropy()).unwrap();
+        assert_eq!(newer.with_earlier(Vec::new()).open_file(&path).unwrap().as_slice(), b"plain text");
+        assert!(key.open_file(&path).is_err());
         assert!(!fs::read(&path).unwrap().windows(5).any(|w| w == b"plain"));
         assert!(DataKey::take_over("{}").is_none());
     }

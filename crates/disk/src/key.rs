@@ -21,6 +21,8 @@ struct Secret {
     id: [u8; 16],
     bytes: Zeroizing<[u8; 32]>,
     context: String,
+    /// They open what has not been sealed anew yet; nothing is sealed with them.
+    earlier: Vec<DataKey>,
 }
 
 impl DataKey {
@@ -30,7 +32,28 @@ impl DataKey {
     }
 
     pub(crate) fn from_parts(id: [u8; 16], bytes: Zeroizing<[u8; 32]>, context: &str) -> Self {
-        Self(Arc::new(Secret { id, bytes, context: context.to_owned() }))
+        Self(Arc::new(Secret { id, bytes, context: context.to_owned(), earlier: Vec::new() }))
+    }
+
+    /// This key with others before it, which open what they sealed. What is sealed from now on is sealed with this one.
+    #[must_use]
+    pub fn with_earlier(&self, earlier: Vec<Self>) -> Self {
+        let Secret { id, bytes, context, .. } = &*self.0;
+        Self(Arc::new(Secret { id: *id, bytes: bytes.clone(), context: context.clone(), earlier }))
+    }
+
+    /// The keys before it that are still needed.
+    pub fn earlier(&self) -> &[Self] {
+        &self.0.earlier
+    }
+
+    /// Of this key and the earlier ones, the one with the id.
+    pub(crate) fn of_id(&self, id: &[u8]) -> Option<&Self> {
+        self.all().find(|key| key.0.id == *id)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.0.earlier)
     }
 
     /// What the key is bound to.
@@ -111,10 +134,12 @@ pub(crate) fn seal_piece(key: &DataKey, purpose: &str, aad: &[u8], plain: &[u8],
 /// The secret in a piece made by [`seal_piece`] with the same key, purpose and associated data.
 pub(crate) fn open_piece(key: &DataKey, purpose: &str, aad: &[u8], piece: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (salt, sealed) = piece.split_first_chunk::<SALT_LEN>()?;
-    let mut sealed = Zeroizing::new(sealed.to_vec());
-    let length = key.sealer(salt, purpose).open(0, aad, &mut sealed)?.len();
-    sealed.truncate(length);
-    Some(sealed)
+    key.all().find_map(|key| {
+        let mut sealed = Zeroizing::new(sealed.to_vec());
+        let length = key.sealer(salt, purpose).open(0, aad, &mut sealed)?.len();
+        sealed.truncate(length);
+        Some(sealed)
+    })
 }
 
 #[cfg(test)]
@@ -147,6 +172,18 @@ pub(crate) mod tests {
             flipped[place] ^= 1;
             assert!(open_piece(&key, "test", b"name", &flipped).is_none(), "bit flip at {place}");
         }
+    }
+
+    #[test]
+    fn a_new_key_opens_what_earlier_ones_sealed_and_seals_with_itself() {
+        let entropy = fake_entropy();
+        let (old, new) = (DataKey::generate("a", &entropy), DataKey::generate("a", &entropy));
+        let both = new.with_earlier(vec![old.clone()]);
+        let (before, after) =
+            (seal_piece(&old, "test", b"", b"1", &entropy), seal_piece(&both, "test", b"", b"2", &entropy));
+        assert_eq!(open_piece(&both, "test", b"", &before).unwrap().as_slice(), b"1");
+        assert_eq!(open_piece(&new, "test", b"", &after).unwrap().as_slice(), b"2");
+        assert!(open_piece(&new, "test", b"", &before).is_none());
     }
 
     #[test]

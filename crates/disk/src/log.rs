@@ -131,6 +131,11 @@ impl Log {
         Ok(segment.number)
     }
 
+    /// Seals segments from the next one on with another key, which has to open the earlier ones too.
+    pub fn set_key(&mut self, key: DataKey) {
+        self.key = key;
+    }
+
     /// Begins a new segment, so that everything written so far lies in earlier ones.
     ///
     /// # Errors
@@ -224,7 +229,10 @@ impl Found {
         let mut current = None;
         if let Some(last) = numbers.last().copied() {
             let (path, bytes) = load(disk, dir, last)?;
-            if frame::never_begun(&bytes) && last > marked {
+            if frame::never_begun(&bytes) {
+                if last <= marked {
+                    return Err(DiskError::damaged(&path, 0, "it is empty, or shorter than it was"));
+                }
                 found.obsolete.push(last);
                 found.next = last;
                 numbers.pop();

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use base::Entropy;
 use base64::Engine;
@@ -30,7 +30,7 @@ pub struct Platform(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
-    key: DataKey,
+    key: RwLock<DataKey>,
     entropy: Entropy,
 }
 
@@ -49,8 +49,35 @@ pub struct WrappedKey {
 #[derive(Serialize, Deserialize)]
 struct KeyFile {
     version: u32,
+    #[serde(flatten)]
+    key: StoredKey,
+    /// Of a rotation that was not finished.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<StoredKey>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredKey {
     id: uuid::Uuid,
     key: String,
+}
+
+impl StoredKey {
+    fn of(key: &DataKey) -> Self {
+        Self { id: uuid::Uuid::from_bytes(key.id()), key: STANDARD.encode(key.secret()) }
+    }
+
+    fn take(&self) -> Option<DataKey> {
+        let decoded = Zeroizing::new(STANDARD.decode(&self.key).ok()?);
+        let bytes = <[u8; 32]>::try_from(&decoded[..]).ok()?;
+        Some(DataKey::from_parts(self.id.into_bytes(), Zeroizing::new(bytes), "platform"))
+    }
+}
+
+impl Drop for StoredKey {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 impl Platform {
@@ -80,24 +107,57 @@ impl Platform {
             other => Zeroizing::new(other.map_err(DiskError::io("read", &path))?),
         };
         let damaged = || DiskError::damaged(&path, 0, "the platform key is not readable");
-        let mut file: KeyFile = serde_json::from_slice(&text).map_err(|_| damaged())?;
+        let file: KeyFile = serde_json::from_slice(&text).map_err(|_| damaged())?;
         if file.version != 1 {
             return Err(DiskError::Newer { path, found: file.version, known: 1 });
         }
-        let decoded = Zeroizing::new(STANDARD.decode(&file.key).map_err(|_| damaged())?);
-        file.key.zeroize();
-        let bytes = <[u8; 32]>::try_from(&decoded[..]).map_err(|_| damaged())?;
-        let key = DataKey::from_parts(file.id.into_bytes(), Zeroizing::new(bytes), "platform");
+        let earlier = file.earlier.iter().map(StoredKey::take).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
+        let key = RwLock::new(file.key.take().ok_or_else(damaged)?.with_earlier(earlier));
         Ok(Self(Arc::new(Inner { dir: dir.to_owned(), key, entropy })))
     }
 
     fn create(dir: &Path, entropy: Entropy) -> Result<Self, DiskError> {
-        let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(entropy.bytes());
-        let mut file = KeyFile { version: 1, id: entropy.uuid(), key: STANDARD.encode(&bytes[..]) };
-        let text = Zeroizing::new(serde_json::to_vec_pretty(&file).expect("a key file is plain data"));
-        file.key.zeroize();
-        write_private(&dir.join(KEY_FILE), &text)?;
+        let key = DataKey::from_parts(entropy.uuid().into_bytes(), Zeroizing::new(entropy.bytes()), "platform");
+        write_key(&dir.join(KEY_FILE), &key)?;
         Self::load(dir, entropy)
+    }
+
+    /// Makes a new platform key: what is wrapped or sealed from now on is under it. The earlier one opens what was before,
+    /// until [`Platform::forget_earlier`].
+    ///
+    /// # Errors
+    /// When the key file cannot be written; the key stays then.
+    pub fn rotate(&self) -> Result<(), DiskError> {
+        let before = self.key();
+        let earlier =
+            std::iter::once(before.with_earlier(Vec::new())).chain(before.earlier().iter().cloned()).collect();
+        let id = self.0.entropy.uuid().into_bytes();
+        let key = DataKey::from_parts(id, Zeroizing::new(self.0.entropy.bytes()), "platform").with_earlier(earlier);
+        self.replace(key)
+    }
+
+    /// Everything is wrapped with the current key: those before it are removed from the key file.
+    ///
+    /// # Errors
+    /// When the key file cannot be written; nothing is forgotten then.
+    pub fn forget_earlier(&self) -> Result<(), DiskError> {
+        let key = self.key();
+        if key.earlier().is_empty() { Ok(()) } else { self.replace(key.with_earlier(Vec::new())) }
+    }
+
+    /// Whether a rotation was begun and not finished.
+    pub fn has_earlier(&self) -> bool {
+        !self.key().earlier().is_empty()
+    }
+
+    fn replace(&self, key: DataKey) -> Result<(), DiskError> {
+        write_key(&self.key_path(), &key)?;
+        *self.0.key.write().unwrap_or_else(PoisonError::into_inner) = key;
+        Ok(())
+    }
+
+    fn key(&self) -> DataKey {
+        self.0.key.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where the key service keeps its key.
@@ -109,9 +169,16 @@ impl Platform {
     pub fn new_data_key(&self, context: &str) -> (DataKey, WrappedKey) {
         let id = self.0.entropy.uuid();
         let key = DataKey::from_parts(id.into_bytes(), Zeroizing::new(self.0.entropy.bytes()), context);
-        let aad = wrap_aad(id, context);
-        let wrapped = STANDARD.encode(seal_piece(&self.0.key, WRAP, &aad, key.secret(), &self.0.entropy));
-        (key, WrappedKey { key_id: id, platform_key_id: uuid::Uuid::from_bytes(self.0.key.id()), wrapped })
+        let wrapped = self.wrap(&key);
+        (key, wrapped)
+    }
+
+    /// A data key's form for storage, under the current platform key.
+    pub(crate) fn wrap(&self, key: &DataKey) -> WrappedKey {
+        let (id, platform) = (uuid::Uuid::from_bytes(key.id()), self.key());
+        let aad = wrap_aad(id, key.context());
+        let wrapped = STANDARD.encode(seal_piece(&platform, WRAP, &aad, key.secret(), &self.0.entropy));
+        WrappedKey { key_id: id, platform_key_id: uuid::Uuid::from_bytes(platform.id()), wrapped }
     }
 
     /// The data key of a stored form, for the context it was made for.
@@ -121,7 +188,7 @@ impl Platform {
     pub fn unwrap(&self, wrapped: &WrappedKey, context: &str, stored_at: &Path) -> Result<DataKey, DiskError> {
         let wrong = || DiskError::WrongKey { path: stored_at.to_owned(), key: self.key_path() };
         let piece = STANDARD.decode(&wrapped.wrapped).map_err(|_| wrong())?;
-        let secret = open_piece(&self.0.key, WRAP, &wrap_aad(wrapped.key_id, context), &piece).ok_or_else(wrong)?;
+        let secret = open_piece(&self.key(), WRAP, &wrap_aad(wrapped.key_id, context), &piece).ok_or_else(wrong)?;
         let bytes = <[u8; 32]>::try_from(&secret[..]).map_err(|_| wrong())?;
         Ok(DataKey::from_parts(wrapped.key_id.into_bytes(), Zeroizing::new(bytes), context))
     }
@@ -132,7 +199,7 @@ impl Platform {
     /// As the file system says.
     pub fn seal_file(&self, path: &Path, context: &str, secret: &[u8]) -> Result<(), DiskError> {
         let mut content = SEALED_MAGIC.to_vec();
-        content.extend(seal_piece(&self.0.key, SEAL, context.as_bytes(), secret, &self.0.entropy));
+        content.extend(seal_piece(&self.key(), SEAL, context.as_bytes(), secret, &self.0.entropy));
         write_private(path, &content)
     }
 
@@ -150,9 +217,16 @@ impl Platform {
         let Some(piece) = content.strip_prefix(SEALED_MAGIC) else {
             return Err(DiskError::damaged(path, 0, "the head is not one of ours"));
         };
-        open_piece(&self.0.key, SEAL, context.as_bytes(), piece)
+        open_piece(&self.key(), SEAL, context.as_bytes(), piece)
             .ok_or_else(|| DiskError::WrongKey { path: path.to_owned(), key: self.key_path() })
     }
+}
+
+fn write_key(path: &Path, key: &DataKey) -> Result<(), DiskError> {
+    let file =
+        KeyFile { version: 1, key: StoredKey::of(key), earlier: key.earlier().iter().map(StoredKey::of).collect() };
+    let text = Zeroizing::new(serde_json::to_vec_pretty(&file).expect("a key file is plain data"));
+    write_private(path, &text)
 }
 
 fn wrap_aad(id: uuid::Uuid, context: &str) -> Vec<u8> {

@@ -2,7 +2,7 @@
 //! built again from checkpoint and log. sled syncs nothing by itself here, and nothing rests on its syncs.
 //!
 //! Values are sealed; keys are the caller's and stay readable (the store uses revision numbers). Each opening is an
-//! epoch with its own salt: a value is `epoch u32 | count u64 | sealed bytes + tag`.
+//! epoch with its own salt, beside which stands the id of its key: a value is `epoch u32 | count u64 | sealed bytes + tag`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -86,7 +86,7 @@ impl View {
             }
             None => 1,
         };
-        db.insert(epoch_key(epoch), &salt[..]).map_err(|error| Self::failed(path, error))?;
+        db.insert(epoch_key(epoch), [&salt[..], &key.id()].concat()).map_err(|error| Self::failed(path, error))?;
         let sealer = key.sealer(&salt, PURPOSE);
         let (count, earlier) = (AtomicU64::new(0), Mutex::default());
         Ok(Self { path: path.to_owned(), db, key, epoch, sealer, count, earlier })
@@ -205,9 +205,10 @@ impl View {
             return Ok(sealer.clone());
         }
         let salt = self.db.get(epoch_key(epoch)).map_err(|error| Self::failed(&self.path, error))?;
-        let salt = salt.and_then(|salt| <[u8; SALT_LEN]>::try_from(&salt[..]).ok());
-        let salt = salt.ok_or_else(|| Self::failed(&self.path, "an epoch is missing"))?;
-        let sealer = Arc::new(self.key.sealer(&salt, PURPOSE));
+        let missing = || Self::failed(&self.path, "an epoch is missing, or its key");
+        let epoch_row = salt.ok_or_else(missing)?;
+        let (salt, id) = epoch_row.split_first_chunk::<SALT_LEN>().ok_or_else(missing)?;
+        let sealer = Arc::new(self.key.of_id(id).ok_or_else(missing)?.sealer(salt, PURPOSE));
         earlier.insert(epoch, sealer.clone());
         Ok(sealer)
     }
@@ -266,6 +267,10 @@ mod tests {
         for file in std::fs::read_dir(&path).unwrap().filter_map(|f| std::fs::read(f.unwrap().path()).ok()) {
             assert!(!file.windows(16).any(|window| window == b"PLAINTEXT-MARKER"));
         }
+        let newer = DataKey::generate("test", &entropy).with_earlier(vec![key]);
+        let view = View::open(&path, newer, &entropy).unwrap();
+        assert_eq!(view.get(b"b").unwrap().as_deref(), Some(&b"PLAINTEXT-MARKER"[..]));
+        drop(view);
         let other = View::open(&path, DataKey::generate("test", &entropy), &entropy).unwrap();
         assert!(other.iterate().next().unwrap().is_err());
         other.wipe().unwrap();

@@ -16,6 +16,7 @@ use bytes::{BufMut, BytesMut};
 use disk::{DataKey, Disk, DiskError, Log};
 use mvcc::{Batch, Keyspace};
 use raft::{Entry, HardState, LogIndex, Raft};
+use tokio::sync::oneshot;
 
 use crate::checkpoint::{self, Position};
 use crate::members::Members;
@@ -72,9 +73,21 @@ pub(crate) struct Durable {
     covered: LogIndex,
     log_bytes: i64,
     checkpointing: bool,
+    resealing: Resealing,
     /// Writes the last checkpoint that was begun.
     writer: Option<JoinHandle<()>>,
     view: Option<ViewWriter>,
+}
+
+/// How far a change of the key has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Resealing {
+    /// Everything is sealed with the current key.
+    Done,
+    /// A checkpoint has to be written with it.
+    Wanted,
+    /// That is under way, or done: the segments before this one have to go.
+    Before(u64),
 }
 
 /// A log as it was found.
@@ -107,6 +120,7 @@ impl Durable {
             covered,
             log_bytes,
             checkpointing: false,
+            resealing: Resealing::Done,
             writer: None,
             view,
         }
@@ -141,8 +155,15 @@ impl Durable {
     fn is_due(&self, keyspace: &Keyspace, applied: LogIndex) -> bool {
         let entries = applied.0.saturating_sub(self.covered.0);
         let pays = self.log_bytes >= keyspace.state().size_in_use_bytes() / CHECKPOINT_STATE_SHARE;
+        let resealing = match self.resealing {
+            Resealing::Done => false,
+            Resealing::Wanted => true,
+            // What was not applied when the last one was begun.
+            Resealing::Before(_) => entries > 0,
+        };
         !self.checkpointing
-            && ((entries >= self.snapshot_count && pays)
+            && (resealing
+                || (entries >= self.snapshot_count && pays)
                 || (self.log_bytes >= CHECKPOINT_LOG_BYTES && pays && entries > 0))
     }
 
@@ -154,7 +175,10 @@ impl Durable {
         raft: &Raft,
         (applied, members): (LogIndex, &Members),
     ) -> Result<(), EtcdError> {
-        self.log.roll().map_err(|error| storage("starting a log segment", error))?;
+        let segment = self.log.roll().map_err(|error| storage("starting a log segment", error))?;
+        if self.resealing == Resealing::Wanted {
+            self.resealing = Resealing::Before(segment);
+        }
         self.log.append(RECORD_BOOTSTRAP, &self.bootstrap);
         self.write_hard_state();
         self.log_bytes = 0;
@@ -195,11 +219,20 @@ impl Durable {
         self.covered = index;
         let current = self.log.segment();
         let covered = |(segment, last): (&u64, &LogIndex)| *segment < current && *last <= index;
-        let cut = self.segments.iter().take_while(|(s, l)| covered((s, l))).map(|(segment, _)| segment + 1).last();
+        let mut cut = self.segments.iter().take_while(|(s, l)| covered((s, l))).map(|(segment, _)| segment + 1).last();
+        if let Resealing::Before(first) = self.resealing
+            && self.segments.range(..first).all(covered)
+        {
+            // Segments without entries go too.
+            cut = Some(first);
+        }
         let Some(before) = cut else { return Ok(()) };
         self.sync().map_err(|error| storage("writing the log", error))?;
         self.log.cut(before).map_err(|error| storage("cutting the log", error))?;
         self.segments = self.segments.split_off(&before);
+        if self.resealing == Resealing::Before(before) {
+            self.resealing = Resealing::Done;
+        }
         Ok(())
     }
 }
@@ -286,6 +319,31 @@ impl Journal {
             durable.begin_checkpoint(shared, keyspace, raft, (applied, members))?;
         }
         Ok(durable.checkpointing)
+    }
+
+    /// Seals everything anew with another key: a checkpoint and a new segment take the log's place.
+    pub(crate) fn reseal(&mut self, key: DataKey, applied: LogIndex, keyspace: &Keyspace, view: oneshot::Sender<bool>) {
+        let Self::Durable(durable) = self else {
+            let _ = view.send(true);
+            return;
+        };
+        durable.storage.key = key.clone();
+        durable.log.set_key(key.clone());
+        durable.resealing = Resealing::Wanted;
+        match &mut durable.view {
+            Some(writer) => writer.reseal(key, applied, keyspace, view),
+            None => {
+                let _ = view.send(true);
+            }
+        }
+    }
+
+    /// Whether everything in log and checkpoint is sealed with the current key.
+    pub(crate) fn is_resealed(&self) -> bool {
+        match self {
+            Self::Volatile => true,
+            Self::Durable(durable) => durable.resealing == Resealing::Done && !durable.checkpointing,
+        }
     }
 
     /// A checkpoint was made, or could not be: what it covers may go. Returns what may be forgotten.

@@ -196,6 +196,20 @@ impl Member {
         self.local().defragment().await
     }
 
+    /// Seals everything on disk anew with `key`, which has to open what the keys before it sealed. When it returns true, those
+    /// are not needed any more; false: a part could not be written, and they are.
+    ///
+    /// # Errors
+    /// When the member is stopping.
+    pub async fn reseal(&self, key: disk::DataKey) -> Result<bool, StoreError> {
+        let ((journal, log_done), (view, view_done)) =
+            (tokio::sync::oneshot::channel(), tokio::sync::oneshot::channel());
+        self.shared.send(Message::Reseal { key, journal, view })?;
+        let log_done = log_done.await.map_err(|_| StoreError::Stopped)?;
+        // A view that was given up answers nothing.
+        Ok(log_done && view_done.await.unwrap_or(false))
+    }
+
     /// Looks at the clock again: call it after the clock was moved.
     pub fn wake(&self) {
         let _ = self.shared.send(Message::Wake);

@@ -75,6 +75,8 @@ pub(crate) enum Message {
     Removed,
     /// Give back unused space.
     Defragment { reply: oneshot::Sender<()> },
+    /// Seal everything on disk anew with this key; each is told when its part is done, false when it could not be.
+    Reseal { key: disk::DataKey, journal: oneshot::Sender<bool>, view: oneshot::Sender<bool> },
     /// A checkpoint up to this index is durable, or failed.
     Checkpointed(Result<u64, crate::EtcdError>),
     /// Look at the clock again.

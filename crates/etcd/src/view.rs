@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use base::{Entropy, Timestamp};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use disk::{DiskError, View};
+use disk::{DataKey, DiskError, View};
 use mvcc::{Batch, Keyspace, Marks, Row, Snapshot};
 use raft::{LogIndex, Term};
+use tokio::sync::oneshot;
 
 use crate::checkpoint::{Position, Restored, decode_alarm, decode_marks, encode_alarm, encode_marks};
 use crate::convert;
@@ -34,6 +35,8 @@ const MERGE_TIME: Duration = Duration::from_millis(200);
 enum Work {
     Change(LogIndex, Marks, Batch, Option<Bytes>),
     Rebuild(Base),
+    /// Build it anew, sealed with another key; told when nothing sealed with the one before is left.
+    Reseal(DataKey, Base, oneshot::Sender<bool>),
     Close,
 }
 
@@ -75,7 +78,7 @@ impl ViewWriter {
         let thread_lag = lag.clone();
         let thread = std::thread::Builder::new()
             .name("etcd-view".to_owned())
-            .spawn(move || run(&storage, &entropy, base, &receiver, &thread_lag))?;
+            .spawn(move || run(storage, &entropy, base, &receiver, &thread_lag))?;
         Ok(Self { sender, lag, dropping: false, members, thread: Some(thread) })
     }
 
@@ -98,8 +101,17 @@ impl ViewWriter {
     /// Has the view made anew from the state at `index`.
     pub(crate) fn rebuild(&mut self, index: LogIndex, keyspace: &Keyspace) {
         self.lag.fetch_add(1, Ordering::AcqRel);
-        let (marks, snapshot) = (keyspace.marks(), keyspace.snapshot());
-        let _ = self.sender.send(Work::Rebuild(Base { index, marks, snapshot, members: self.members.clone() }));
+        let _ = self.sender.send(Work::Rebuild(self.base(index, keyspace)));
+    }
+
+    /// Has the view made anew under another key.
+    pub(crate) fn reseal(&mut self, key: DataKey, index: LogIndex, keyspace: &Keyspace, done: oneshot::Sender<bool>) {
+        self.lag.fetch_add(1, Ordering::AcqRel);
+        let _ = self.sender.send(Work::Reseal(key, self.base(index, keyspace), done));
+    }
+
+    fn base(&self, index: LogIndex, keyspace: &Keyspace) -> Base {
+        Base { index, marks: keyspace.marks(), snapshot: keyspace.snapshot(), members: self.members.clone() }
     }
 
     fn change(&mut self, index: LogIndex, keyspace: &Keyspace, batch: Batch, members: Option<Bytes>) {
@@ -138,17 +150,18 @@ fn open(storage: &Storage, entropy: &Entropy) -> Result<View, DiskError> {
     })
 }
 
-fn run(storage: &Storage, entropy: &Entropy, base: Base, work: &Receiver<Work>, lag: &AtomicUsize) {
+fn run(mut storage: Storage, entropy: &Entropy, base: Base, work: &Receiver<Work>, lag: &AtomicUsize) {
     // Nothing is opened before there is something to write: an empty member starts without it.
     let Ok(first) = work.recv() else { return };
     if matches!(first, Work::Close) {
         return;
     }
-    let result = open(storage, entropy).and_then(|view| {
-        let anew = |old: View| {
+    let result = open(&storage, entropy).and_then(|view| {
+        let anew = |old: View, key: Option<DataKey>| {
             drop(old);
+            storage.key = key.unwrap_or_else(|| storage.key.clone());
             View::wipe_dir(&storage.dir.join("view"))?;
-            open(storage, entropy)
+            open(&storage, entropy)
         };
         follow(view, anew, base, first, work, lag)
     });
@@ -158,7 +171,7 @@ fn run(storage: &Storage, entropy: &Entropy, base: Base, work: &Receiver<Work>, 
         while let Ok(work) = work.recv() {
             match work {
                 Work::Change(_, _, batch, _) => release(lag, 1 + batch.rows.len() + batch.gone.len()),
-                Work::Rebuild(..) => release(lag, 1),
+                Work::Rebuild(..) | Work::Reseal(..) => release(lag, 1),
                 Work::Close => return,
             }
         }
@@ -171,7 +184,7 @@ fn release(lag: &AtomicUsize, rows: usize) {
 
 fn follow(
     mut view: View,
-    anew: impl Fn(View) -> Result<View, DiskError>,
+    mut anew: impl FnMut(View, Option<DataKey>) -> Result<View, DiskError>,
     base: Base,
     first: Work,
     work: &Receiver<Work>,
@@ -189,10 +202,17 @@ fn follow(
             Work::Close => return view.flush(),
             Work::Rebuild(base) => {
                 // sled gives no space back to the disk, a new one takes none.
-                view = anew(view)?;
+                view = anew(view, None)?;
                 rebuild(&view, &base)?;
                 at = base.index;
                 release(lag, 1);
+            }
+            Work::Reseal(key, base, done) => {
+                view = anew(view, Some(key))?;
+                rebuild(&view, &base)?;
+                at = base.index;
+                release(lag, 1);
+                let _ = done.send(true);
             }
             Work::Change(index, marks, batch, members) => {
                 // Ends early when the view is closed.

@@ -165,16 +165,21 @@ async fn a_lost_log_is_no_empty_store() {
     let rig = Rig::real(dir.path());
     rig.written(100, false).await;
     assert!(!rig.path("checkpoint").exists());
-    let log = std::fs::read_dir(rig.path("log")).expect("a log").next().expect("a segment").expect("readable").path();
+    let log = rig.path("log").join("0000000000000001.log");
     let good = std::fs::read(&log).expect("readable");
     // Cut to nothing; cut to less than a head; gone.
     for length in [0, 40] {
         std::fs::write(&log, &good[..length]).expect("written");
         let refusal = rig.refusal();
-        assert!(refusal.contains(&format!("{} is empty or gone", rig.path("log").display())), "{refusal}");
-        assert!(refusal.contains(&format!("{} is there", rig.path("view").display())), "{refusal}");
+        assert!(refusal.contains(&format!("{} is damaged at offset 0: it is empty", log.display())), "{refusal}");
     }
+    std::fs::remove_file(&log).expect("removed");
+    let refusal = rig.refusal();
+    assert!(refusal.contains(&format!("{} is missing", log.display())), "{refusal}");
     std::fs::remove_dir_all(rig.path("log")).expect("removed");
+    let refusal = rig.refusal();
+    assert!(refusal.contains(&format!("{} is empty or gone", rig.path("log").display())), "{refusal}");
+    assert!(refusal.contains(&format!("{} is there", rig.path("view").display())), "{refusal}");
     for _ in 0..2 {
         assert!(rig.refusal().contains("is empty or gone"), "also the second time");
     }
@@ -373,4 +378,84 @@ async fn nothing_in_the_directory_can_be_read() {
     // The marker is in there all the same.
     let view = View::open(&rig.path("view"), rig.storage.key.clone(), &rig.entropy).expect("opens");
     assert!(view.iterate().any(|row| holds(&row.expect("readable").1)));
+}
+
+/// Bytes of a file that tell which key sealed it.
+const KEY_ID: std::ops::Range<usize> = 8..24;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_sealed_anew_while_it_is_read_and_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut rig = Rig::real(dir.path());
+    rig.written(50, true).await;
+    let old = rig.storage.key.clone();
+    let new = DataKey::generate(old.context(), &rig.entropy);
+    let old_id = std::fs::read(rig.path("checkpoint")).expect("there is one")[KEY_ID].to_vec();
+    let member = rig.start().expect("starts");
+    let (store, busy) = (member.store(), member.store());
+    let writer = tokio::spawn(async move {
+        for n in 0..200 {
+            put(&busy, &format!("meanwhile-{n}"), "value").await.expect("written");
+        }
+    });
+    let resealed = member.reseal(new.with_earlier(vec![old.clone()])).await;
+    assert_eq!(resealed, Ok(true));
+    writer.await.expect("no panic");
+    assert_eq!(value(&store, "key-49").await.as_deref(), Some("value"));
+    member.stop();
+    let logs = std::fs::read_dir(rig.path("log")).expect("readable").map(|entry| entry.expect("readable").path());
+    let files = logs.filter(|path| path.extension().is_some_and(|end| end == "log")).chain([rig.path("checkpoint")]);
+    for file in files {
+        assert_ne!(std::fs::read(&file).expect("readable")[KEY_ID], old_id, "{}", file.display());
+    }
+    let refusal = rig.refusal();
+    assert!(refusal.contains("sealed with another key"), "{refusal}");
+    rig.storage.key = new;
+    let member = rig.start().expect("starts with the new key alone");
+    for key in ["key-0", "last", "meanwhile-199"] {
+        assert_eq!(value(&member.store(), key).await.as_deref(), Some("value"), "{key}");
+    }
+    member.stop();
+    let mut damaged = std::fs::read(rig.path("checkpoint")).expect("readable");
+    *damaged.last_mut().expect("it is not empty") ^= 1;
+    std::fs::write(rig.path("checkpoint"), damaged).expect("written");
+    let member = rig.start().expect("starts from the view, which has the new key too");
+    assert_eq!(value(&member.store(), "key-0").await.as_deref(), Some("value"));
+}
+
+/// Keys change and power goes off: old and new key together always open everything, the new one alone once it was said so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_the_key_survives_the_loss_of_power_at_any_moment() {
+    for seed in 0..100 {
+        let (mut rig, disk) = Rig::sim(seed);
+        rig.snapshot_count = 20;
+        let mut rng = Rng::new(seed);
+        let mut told = Told::default();
+        for life in 0..5 {
+            let member = rig.start().unwrap_or_else(|error| panic!("seed {seed} life {life}: {error}"));
+            let store = member.store();
+            told.check(&store, &format!("seed {seed} life {life}")).await;
+            if rng.one_in(3) {
+                disk.fail_sync_after(rng.below(12));
+            }
+            for _ in 0..rng.below(15) {
+                let key = format!("key-{}", rng.below(20));
+                told.change(&store, &mut rng, key).await;
+            }
+            let key = rig.storage.key.clone();
+            let key = match key.earlier() {
+                [] => DataKey::generate(key.context(), &rig.entropy).with_earlier(vec![key]),
+                _ => key,
+            };
+            rig.storage.key = key.clone();
+            if rng.one_in(4) {
+                // Cut off in the middle of it.
+                drop(tokio::time::timeout(std::time::Duration::ZERO, member.reseal(key)).await);
+            } else if member.reseal(key.clone()).await == Ok(true) {
+                rig.storage.key = key.with_earlier(Vec::new());
+            }
+            disk.crash();
+            drop(member);
+        }
+    }
 }

@@ -89,8 +89,11 @@ pub(crate) struct Engine {
     answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     /// Compactions that wait for their rows to go.
     physical: Vec<(oneshot::Sender<Answer>, Answer)>,
-    /// Who waits for the disk to be tidied.
+    /// Who waits for the disk to be tidied: by the checkpoint that is being written, or by one yet to be begun.
     defragmenting: Vec<oneshot::Sender<()>>,
+    to_defragment: Vec<oneshot::Sender<()>>,
+    /// Who waits for the log to be sealed anew.
+    resealing: Vec<oneshot::Sender<bool>>,
     changes: Vec<Arc<Changes>>,
     proposals: Vec<raft::Proposal>,
     /// What consensus asks for and was not done yet.
@@ -132,6 +135,8 @@ impl Engine {
             answers: Vec::new(),
             physical: Vec::new(),
             defragmenting: Vec::new(),
+            to_defragment: Vec::new(),
+            resealing: Vec::new(),
             changes: Vec::new(),
             proposals: Vec::new(),
             out: Vec::new(),
@@ -260,8 +265,34 @@ impl Engine {
             // What is applied may be ahead of this disk: a checkpoint must not be ahead of the log.
             return Ok(());
         }
-        let members = &self.cluster.members;
-        self.journal.maybe_checkpoint(&self.shared, &self.keyspace, &self.raft, (self.applied, members))
+        self.tend_disk()
+    }
+
+    /// Begins a checkpoint when one is due or wanted.
+    fn tend_disk(&mut self) -> Result<(), EtcdError> {
+        let at = (self.applied, &*self.cluster.members);
+        if !self.to_defragment.is_empty() {
+            let waits = self.journal.defragment(&self.shared, &self.keyspace, &self.raft, at)?;
+            let to_defragment = std::mem::take(&mut self.to_defragment);
+            if waits {
+                self.defragmenting.extend(to_defragment);
+            } else {
+                for reply in to_defragment {
+                    let _ = reply.send(());
+                }
+            }
+        }
+        self.journal.maybe_checkpoint(&self.shared, &self.keyspace, &self.raft, at)?;
+        if self.journal.is_resealed() {
+            self.resealed(true);
+        }
+        Ok(())
+    }
+
+    fn resealed(&mut self, whole: bool) {
+        for reply in self.resealing.drain(..) {
+            let _ = reply.send(whole);
+        }
     }
 
     fn take(&mut self, message: Message) -> Result<(), EtcdError> {
@@ -283,18 +314,22 @@ impl Engine {
                 };
                 let _ = reply.send(renewed);
             }
+            Message::Defragment { .. } if self.failed => {}
+            Message::Reseal { .. } if self.failed => {}
             Message::Defragment { reply } => {
                 self.keyspace.defragment();
                 self.dirty = true;
                 self.publish();
-                let at = (self.applied, &*self.cluster.members);
-                if self.journal.defragment(&self.shared, &self.keyspace, &self.raft, at)? {
-                    self.defragmenting.push(reply);
-                } else {
-                    let _ = reply.send(());
-                }
+                self.to_defragment.push(reply);
+            }
+            Message::Reseal { key, journal, view } => {
+                self.journal.reseal(key, self.applied, &self.keyspace, view);
+                self.resealing.push(journal);
             }
             Message::Checkpointed(done) => {
+                if done.is_err() {
+                    self.resealed(false);
+                }
                 if let Some(index) = self.journal.checkpointed(done)? {
                     self.step(Input::Truncated(self.forgettable(index)));
                 }
@@ -513,6 +548,8 @@ impl Engine {
         self.proposals.clear();
         self.out.clear();
         self.held.clear();
+        self.to_defragment.clear();
+        self.resealed(false);
         self.give_up_waiting(&StoreError::Stopped);
         self.give_up_cluster(&StoreError::Stopped);
         self.publish();
