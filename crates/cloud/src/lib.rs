@@ -162,6 +162,14 @@ impl Cloud {
         self.0.resolve(token)
     }
 
+    /// Writes the state anew, sealed with the platform's current key. Blocks for a write.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn reseal(&self) -> Result<(), CloudError> {
+        self.0.store.write(|_| Ok(())).map_err(CloudError::Refused)
+    }
+
     /// A token of an account that lives as long as the sandbox. Blocks for a write.
     ///
     /// # Errors

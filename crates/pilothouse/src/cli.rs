@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Env(EnvArgs),
     /// Show how the sandbox is put together: processes, identities, certificates, what is enforced and what is not
     Inspect(InspectArgs),
+    /// Give the platform and each data directory a new key; what is stored is sealed anew in the background
+    RotateKeys(DataDirArgs),
     /// Print the logs of the sandbox's processes
     Logs(LogsArgs),
     /// Stop the sandbox; its data stays

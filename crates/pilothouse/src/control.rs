@@ -9,9 +9,10 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
+use cloud::Cloud;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -25,17 +26,21 @@ const REPORT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 struct Control {
     fleet: Arc<Fleet>,
+    cloud: Cloud,
     token: String,
     run: RunState,
+    /// One rotation after the other.
+    rotating: tokio::sync::Mutex<()>,
 }
 
 /// The routes, behind the token.
-pub(crate) fn router(fleet: Arc<Fleet>, token: String, run: RunState) -> Router {
-    let control = Arc::new(Control { fleet, token, run });
+pub(crate) fn router(fleet: Arc<Fleet>, cloud: Cloud, token: String, run: RunState) -> Router {
+    let control = Arc::new(Control { fleet, cloud, token, run, rotating: tokio::sync::Mutex::default() });
     Router::new()
         .route("/pilothouse/v1/health", get(|| async { "ok\n" }))
         .route("/pilothouse/v1/status", get(status))
         .route("/pilothouse/v1/inspect", get(inspect))
+        .route("/pilothouse/v1/keys:rotate", post(rotate_keys))
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authenticate))
         .with_state(control)
 }
@@ -65,15 +70,37 @@ async fn inspect(State(control): State<Arc<Control>>) -> Json<report::Inspection
     Json(report::inspect(&control.fleet, &control.run).await)
 }
 
+async fn rotate_keys(State(control): State<Arc<Control>>) -> Result<Json<report::Rotation>, (StatusCode, String)> {
+    let _one = control.rotating.lock().await;
+    match control.fleet.rotate_keys(&control.cloud).await {
+        Ok(data_keys) => Ok(Json(report::Rotation { data_keys })),
+        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, crate::failure::line(&error))),
+    }
+}
+
 /// Asks the running sandbox.
 ///
 /// # Errors
 /// When none runs or it does not answer.
 pub(crate) async fn ask<T: serde::de::DeserializeOwned>(layout: &Layout, what: &str) -> Result<T> {
+    send(layout, hyper::Method::GET, what).await
+}
+
+/// Has the running sandbox do something.
+///
+/// # Errors
+/// When none runs, it does not answer, or it cannot do it.
+pub(crate) async fn order<T: serde::de::DeserializeOwned>(layout: &Layout, what: &str) -> Result<T> {
+    send(layout, hyper::Method::POST, what).await
+}
+
+async fn send<T: serde::de::DeserializeOwned>(layout: &Layout, method: hyper::Method, what: &str) -> Result<T> {
     let run = layout.must_run()?;
     let file = layout.control_token();
     let token = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let request = hyper::Request::get(format!("{}/{what}", run.control_endpoint))
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(format!("{}/{what}", run.control_endpoint))
         .header(header::AUTHORIZATION, format!("Bearer {}", token.trim()))
         .body(Empty::<Bytes>::new())?;
     let client = Client::builder(TokioExecutor::new()).build_http();

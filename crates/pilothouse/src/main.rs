@@ -68,6 +68,7 @@ fn run(command: Command) -> Result<String> {
         Command::Up(args) => commands::up::run(&args),
         Command::Status(args) => client(commands::status::run(&args)),
         Command::Inspect(args) => client(commands::status::inspect(&args)),
+        Command::RotateKeys(args) => client(commands::status::rotate_keys(&args)),
         Command::Env(args) => commands::env::run(&args),
         Command::Logs(args) => commands::logs::run(&args).map(|()| String::new()),
         Command::Down(args) => commands::stop::down(&args),

@@ -136,6 +136,7 @@ async fn bring_up(
         ..RunState::nothing(layout)
     };
     fleet.resume()?;
+    fleet.finish_rotation(&cloud)?;
     if let Some(name) = &config.cluster {
         default_cluster::check(config, name, &cloud, fleet)?;
     }
@@ -146,7 +147,7 @@ async fn bring_up(
         let address = run.api_address.trim_end_matches(":443");
         teller.step(&format!("cluster {} in {} answers at https://{address}", name.name, name.location)).await;
     }
-    run.control_endpoint = serve_control(fleet, control_token, &run).await?;
+    run.control_endpoint = serve_control(fleet, &cloud, control_token, &run).await?;
     write_private(&layout.run_file(), &serde_json::to_vec_pretty(&run)?)?;
     Ok((cloud, run))
 }
@@ -214,10 +215,10 @@ fn serve_cloud(cloud: &Cloud, listener: TcpListener) {
     });
 }
 
-async fn serve_control(fleet: &Arc<Fleet>, token: String, run: &RunState) -> Result<String> {
+async fn serve_control(fleet: &Arc<Fleet>, cloud: &Cloud, token: String, run: &RunState) -> Result<String> {
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
     let endpoint = format!("http://{}/pilothouse/v1", listener.local_addr()?);
-    let router = control::router(Arc::clone(fleet), token, run.clone());
+    let router = control::router(Arc::clone(fleet), cloud.clone(), token, run.clone());
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             error!(%error, "the control API");

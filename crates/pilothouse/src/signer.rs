@@ -21,8 +21,8 @@ use crate::system;
 /// When the fleet does not speak first, or its directory cannot be opened.
 pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
     let channel = Channel::from_stdin().context("the signer is started by the fleet, not by hand")?;
-    let core = match open(&channel, args).await {
-        Ok(core) => Arc::new(core),
+    let (core, directory) = match open(&channel, args).await {
+        Ok(opened) => opened,
         Err(error) => {
             channel.send(&FromSigner::Failed { message: crate::failure::line(&error) }, &[]).await?;
             return Err(error);
@@ -30,6 +30,9 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
     };
     channel.send(&FromSigner::Ready, &[]).await?;
     info!(target: "signer", cluster = args.cluster, "serving");
+    if directory.has_earlier_keys() {
+        seal_anew(&directory);
+    }
     while let Some((message, files)) = channel.receive::<ToSigner>().await? {
         match message {
             ToSigner::Connect { requester } => match files.into_iter().next().map(stream) {
@@ -39,6 +42,10 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
                 Some(Err(error)) => warn!(target: "signer", %error, "cannot use a stream"),
                 None => warn!(target: "signer", "a connection without a stream"),
             },
+            ToSigner::Key { data_key } => match directory.take_key(&data_key) {
+                Ok(()) => seal_anew(&directory),
+                Err(error) => warn!(target: "signer", %error, "a new data key"),
+            },
             ToSigner::Stop => break,
             ToSigner::Start { .. } => warn!(target: "signer", "started twice"),
         }
@@ -46,7 +53,15 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
     Ok(())
 }
 
-async fn open(channel: &Channel, args: &RoleArgs) -> Result<SignerCore> {
+/// A handful of small files: nobody waits long.
+fn seal_anew(directory: &SealedDirectory) {
+    match directory.reseal_files().and_then(|()| directory.forget_earlier_keys()) {
+        Ok(()) => info!(target: "signer", "everything is sealed with the new data key"),
+        Err(error) => warn!(target: "signer", "the data key before is still needed: {error:#}"),
+    }
+}
+
+async fn open(channel: &Channel, args: &RoleArgs) -> Result<(Arc<SignerCore>, Arc<SealedDirectory>)> {
     let Some((ToSigner::Start { cluster, data_dir, data_key }, _)) = channel.receive().await? else {
         bail!("the fleet did not say what to sign for");
     };
@@ -55,7 +70,9 @@ async fn open(channel: &Channel, args: &RoleArgs) -> Result<SignerCore> {
     }
     let entropy = system::entropy();
     let directory = SealedDirectory::open(&data_dir, &cluster, crate::fleet::SIGNER, &data_key, entropy.clone())?;
-    Ok(SignerCore::open(&cluster, Arc::new(directory), system::clock(), entropy)?)
+    let directory = Arc::new(directory);
+    let core = SignerCore::open(&cluster, Arc::clone(&directory) as _, system::clock(), entropy)?;
+    Ok((Arc::new(core), directory))
 }
 
 fn stream(end: OwnedFd) -> Result<UnixStream> {

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use anyhow::Result;
 
-use crate::cli::{InspectArgs, OutputFormat, StatusArgs};
+use crate::cli::{DataDirArgs, InspectArgs, OutputFormat, StatusArgs};
 use crate::control;
-use crate::fleet::report::{Inspection, Status};
+use crate::fleet::report::{Inspection, Rotation, Status};
 use crate::layout::Layout;
 
 /// What runs, and where.
@@ -33,6 +33,21 @@ pub(crate) async fn inspect(args: &InspectArgs) -> Result<String> {
         OutputFormat::Json => Ok(serde_json::to_string_pretty(&inspection)? + "\n"),
         OutputFormat::Text => inspection_text(&inspection),
     }
+}
+
+/// Rotates the platform key and all data keys.
+///
+/// # Errors
+/// When no sandbox runs, or a key cannot be written.
+pub(crate) async fn rotate_keys(args: &DataDirArgs) -> Result<String> {
+    let layout = Layout::resolve(args.data_dir.as_deref(), None)?;
+    let Rotation { data_keys } = control::order(&layout, "keys:rotate").await?;
+    let plural = if data_keys == 1 { "" } else { "s" };
+    Ok(format!(
+        "The platform key is new, and so {} {data_keys} data key{plural}; everything is sealed anew in the background \
+         (`pilothouse inspect` shows when that is done).\n",
+        if data_keys == 1 { "is" } else { "are" }
+    ))
 }
 
 fn text(status: &Status) -> Result<String> {
@@ -90,6 +105,11 @@ fn inspection_text(inspection: &Inspection) -> Result<String> {
             "  {:<16}{:<18}until {}  {}",
             certificate.cluster, certificate.used_for, certificate.not_after, certificate.sha256
         )?;
+    }
+    writeln!(out, "\nKeys of data directories")?;
+    for key in &inspection.keys {
+        let state = if key.resealing { "  (sealing anew)" } else { "" };
+        writeln!(out, "  {}  wrapped by {}  {}{state}", key.data_key_id, key.platform_key_id, key.data_dir.display())?;
     }
     writeln!(out, "\nBoundaries")?;
     for boundary in &inspection.boundaries {

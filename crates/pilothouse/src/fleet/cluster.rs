@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
+use disk::Platform;
 use etcd::{RemoteStore, Store};
 use pki::{Authority, Signer};
 use serde::{Deserialize, Serialize};
@@ -13,9 +14,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::edge::Delivery;
 use crate::fleet::addresses::Addresses;
-use crate::fleet::message::{ClusterSpec, NodeSpec};
+use crate::fleet::message::{ClusterSpec, NodeSpec, Secret};
 use crate::fleet::report::{Certificate, ClusterStatus, InstanceStatus, MemberStatus};
-use crate::fleet::user_files;
+use crate::fleet::supervise::SIGNER;
+use crate::fleet::{key, user_files};
 use crate::layout::{Layout, make_directory, write_private};
 
 const RECORD_FILE: &str = "cluster.json";
@@ -89,10 +91,19 @@ pub(crate) enum State {
     Stopped,
 }
 
+/// New data keys of a cluster's processes; none for one whose key stays.
+pub(crate) struct NewKeys {
+    pub(crate) signer: Option<Secret>,
+    /// In the order of the instances.
+    pub(crate) instances: Vec<Option<Secret>>,
+}
+
 /// What the supervisor is told.
 pub(crate) enum Command {
     /// There are other nodes now.
     Nodes,
+    /// Data keys were rotated.
+    Keys(NewKeys),
     Stop(oneshot::Sender<()>),
 }
 
@@ -166,6 +177,42 @@ impl Cluster {
     pub(crate) async fn set_nodes(&self, nodes: Vec<NodeSpec>) {
         *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
         let _ = self.commands.send(Command::Nodes).await;
+    }
+
+    /// The directories that are sealed with a data key, and their names: the signer's, then the instances'.
+    pub(crate) fn sealed_directories(&self, layout: &Layout) -> Vec<(String, PathBuf)> {
+        let directory = layout.cluster(&self.spec.id);
+        let names = std::iter::once(SIGNER.to_owned()).chain((0..self.instance_count()).map(instance_name));
+        names.map(|name| (name.clone(), directory.join(name))).filter(|(_, path)| path.exists()).collect()
+    }
+
+    /// Gives each process a new data key, wrapped with the platform's current key; returns how many there are. Sealing
+    /// everything anew goes on in the background.
+    ///
+    /// # Errors
+    /// When a directory's keys cannot be read or written.
+    pub(crate) async fn rotate_keys(&self, layout: &Layout, platform: &Platform) -> Result<usize> {
+        let mut keys = NewKeys { signer: None, instances: (0..self.instance_count()).map(|_| None).collect() };
+        let mut rotated = 0;
+        for (name, path) in self.sealed_directories(layout) {
+            let Some(new) = key::rotate(&path, &self.spec.id, &name, platform)? else { continue };
+            rotated += 1;
+            match (0..self.instance_count()).find(|place| instance_name(*place) == name) {
+                Some(place) => keys.instances[place] = Some(new),
+                None => keys.signer = Some(new),
+            }
+        }
+        let _ = self.commands.send(Command::Keys(keys)).await;
+        Ok(rotated)
+    }
+
+    /// Wraps the data keys with the platform's current key.
+    ///
+    /// # Errors
+    /// As [`Cluster::rotate_keys`].
+    pub(crate) fn rewrap_keys(&self, layout: &Layout, platform: &Platform) -> Result<()> {
+        let mut all = self.sealed_directories(layout).into_iter();
+        all.try_for_each(|(name, path)| key::rewrap(&path, &self.spec.id, &name, platform))
     }
 
     /// Ends the cluster's processes in order.

@@ -6,10 +6,10 @@ use std::sync::{Arc, PoisonError};
 use anyhow::Result;
 use pki::{Requester, Signer, SignerCore};
 use tokio::sync::mpsc;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::edge::Delivery;
-use crate::fleet::cluster::{Cluster, Command, State, instance_name};
+use crate::fleet::cluster::{Cluster, Command, NewKeys, State, instance_name};
 use crate::fleet::report::InstanceStatus;
 use crate::fleet::supervise::{SIGNER, access, addresses, start_message};
 use crate::fleet::{Fleet, MemberListeners, SealedDirectory, key, user_files};
@@ -26,8 +26,8 @@ pub(crate) async fn run(
     mut inbox: mpsc::Receiver<Command>,
 ) {
     let (sender, mut connections) = mpsc::channel(CONNECTIONS_WAITING_MAX);
-    let instances = match start(&fleet, &cluster, members).await {
-        Ok(instances) => instances,
+    let (instances, vault) = match start(&fleet, &cluster, members).await {
+        Ok(started) => started,
         Err(cause) => {
             error!(cluster = cluster.spec().name, "cannot run: {cause:#}");
             cluster.state.send_replace(State::Failed(crate::failure::line(&cause)));
@@ -62,6 +62,11 @@ pub(crate) async fn run(
                         instance.set_nodes(cluster.nodes_of(place)).await;
                     }
                 }
+                Some(Command::Keys(keys)) => {
+                    if let Err(error) = take_keys(keys, &vault, &instances) {
+                        warn!("new data keys: {error:#}");
+                    }
+                }
                 Some(Command::Stop(done)) => {
                     cluster.delivery.send_replace(Vec::new());
                     futures_util::future::join_all(instances.into_iter().map(Instance::stop)).await;
@@ -74,12 +79,35 @@ pub(crate) async fn run(
     }
 }
 
-async fn start(fleet: &Arc<Fleet>, cluster: &Arc<Cluster>, members: Vec<MemberListeners>) -> Result<Vec<Instance>> {
+fn take_keys(keys: NewKeys, vault: &SealedDirectory, instances: &[Instance]) -> Result<()> {
+    if let Some(key) = keys.signer {
+        vault.take_key(&key)?;
+        vault.reseal_files()?;
+        vault.forget_earlier_keys()?;
+    }
+    for (key, instance) in keys.instances.iter().zip(instances) {
+        if let Some(key) = key {
+            instance.take_key(key)?;
+        }
+    }
+    Ok(())
+}
+
+async fn start(
+    fleet: &Arc<Fleet>,
+    cluster: &Arc<Cluster>,
+    members: Vec<MemberListeners>,
+) -> Result<(Vec<Instance>, Arc<SealedDirectory>)> {
     let id = &cluster.spec().id;
     let directory = fleet.layout().cluster(id).join(SIGNER);
     let data_key = key::unwrap(&directory, id, SIGNER, &fleet.platform)?;
-    let vault = SealedDirectory::open(&directory, id, SIGNER, &data_key, fleet.entropy.clone())?;
-    let core = Arc::new(SignerCore::open(id, Arc::new(vault), fleet.clock.clone(), fleet.entropy.clone())?);
+    let vault = Arc::new(SealedDirectory::open(&directory, id, SIGNER, &data_key, fleet.entropy.clone())?);
+    if vault.has_earlier_keys() {
+        vault.reseal_files()?;
+        vault.forget_earlier_keys()?;
+    }
+    let core = SignerCore::open(id, Arc::clone(&vault) as _, fleet.clock.clone(), fleet.entropy.clone())?;
+    let core = Arc::new(core);
     let mut statuses = Vec::new();
     let mut starting = Vec::new();
     for (place, etcd) in members.into_iter().enumerate() {
@@ -109,5 +137,5 @@ async fn start(fleet: &Arc<Fleet>, cluster: &Arc<Cluster>, members: Vec<MemberLi
     user_files::write(fleet.layout(), cluster.spec(), &access, &door).await?;
     cluster.signer.send_replace(Some(door));
     cluster.state.send_replace(State::Running(access));
-    Ok(instances)
+    Ok((instances, vault))
 }

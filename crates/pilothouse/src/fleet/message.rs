@@ -15,6 +15,8 @@ pub(crate) enum ToInstance {
     Connection,
     /// The signer was started again. File: the stream to the new one.
     Signer,
+    /// The data key was rotated: everything is to be sealed anew with this one.
+    Key { data_key: Secret },
     /// The nodes there should be now.
     Nodes { nodes: Vec<NodeSpec> },
     /// Stop in order: finish requests, sync, end.
@@ -72,6 +74,10 @@ pub(crate) enum ToSigner {
     /// File: a stream whose other end belongs to `requester`.
     Connect {
         requester: pki::Requester,
+    },
+    /// The data key was rotated: everything is to be sealed anew with this one.
+    Key {
+        data_key: Secret,
     },
     Stop,
 }

@@ -174,6 +174,36 @@ impl Fleet {
         self.lock().values().cloned().collect()
     }
 
+    /// Rotates the platform key and every data key: all are wrapped anew when this returns, and the earlier platform key is
+    /// gone; what they seal is sealed anew in the background. Returns how many data keys there are now.
+    ///
+    /// # Errors
+    /// When a key cannot be read or written. Both platform keys are kept then, and the next start finishes the rotation.
+    pub(crate) async fn rotate_keys(&self, cloud: &cloud::Cloud) -> Result<usize> {
+        self.platform.rotate()?;
+        let mut rotated = 0;
+        for cluster in self.clusters() {
+            rotated += cluster.rotate_keys(&self.layout, &self.platform).await?;
+        }
+        cloud.reseal()?;
+        self.platform.forget_earlier()?;
+        info!(data_keys = rotated, "rotated the platform key and the data keys");
+        Ok(rotated)
+    }
+
+    /// Ends a rotation of the platform key that was cut off.
+    ///
+    /// # Errors
+    /// As [`Fleet::rotate_keys`].
+    pub(crate) fn finish_rotation(&self, cloud: &cloud::Cloud) -> Result<()> {
+        if self.platform.has_earlier() {
+            self.clusters().iter().try_for_each(|cluster| cluster.rewrap_keys(&self.layout, &self.platform))?;
+            cloud.reseal()?;
+            self.platform.forget_earlier()?;
+        }
+        Ok(())
+    }
+
     /// Stops all clusters, side by side.
     pub(crate) async fn stop(&self) {
         let clusters = self.clusters();

@@ -96,6 +96,26 @@ pub(crate) struct InstanceStatus {
     pub(crate) trouble: Option<String>,
 }
 
+/// What a rotation of the keys did.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Rotation {
+    /// How many data keys are new.
+    pub(crate) data_keys: usize,
+}
+
+/// The key that seals a directory.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SealingKey {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) data_key_id: String,
+    /// Of the key that wraps it.
+    pub(crate) platform_key_id: String,
+    /// Whether a rotation is under way: a part may still be sealed with the key before.
+    pub(crate) resealing: bool,
+}
+
 /// `pilothouse inspect -o json`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -104,6 +124,7 @@ pub(crate) struct Inspection {
     /// Are all parts in one process (`--in-process`)?
     pub(crate) in_process: bool,
     pub(crate) certificates: Vec<Certificate>,
+    pub(crate) keys: Vec<SealingKey>,
     pub(crate) boundaries: Vec<Boundary>,
 }
 
@@ -148,8 +169,20 @@ pub(crate) async fn inspect(fleet: &Fleet, run: &RunState) -> Inspection {
         status: status(fleet, run).await,
         in_process: fleet.in_process(),
         certificates: fleet.certificates().await,
+        keys: keys(fleet),
         boundaries: boundaries(fleet.in_process()),
     }
+}
+
+fn keys(fleet: &Fleet) -> Vec<SealingKey> {
+    let clusters = fleet.clusters();
+    let directories = clusters.iter().flat_map(|cluster| cluster.sealed_directories(fleet.layout()));
+    let key = |(_, data_dir): (String, PathBuf)| {
+        let (key, resealing) = disk::DataDir::keys_of(&data_dir).ok()?;
+        let (data_key_id, platform_key_id) = (key.key_id.to_string(), key.platform_key_id.to_string());
+        Some(SealingKey { data_dir, data_key_id, platform_key_id, resealing })
+    };
+    directories.filter_map(key).collect()
 }
 
 fn boundaries(in_process: bool) -> Vec<Boundary> {

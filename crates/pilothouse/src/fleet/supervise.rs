@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::channel;
 use crate::edge::{self, Delivery};
 use crate::fleet::addresses::{Listeners, MemberAddresses, MemberListeners};
-use crate::fleet::cluster::{Access, Cluster, Command, State, instance_name};
+use crate::fleet::cluster::{Access, Cluster, Command, NewKeys, State, instance_name};
 use crate::fleet::message::{FromInstance, FromSigner, InstanceStart, StoreMember, ToInstance, ToSigner};
 use crate::fleet::process::{self, Process};
 use crate::fleet::report::InstanceStatus;
@@ -151,6 +151,7 @@ impl Supervisor {
                 Event::SignerEnded => self.signer_failed("it ended".to_owned(), Cause::Passing),
                 Event::InstanceEnded(place) => self.instance_failed(place, "it ended".to_owned(), Cause::Passing),
                 Event::Told(Some(Command::Nodes)) => self.tell_nodes().await,
+                Event::Told(Some(Command::Keys(keys))) => self.tell_keys(keys).await,
                 Event::Told(Some(Command::Stop(done))) => {
                     self.stop().await;
                     let _ = done.send(());
@@ -183,9 +184,21 @@ impl Supervisor {
         }
     }
 
+    /// Hands new data keys to the processes that run. One that is started later gets its key with its start.
+    async fn tell_keys(&self, keys: NewKeys) {
+        if let (Some(data_key), Some(signer)) = (keys.signer, &self.signer.process) {
+            let _ = signer.channel.send(&ToSigner::Key { data_key }, &[]).await;
+        }
+        for (data_key, instance) in keys.instances.into_iter().zip(&self.instances) {
+            if let (Some(data_key), Some(process)) = (data_key, &instance.slot.process) {
+                let _ = process.channel.send(&ToInstance::Key { data_key }, &[]).await;
+            }
+        }
+    }
+
     /// Starts what is missing. A wish to stop breaks it off; other nodes are those that the instances start with.
     async fn complete_unless_stopped(&mut self, inbox: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
-        let mut nodes_changed = false;
+        let (mut nodes_changed, mut new_keys) = (false, Vec::new());
         let stopped = {
             let work = self.complete();
             tokio::pin!(work);
@@ -195,13 +208,19 @@ impl Supervisor {
                     command = inbox.recv() => match command {
                         Some(Command::Stop(done)) => break Some(done),
                         Some(Command::Nodes) => nodes_changed = true,
+                        Some(Command::Keys(keys)) => new_keys.push(keys),
                         None => std::future::pending().await,
                     },
                 }
             }
         };
-        if nodes_changed && stopped.is_none() {
-            self.tell_nodes().await;
+        if stopped.is_none() {
+            if nodes_changed {
+                self.tell_nodes().await;
+            }
+            for keys in new_keys {
+                self.tell_keys(keys).await;
+            }
         }
         stopped
     }

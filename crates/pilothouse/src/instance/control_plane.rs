@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use apiserver::{ApiServer, Caller};
 use disk::RealDisk;
 use etcd::{Member, MemberConfig, PeerNetwork, Storage};
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::fleet::message::{InstanceStart, NodeSpec, StoreMember};
+use crate::fleet::message::{InstanceStart, NodeSpec, Secret, StoreMember};
 use crate::fleet::{MemberListeners, SealedDirectory};
 use crate::instance::nodes::Nodes;
 use crate::system;
@@ -41,8 +41,8 @@ pub(crate) struct Instance {
     nodes: Nodes,
     shutdown: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
-    /// Keeps the directory locked.
-    _directory: SealedDirectory,
+    /// Kept locked.
+    directory: Arc<SealedDirectory>,
 }
 
 impl Instance {
@@ -59,6 +59,7 @@ impl Instance {
             &start.data_key,
             entropy.clone(),
         )?;
+        let directory = Arc::new(directory);
         let peer_tls = PeerTls::of(&start, &doors.signer).await?;
         let config = member_config(&start, &directory, &peer_tls)?;
         let member = tokio::task::spawn_blocking(move || Member::start(config)).await?.context("the store")?;
@@ -74,7 +75,36 @@ impl Instance {
         let seed = u64::from_be_bytes(entropy.bytes());
         let nodes = Nodes::new(&start, server.clone(), doors.signer, clock, seed);
         nodes.set(start.nodes).await;
-        Ok(Self { server, member, nodes, shutdown, tasks, _directory: directory })
+        let instance = Self { server, member, nodes, shutdown, tasks, directory };
+        if instance.directory.has_earlier_keys() {
+            instance.seal_anew();
+        }
+        Ok(instance)
+    }
+
+    /// Takes a new data key, and seals everything anew with it in the background.
+    ///
+    /// # Errors
+    /// When it is no key.
+    pub(crate) fn take_key(&self, key: &Secret) -> Result<()> {
+        self.directory.take_key(key)?;
+        self.seal_anew();
+        Ok(())
+    }
+
+    fn seal_anew(&self) {
+        let (directory, member) = (Arc::clone(&self.directory), Arc::clone(&self.member));
+        tokio::spawn(async move {
+            let whole = async {
+                directory.reseal_files()?;
+                ensure!(member.reseal(directory.key()).await?, "the store could not write everything");
+                directory.forget_earlier_keys()
+            };
+            match whole.await {
+                Ok(()) => info!("everything is sealed with the new data key"),
+                Err(error) => warn!("the data key before is still needed: {error:#}"),
+            }
+        });
     }
 
     /// Serves one connection to the API server in a task of its own.
@@ -157,7 +187,7 @@ fn member_config(start: &InstanceStart, directory: &SealedDirectory, tls: &PeerT
     config.storage = Some(Storage {
         dir: directory.path().join("etcd"),
         disk: Arc::new(RealDisk),
-        key: directory.key().clone(),
+        key: directory.key(),
         view: true,
     });
     Ok(config)

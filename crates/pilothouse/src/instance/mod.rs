@@ -52,6 +52,7 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
                 Some(Ok(stream)) => signer.reconnect(stream),
                 other => warn!(?other, "a new signer without a stream"),
             },
+            ToInstance::Key { data_key } => instance.take_key(&data_key)?,
             ToInstance::Nodes { nodes } => instance.set_nodes(nodes).await,
             ToInstance::Stop => {
                 instance.stop().await;

@@ -9,6 +9,7 @@ mod failures;
 mod fleet;
 mod gcloud;
 mod history;
+mod keys;
 mod kube_rs;
 mod kubectl;
 mod manifests;
