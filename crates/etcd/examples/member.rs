@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use base::{Clock, ClockSource, Entropy, Timestamp};
+use tokio::signal::unix::{SignalKind, signal};
 
 struct SystemClock(Instant);
 
@@ -33,7 +34,17 @@ async fn main() {
     if let etcd::Command::Print(text) = &command {
         return write(std::io::stdout(), text);
     }
-    let shutdown = async { drop(tokio::signal::ctrl_c().await) };
+    if let Some(Err(error)) = command.logging().map(|logging| logging.begin()) {
+        fail(1, &error.to_string());
+    }
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be waited for");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be waited for");
+    let shutdown = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
     if let Err(error) = etcd::run_command(command, clock, entropy, shutdown).await {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         fail(1, &format!("{error}{cause}"));

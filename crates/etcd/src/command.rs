@@ -14,12 +14,14 @@ use tokio::net::TcpListener;
 use crate::error::storage;
 use crate::flags::{Flags, kind_of};
 use crate::journal::Storage;
-use crate::listen::Listener;
+use crate::listen::{Listener, Url};
+use crate::logging::Logging;
 use crate::members::address;
 use crate::peers::{Joined, PeerNetwork, inquire};
 use crate::restore::{self, Restore};
+use crate::router::Traffic;
 use crate::serve::ServeOptions;
-use crate::settings::{Logging, Settings};
+use crate::settings::Settings;
 use crate::tls::ServerTls;
 use crate::{EtcdError, Member, MemberConfig, compactor, config_file, member};
 
@@ -211,13 +213,21 @@ pub async fn run_command(
         let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
         serving.spawn(async move { member.serve_peers(listener, tls, shutdown).await });
     }
-    for (listener, options) in listeners {
+    for (url, listener, options) in listeners {
         let (member, mut stopped) = (member.clone(), stopped.clone());
         let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        serving.spawn(async move { member.serve(listener, options, shutdown).await });
+        serving.spawn(async move {
+            tokio::pin!(shutdown);
+            if options.traffic != Traffic::Metrics {
+                tokio::select! {
+                    () = member.shared.joined() => ready(&url, &options),
+                    () = &mut shutdown => return Ok(()),
+                }
+            }
+            member.serve(listener, options, shutdown).await
+        });
     }
     let compacting = settings.compaction.map(|keep| tokio::spawn(compactor::run(member.local(), keep)));
-    tracing::info!(target: "etcd", data_dir = %data_dir.display(), "ready to serve client requests");
     tokio::pin!(shutdown);
     let failed = tokio::select! {
         () = &mut shutdown => None,
@@ -236,20 +246,37 @@ pub async fn run_command(
 }
 
 /// Opens every listener of the client port, each with how it serves.
-async fn listen(settings: &Settings, now: base::Timestamp) -> Result<Vec<(Listener, ServeOptions)>, EtcdError> {
+async fn listen(settings: &Settings, now: base::Timestamp) -> Result<Vec<(Url, Listener, ServeOptions)>, EtcdError> {
     let tls = settings.tls.as_ref().map(|tls| ServerTls::new(tls, now)).transpose()?;
     let mut listeners = Vec::new();
     for (url, traffic) in &settings.listeners {
         let bound = Listener::bind(url, settings.reuse_port).await;
         let bound = bound.map_err(|error| storage(&format!("listening on {}", url.text), error))?;
         let tls = tls.clone().filter(|_| url.tls);
-        if tls.is_none() {
-            let address = url.text.as_str();
-            tracing::info!(target: "etcd", address, "serving clients without TLS");
-        }
-        listeners.push((bound, ServeOptions { traffic: *traffic, tls, ..settings.options.clone() }));
+        listeners.push((url.clone(), bound, ServeOptions { traffic: *traffic, tls, ..settings.options.clone() }));
     }
     Ok(listeners)
+}
+
+/// Tells that a listener serves from now on, in the lines that harnesses wait for.
+fn ready(url: &Url, options: &ServeOptions) {
+    tracing::info!(target: "etcd", "ready to serve client requests");
+    let traffic = match options.traffic {
+        Traffic::All => "grpc+http",
+        Traffic::Grpc => "grpc",
+        Traffic::Http => "http",
+        Traffic::Metrics => "metrics",
+    };
+    let address = url.address();
+    match options.tls {
+        Some(_) => tracing::info!(target: "etcd", traffic, address, "serving client traffic securely"),
+        None => tracing::warn!(
+            target: "etcd",
+            traffic,
+            address,
+            "serving client traffic insecurely; this is strongly discouraged!"
+        ),
+    }
 }
 
 /// Opens every listener of the peer port, each with whether it does TLS.

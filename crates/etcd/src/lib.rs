@@ -23,6 +23,7 @@ mod journal;
 mod leaderless;
 mod listen;
 mod local;
+mod logging;
 mod member;
 mod members;
 mod methods;
@@ -48,6 +49,7 @@ pub use error::{EtcdError, StoreError};
 pub use flags::Flags;
 pub use journal::Storage;
 pub use local::{LocalStore, LocalWatch};
+pub use logging::Logging;
 pub use member::{Member, MemberConfig};
 pub use members::MemberError;
 // What the calls of `Store` take and give.
@@ -59,7 +61,6 @@ pub use peers::{Joined, PeerNetwork, inquire};
 pub use remote::{RemoteStore, RemoteWatch};
 pub use router::Traffic;
 pub use serve::ServeOptions;
-pub use settings::Logging;
 pub use store::{LeaseGranted, LeaseTimeToLive, Store, StoreStatus, Watch, WatchBatch, WatchRequest};
 
 /// The etcd version whose behaviour this is.

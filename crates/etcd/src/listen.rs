@@ -63,6 +63,11 @@ impl Url {
         Ok(Self { text: text.to_owned(), tls, place: Place::Tcp(bare.unwrap_or(host).to_owned(), port) })
     }
 
+    /// Host and port, or the path of the socket, as given.
+    pub(crate) fn address(&self) -> &str {
+        self.text.split_once("://").map_or(self.text.as_str(), |(_, address)| address)
+    }
+
     /// Refuses a name: what is listened on is an address.
     ///
     /// # Errors

@@ -225,33 +225,6 @@ fn tls(flags: &Flags, listeners: &[(Url, Traffic)]) -> Option<TlsSettings> {
     })
 }
 
-/// How the log is written (`--log-level`, `--log-format`, `--log-outputs`). The one who runs the command sets it up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Logging {
-    /// `trace`, `debug`, `info`, `warn` or `error`.
-    pub level: &'static str,
-    /// One JSON object a line, or text.
-    pub json: bool,
-    /// `stderr`, `stdout`, or files. `default` is standard error.
-    pub outputs: Vec<String>,
-}
-
-impl Logging {
-    pub(crate) fn new(flags: &Flags) -> Self {
-        let level = match flags.text("log-level") {
-            "debug" => "debug",
-            "info" => "info",
-            "warn" => "warn",
-            _ => "error",
-        };
-        let outputs = flags.list("log-outputs").into_iter().map(|output| match output.as_str() {
-            "default" => "stderr".to_owned(),
-            _ => output,
-        });
-        Self { level, json: flags.text("log-format") == "json", outputs: outputs.collect() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -112,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) calls: Arc<Calls>,
     /// The leader as published, for those who wait for it to be lost or found.
     pub(crate) leader: watch::Sender<u64>,
+    /// Counts publications with another table of members.
+    members_changed: watch::Sender<u64>,
     pub(crate) pending: AtomicUsize,
     pub(crate) stopped: AtomicBool,
     /// Turns true when the state thread is gone.
@@ -141,6 +143,7 @@ impl Shared {
             auth: identity.auth,
             calls: Arc::default(),
             leader: watch::Sender::new(published.leader),
+            members_changed: watch::Sender::new(0),
             pending: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             ended: watch::Sender::new(false),
@@ -157,9 +160,41 @@ impl Shared {
     }
 
     pub(crate) fn publish(&self, published: Published) {
-        let leader = published.leader;
+        let (leader, members) = (published.leader, published.members.clone());
+        let before = self.state.swap(Arc::new(published));
         self.leader.send_if_modified(|told| std::mem::replace(told, leader) != leader);
-        self.state.store(Arc::new(published));
+        if !Arc::ptr_eq(&before.members, &members) {
+            self.members_changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Completes when the cluster has a leader and knows this member's name and URLs: before, etcd serves no client. Never
+    /// completes in a member that ends before.
+    pub(crate) async fn joined(&self) {
+        let mut leader = self.leader.subscribe();
+        let mut members = self.members_changed.subscribe();
+        loop {
+            let published = self.published();
+            let known = published.members.get(self.member_id).is_some_and(|me| me.name == self.name);
+            if known && published.leader != 0 {
+                let id = format!("{:x}", self.member_id);
+                let name = self.name.as_str();
+                tracing::info!(
+                    target: "etcd",
+                    local_member_id = id,
+                    local_member_name = name,
+                    "published local member to cluster through raft"
+                );
+                return;
+            }
+            let changed = tokio::select! {
+                changed = leader.changed() => changed,
+                changed = members.changed() => changed,
+            };
+            if changed.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// A command took so long to apply.

@@ -25,10 +25,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 
 use cli::{Cli, Command};
 
@@ -103,35 +102,12 @@ fn etcd(arguments: Vec<OsString>) -> Result<String> {
         }
     };
     if let Some(logging) = command.logging() {
-        log_as(&logging)?;
+        logging.begin()?;
     }
     server(async move {
         let shutdown = commands::up::termination();
         Ok(etcd::run_command(command, system::clock(), system::entropy(), shutdown).await?)
     })
-}
-
-/// Logs as etcd's flags say. A filter in the environment goes before `--log-level`.
-fn log_as(logging: &etcd::Logging) -> Result<()> {
-    let mut writer = BoxMakeWriter::new(std::io::sink);
-    for output in &logging.outputs {
-        writer = match output.as_str() {
-            "stderr" => BoxMakeWriter::new(writer.and(std::io::stderr)),
-            "stdout" => BoxMakeWriter::new(writer.and(std::io::stdout)),
-            path => {
-                let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-                BoxMakeWriter::new(writer.and(file.with_context(|| format!("opening the log {path}"))?))
-            }
-        };
-    }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(logging.level));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .with_ansi(false)
-        .log_internal_errors(false);
-    let _ = if logging.json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
-    Ok(())
 }
 
 fn log_to_stderr() {
