@@ -6,17 +6,14 @@ use std::sync::Arc;
 
 use base::{Clock, Entropy};
 use disk::{DataDir, Platform, RealDisk};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use tokio::net::TcpListener;
 
 use crate::error::storage;
 use crate::flags::{Flags, kind_of};
 use crate::journal::Storage;
-use crate::listen::{Listener, Url};
+use crate::listen::{Listener, Place, Url};
 use crate::logging::Logging;
-use crate::members::address;
+use crate::peers::identity::Binding;
+use crate::peers::tls::PeerTls;
 use crate::peers::{Joined, PeerNetwork, inquire};
 use crate::restore::{self, Restore};
 use crate::router::Traffic;
@@ -79,7 +76,7 @@ pub fn command(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Res
     }
     for name in ["listen-peer-urls", "initial-advertise-peer-urls"] {
         for url in flags.list(name) {
-            address(&url).map_err(|why| format!("invalid value {:?} for flag -{name}: {why}", flags.text(name)))?;
+            Url::parse(&url).map_err(|why| format!("invalid value {:?} for flag -{name}: {why}", flags.text(name)))?;
         }
     }
     Settings::new(&flags).map_err(Refusal::invalid)?;
@@ -145,7 +142,7 @@ fn initial_cluster(flags: &Flags) -> Result<Vec<(String, Vec<String>)>, String> 
         let Some((name, url)) = pair.split_once('=').filter(|(name, url)| !name.is_empty() && !url.is_empty()) else {
             return Err(format!("error setting up initial cluster: empty URL given for {pair:?}"));
         };
-        address(url).map_err(|why| format!("error setting up initial cluster: {why}"))?;
+        Url::parse(url).map_err(|why| format!("error setting up initial cluster: {why}"))?;
         match cluster.iter_mut().find(|(known, _)| known == name) {
             Some((_, urls)) => urls.push(url.to_owned()),
             None => cluster.push((name.to_owned(), vec![url.to_owned()])),
@@ -191,14 +188,13 @@ pub async fn run_command(
     if flags.given("restore") {
         return restore(&flags, &data_dir, clock, entropy);
     }
-    let (peer_server, peer_client) = peer_tls(&flags)?;
+    let peer_urls = peer_urls(&flags)?;
+    let peer_tls = PeerTls::new(&flags, &data_dir, &hosts(&peer_urls), clock.now())?;
     let settings = Settings::new(&flags).map_err(EtcdError::Damaged)?;
     let listeners = listen(&settings, clock.now()).await?;
-    let peer_listeners = listen_to_peers(&flags).await?;
-    if peer_listeners.iter().any(|(_, wants_tls)| !wants_tls) {
-        tracing::warn!(target: "etcd", "the scheme of a peer url is http: members talk in the clear there");
-    }
-    let network = PeerNetwork { runtime: tokio::runtime::Handle::current(), tls: peer_client, source: None };
+    let peer_listeners = listen_to_peers(peer_urls, peer_tls.as_ref()).await?;
+    let tls = peer_tls.as_ref().map(|tls| tls.client.clone());
+    let network = PeerNetwork { runtime: tokio::runtime::Handle::current(), tls, source: None };
     let joined = join(&flags, &data_dir, &network).await?;
     let (member, _lock) = start(&flags, &data_dir, (clock, entropy), network, joined)?;
     let member = Arc::new(member);
@@ -207,11 +203,12 @@ pub async fn run_command(
     if settings.timed {
         member.shared.calls.time();
     }
+    let binding = peer_tls.as_ref().map_or(Binding::Unasked, |tls| tls.binding);
     for (listener, wants_tls) in peer_listeners {
         let (member, mut stopped) = (member.clone(), stopped.clone());
-        let tls = if wants_tls { peer_server.clone() } else { None };
+        let tls = peer_tls.as_ref().filter(|_| wants_tls).map(|tls| tls.server.clone());
         let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        serving.spawn(async move { member.serve_peers(listener, tls, shutdown).await });
+        serving.spawn(async move { member.serve_peers_on(listener, tls, binding, shutdown).await });
     }
     for (url, listener, options) in listeners {
         let (member, mut stopped) = (member.clone(), stopped.clone());
@@ -279,13 +276,37 @@ fn ready(url: &Url, options: &ServeOptions) {
     }
 }
 
+fn peer_urls(flags: &Flags) -> Result<Vec<Url>, EtcdError> {
+    flags.list("listen-peer-urls").iter().map(|url| Url::parse(url).map_err(EtcdError::Damaged)).collect()
+}
+
+fn hosts(urls: &[Url]) -> Vec<String> {
+    let host = |url: &Url| match &url.place {
+        Place::Tcp(host, _) => Some(host.clone()),
+        Place::Unix(_) => None,
+    };
+    urls.iter().filter_map(host).collect()
+}
+
 /// Opens every listener of the peer port, each with whether it does TLS.
-async fn listen_to_peers(flags: &Flags) -> Result<Vec<(TcpListener, bool)>, EtcdError> {
+async fn listen_to_peers(urls: Vec<Url>, tls: Option<&PeerTls>) -> Result<Vec<(Listener, bool)>, EtcdError> {
     let mut listeners = Vec::new();
-    for url in flags.list("listen-peer-urls") {
-        let (host, wants_tls) = address(&url).map_err(EtcdError::Damaged)?;
-        let bound = TcpListener::bind(&host).await.map_err(|error| storage(&format!("listening on {url}"), error))?;
-        listeners.push((bound, wants_tls));
+    for url in urls {
+        match (url.tls, tls) {
+            (true, None) => {
+                let what = "KeyFile and CertFile are not presented";
+                return Err(EtcdError::Damaged(format!("cannot listen on TLS for {}: {what}", url.address())));
+            }
+            (false, Some(_)) => tracing::warn!(
+                target: "etcd",
+                peer_url = url.text,
+                "scheme is HTTP while key and cert files are present; ignoring key and cert files"
+            ),
+            _ => {}
+        }
+        let bound = Listener::bind(&url, false).await;
+        let bound = bound.map_err(|error| storage(&format!("listening on {}", url.text), error))?;
+        listeners.push((bound, url.tls));
     }
     Ok(listeners)
 }
@@ -390,67 +411,4 @@ fn config(flags: &Flags, storage: Option<Storage>, clock: Clock, entropy: Entrop
 
 fn milliseconds(flags: &Flags, name: &str) -> std::time::Duration {
     std::time::Duration::from_millis(flags.number(name).max(1).unsigned_abs())
-}
-
-fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, EtcdError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    read.map_err(|error| storage(&format!("reading certificates from {path}"), error))
-}
-
-/// Certificate chain and key.
-fn identity(cert: &str, key: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), EtcdError> {
-    let chain = certificates(cert)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| storage(&format!("reading the key {key}"), error))?;
-    Ok((chain, key))
-}
-
-fn roots(path: &str) -> Result<Arc<rustls::RootCertStore>, EtcdError> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| storage(&format!("reading {path}"), error))?;
-    }
-    Ok(Arc::new(roots))
-}
-
-/// A server that shows a certificate and, with an authority, wants its clients to show one of that authority.
-fn server(cert: &str, key: &str, clients: Option<&str>) -> Result<rustls::ServerConfig, EtcdError> {
-    let (chain, key) = identity(cert, key)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone());
-    let builder = builder.with_safe_default_protocol_versions().map_err(|error| storage("setting up TLS", error))?;
-    let builder = match clients {
-        Some(authority) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider).build();
-            builder
-                .with_client_cert_verifier(verifier.map_err(|error| storage("setting up client certificates", error))?)
-        }
-        None => builder.with_no_client_auth(),
-    };
-    builder.with_single_cert(chain, key).map_err(|error| storage(&format!("using {cert}"), error))
-}
-
-/// The TLS of the peer port and that of calls to other members, when a certificate is given.
-type PeerTls = (Option<Arc<rustls::ServerConfig>>, Option<Arc<rustls::ClientConfig>>);
-
-fn peer_tls(flags: &Flags) -> Result<PeerTls, EtcdError> {
-    let (cert, key) = (flags.text("peer-cert-file"), flags.text("peer-key-file"));
-    if cert.is_empty() && key.is_empty() {
-        return Ok((None, None));
-    }
-    let authority = flags.text("peer-trusted-ca-file");
-    let clients = flags.is_set("peer-client-cert-auth").then_some(authority);
-    let server = server(cert, key, clients)?;
-    let either = |name: &str, otherwise: &'static str| match flags.text(name) {
-        "" => flags.text(otherwise).to_owned(),
-        given => given.to_owned(),
-    };
-    let (chain, key) =
-        identity(&either("peer-client-cert-file", "peer-cert-file"), &either("peer-client-key-file", "peer-key-file"))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().map_err(|error| storage("setting up TLS", error))?;
-    let trusted = if authority.is_empty() { Arc::new(rustls::RootCertStore::empty()) } else { roots(authority)? };
-    let client = builder.with_root_certificates(trusted).with_client_auth_cert(chain, key);
-    let client = client.map_err(|error| storage(&format!("using {cert}"), error))?;
-    Ok((Some(Arc::new(server)), Some(Arc::new(client))))
 }

@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use crate::StoreError;
 use crate::auth::Credentials;
 use crate::hub::{Cursor, Ready, Taken};
-use crate::members::{Change, MemberError, address, member_id};
+use crate::listen::Url;
+use crate::members::{Change, MemberError, member_id};
 use crate::proto as pb;
 use crate::shared::{Message, PENDING_MAX, Published, Shared};
 use crate::store::{LeaseGranted, LeaseTimeToLive, StoreStatus, WatchBatch, WatchRequest};
@@ -434,7 +435,7 @@ impl LocalStore {
 }
 
 fn check_urls(peer_urls: &[String]) -> Result<(), MemberError> {
-    if peer_urls.is_empty() || peer_urls.iter().any(|url| address(url).is_err()) {
+    if peer_urls.is_empty() || peer_urls.iter().any(|url| Url::parse(url).is_err()) {
         return Err(MemberError::BadUrls);
     }
     Ok(())

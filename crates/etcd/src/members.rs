@@ -307,26 +307,6 @@ pub(crate) fn cluster_id(members: impl IntoIterator<Item = MemberId>) -> u64 {
     digest(&ids.iter().flat_map(|id| id.to_be_bytes()).collect::<Vec<u8>>())
 }
 
-/// Host and port of a URL, and whether it wants TLS; peer and client URLs alike.
-///
-/// # Errors
-/// In etcd's words (`client/pkg/types`).
-pub(crate) fn address(url: &str) -> Result<(String, bool), String> {
-    let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("URL must start with a scheme: {url}"))?;
-    let tls = match scheme {
-        "http" => false,
-        "https" => true,
-        _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {url}")),
-    };
-    if rest.contains('/') {
-        return Err(format!("URL must not contain a path: {url}"));
-    }
-    if rest.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-        return Err(format!("URL address does not have the form \"host:port\": {url}"));
-    }
-    Ok((rest.to_owned(), tls))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

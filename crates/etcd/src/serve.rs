@@ -1,13 +1,12 @@
 //! The client port: gRPC and HTTP on one listener, with or without TLS.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -17,6 +16,7 @@ use crate::auth::CertificateName;
 use crate::connector::Wire;
 use crate::listen::Listener;
 use crate::member::Member;
+use crate::peers::tls::in_words;
 use crate::pings::Policed;
 use crate::router::{Connection, Router, Traffic};
 use crate::tls::ServerTls;
@@ -92,7 +92,7 @@ impl Member {
         let access = Access { origins: options.origins.clone(), hosts: options.hosts.clone() };
         let router = Arc::new(Router::new(self.local(), options.traffic, access, options.gateway));
         let server = Arc::new(Server { router, options, clock: self.shared.clock.clone() });
-        accept_all(listener, |stream| server.clone().accept(stream), shutdown).await
+        accept_all(listener, |(stream, remote)| server.clone().accept(stream, remote), shutdown).await
     }
 }
 
@@ -133,15 +133,7 @@ pub(crate) trait Accept {
 }
 
 impl Accept for Listener {
-    type Connection = Box<dyn Wire>;
-
-    fn next(&self) -> impl Future<Output = std::io::Result<Self::Connection>> + Send {
-        self.accept()
-    }
-}
-
-impl Accept for TcpListener {
-    type Connection = (TcpStream, SocketAddr);
+    type Connection = (Box<dyn Wire>, String);
 
     fn next(&self) -> impl Future<Output = std::io::Result<Self::Connection>> + Send {
         self.accept()
@@ -155,6 +147,10 @@ fn is_passing(error: &std::io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(23 | 24))
 }
 
+fn rejected(remote: &str, error: &str) {
+    tracing::warn!(target: "etcd", remote_addr = remote, error, "rejected connection on client endpoint");
+}
+
 /// What the connections of a listener share.
 struct Server {
     router: Arc<Router>,
@@ -163,7 +159,7 @@ struct Server {
 }
 
 impl Server {
-    async fn accept(self: Arc<Self>, stream: Box<dyn Wire>) {
+    async fn accept(self: Arc<Self>, stream: Box<dyn Wire>, remote: String) {
         let mut connection = Connection { tls: self.options.tls.is_some(), open: Arc::default(), name: None };
         let Some(tls) = &self.options.tls else {
             let min = self.options.client_ping_interval_min;
@@ -183,9 +179,9 @@ impl Server {
                     connection.name = certificate.and_then(|certificate| CertificateName::of(certificate));
                     self.serve(Box::new(stream), connection).await;
                 }
-                Err(reason) => tracing::warn!(target: "etcd", reason, "a client's certificate is refused"),
+                Err(error) => rejected(&remote, &error),
             },
-            Ok(Err(error)) => tracing::warn!(target: "etcd", %error, "a client's TLS handshake failed"),
+            Ok(Err(error)) => rejected(&remote, &in_words(&error)),
             Err(_) => tracing::debug!(target: "etcd", "a client did not finish its TLS handshake"),
         }
     }

@@ -1,10 +1,14 @@
 //! TLS of the client port: certificates that are read again when their files change, and which clients may come in.
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use base64::Engine as _;
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
@@ -125,7 +129,7 @@ impl ServerTls {
     }
 }
 
-fn check_revoked(crl: &Path, chain: &[CertificateDer<'_>]) -> Result<(), String> {
+pub(crate) fn check_revoked(crl: &Path, chain: &[CertificateDer<'_>]) -> Result<(), String> {
     let bytes = fs::read(crl).map_err(|error| error.to_string())?;
     let der = match x509_parser::pem::parse_x509_pem(&bytes) {
         Ok((_, pem)) => pem.contents,
@@ -143,13 +147,13 @@ fn check_revoked(crl: &Path, chain: &[CertificateDer<'_>]) -> Result<(), String>
     Ok(())
 }
 
-fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, EtcdError> {
+pub(crate) fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, EtcdError> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     read.map_err(|error| storage(&format!("reading certificates from {path}"), error))
 }
 
 /// The protocol versions between two of etcd's names; an empty one sets no bound.
-fn versions(min: &str, max: &str) -> Vec<&'static rustls::SupportedProtocolVersion> {
+pub(crate) fn versions(min: &str, max: &str) -> Vec<&'static rustls::SupportedProtocolVersion> {
     let mut versions = Vec::new();
     if min != "TLS1.3" {
         versions.push(&rustls::version::TLS12);
@@ -161,7 +165,7 @@ fn versions(min: &str, max: &str) -> Vec<&'static rustls::SupportedProtocolVersi
 }
 
 /// Keeps the suites of TLS 1.2 that are named; those of 1.3 cannot be chosen, as in Go.
-fn restrict(suites: &mut Vec<rustls::SupportedCipherSuite>, names: &[String]) -> Result<(), EtcdError> {
+pub(crate) fn restrict(suites: &mut Vec<rustls::SupportedCipherSuite>, names: &[String]) -> Result<(), EtcdError> {
     if names.is_empty() {
         return Ok(());
     }
@@ -195,19 +199,55 @@ fn self_signed(
     Ok((certificate.der().clone(), key))
 }
 
+/// A self-signed certificate and its key in two files of a directory; those that are there already stay (etcd's
+/// `SelfCert`, but for the form of the key).
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn self_signed_to(
+    dir: &Path,
+    names: &[String],
+    years: i64,
+    now: base::Timestamp,
+) -> Result<(String, String), EtcdError> {
+    let (cert_path, key_path) = (dir.join("cert.pem"), dir.join("key.pem"));
+    let failed = |error| storage(&format!("writing a certificate to {}", dir.display()), error);
+    if !cert_path.exists() || !key_path.exists() {
+        let (certificate, key) = self_signed(names, years, now)?;
+        fs::create_dir_all(dir).map_err(failed)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        fs::write(&cert_path, pem("CERTIFICATE", &certificate)).map_err(failed)?;
+        let mut file = fs::OpenOptions::new();
+        let file = file.write(true).create(true).truncate(true).mode(0o600).open(&key_path);
+        file.and_then(|mut file| file.write_all(pem("PRIVATE KEY", key.secret_der()).as_bytes())).map_err(failed)?;
+        tracing::info!(target: "etcd", path = %cert_path.display(), "created cert file");
+    }
+    Ok((cert_path.display().to_string(), key_path.display().to_string()))
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
 /// When two files were last changed.
 type Stamp = [(SystemTime, u64); 2];
 
 /// A certificate and key that are read again when a file has changed. etcd reads them at every handshake.
 #[derive(Debug)]
-struct Reloading {
+pub(crate) struct Reloading {
     certificate: PathBuf,
     key: PathBuf,
     loaded: Mutex<(Stamp, Arc<CertifiedKey>)>,
 }
 
 impl Reloading {
-    fn new(certificate: PathBuf, key: PathBuf) -> Result<Self, EtcdError> {
+    /// Reads both files.
+    ///
+    /// # Errors
+    /// When they cannot be read or do not fit together.
+    pub(crate) fn new(certificate: PathBuf, key: PathBuf) -> Result<Self, EtcdError> {
         let stamp = stamp(&certificate, &key)
             .map_err(|error| storage(&format!("reading {} and {}", certificate.display(), key.display()), error))?;
         let loaded = load(&certificate, &key)?;
@@ -234,6 +274,22 @@ fn load(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, EtcdError> 
 
 impl ResolvesServerCert for Reloading {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+impl ResolvesClientCert for Reloading {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl Reloading {
+    fn current(&self) -> Arc<CertifiedKey> {
         let mut loaded = lock(&self.loaded);
         match stamp(&self.certificate, &self.key) {
             Ok(stamp) if stamp == loaded.0 => {}
@@ -244,7 +300,7 @@ impl ResolvesServerCert for Reloading {
             },
             Err(error) => tracing::warn!(target: "etcd", %error, "failed to find the certificate's files"),
         }
-        Some(loaded.1.clone())
+        loaded.1.clone()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +11,17 @@ use hyper_util::server::conn::auto;
 use raft::MemberId;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 
+use super::identity::Binding;
+use super::tls::in_words;
 use super::wire::{Frame, FrameReader, PREFACE, read_greeting, write_greeting};
-use super::{Inner, Peers, identity, snapshot};
+use super::{Inner, Peers, snapshot};
 use crate::connector::Wire;
 use crate::hub::lock;
+use crate::listen::Listener;
 use crate::members::Change;
 use crate::proto as pb;
 use crate::serve::accept_all;
@@ -45,14 +47,24 @@ impl Member {
         tls: Option<Arc<rustls::ServerConfig>>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), EtcdError> {
+        self.serve_peers_on(Listener::Tcp(listener), tls, Binding::Strict, shutdown).await
+    }
+
+    /// As [`Member::serve_peers`], on any listener, with the caller's certificate bound to it as far as `binding` says.
+    pub(crate) async fn serve_peers_on(
+        &self,
+        listener: Listener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        binding: Binding,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), EtcdError> {
         let store = self.local();
         let Some(peers) = store.shared.peers.clone() else {
             return Err(EtcdError::Join("this member was started without a network".to_owned()));
         };
         let acceptor = tls.map(TlsAcceptor::from);
-        let serve = |(stream, remote): (TcpStream, SocketAddr)| {
-            let _ = stream.set_nodelay(true);
-            Caller { peers: peers.clone(), store: store.clone(), remote }.connection(stream, acceptor.clone())
+        let serve = |(stream, remote): (Box<dyn Wire>, String)| {
+            Caller { peers: peers.clone(), store: store.clone(), remote, binding }.connection(stream, acceptor.clone())
         };
         accept_all(listener, serve, shutdown).await
     }
@@ -62,15 +74,16 @@ impl Member {
 struct Caller {
     peers: Peers,
     store: LocalStore,
-    remote: SocketAddr,
+    remote: String,
+    binding: Binding,
 }
 
 impl Caller {
-    async fn connection(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
-        let remote = self.remote;
+    async fn connection(self, stream: Box<dyn Wire>, acceptor: Option<TlsAcceptor>) {
+        let remote = self.remote.clone();
         let handshake = async {
             match acceptor {
-                None => Ok::<_, io::Error>((Box::new(stream) as Box<dyn Wire>, None)),
+                None => Ok::<_, io::Error>((stream, None)),
                 Some(acceptor) => {
                     let stream = acceptor.accept(stream).await?;
                     let chain = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first().cloned());
@@ -81,13 +94,14 @@ impl Caller {
         let result: io::Result<()> = match tokio::time::timeout(GREETING_TIMEOUT, handshake).await {
             Ok(Ok((stream, certificate))) => self.greeted(stream, certificate).await,
             Ok(Err(error)) => {
-                tracing::warn!(target: "etcd", %remote, %error, "rejected a connection to the peer port");
+                let error = in_words(&error);
+                tracing::warn!(target: "etcd", remote_addr = remote, error, "rejected connection on peer endpoint");
                 return;
             }
             Err(_) => return,
         };
         if let Err(error) = result {
-            tracing::debug!(target: "etcd", %remote, %error, "a peer connection ended");
+            tracing::debug!(target: "etcd", remote_addr = remote, %error, "a peer connection ended");
         }
     }
 
@@ -104,7 +118,7 @@ impl Caller {
             return self.http(first, stream).await;
         }
         let hello: pb::PeerHello = tokio::time::timeout(GREETING_TIMEOUT, read_greeting(&mut stream)).await??;
-        let judged = judge(&inner, &hello, certificate.as_ref());
+        let judged = judge(&inner, &hello, certificate.as_ref(), self.binding);
         let members = inner.members.borrow().to_wire();
         let (verdict, reason) = judged.err().unwrap_or((Verdict::Welcome, String::new()));
         let welcome = pb::PeerWelcome {
@@ -115,8 +129,8 @@ impl Caller {
         };
         write_greeting(&mut stream, &welcome).await?;
         if verdict != Verdict::Welcome {
-            let (remote, member) = (self.remote, format!("{:x}", hello.from));
-            tracing::warn!(target: "etcd", %remote, member, name = hello.name, reason, "refused a peer");
+            let (remote, member) = (self.remote.as_str(), format!("{:x}", hello.from));
+            tracing::warn!(target: "etcd", remote_addr = remote, member, name = hello.name, reason, "refused a peer");
             return stream.shutdown().await;
         }
         match Purpose::try_from(hello.purpose) {
@@ -216,6 +230,7 @@ fn judge(
     inner: &Inner,
     hello: &pb::PeerHello,
     certificate: Option<&Option<CertificateDer<'static>>>,
+    binding: Binding,
 ) -> Result<(), (Verdict, String)> {
     let members = inner.members.borrow().clone();
     let known = members.get(hello.from).map(|member| member.peer_ur_ls.clone());
@@ -231,12 +246,9 @@ fn judge(
         let reason = format!("this is member {:x}, not {:x}", inner.member_id, hello.to);
         return Err((Verdict::WrongMember, reason));
     }
-    match certificate {
-        None => Ok(()),
-        Some(Some(certificate)) if identity::is_of(certificate, &known.unwrap_or(hello.peer_urls.clone())) => Ok(()),
-        Some(Some(_)) => Err((Verdict::WrongIdentity, "the certificate is not that of the member".to_owned())),
-        Some(None) => Err((Verdict::WrongIdentity, "no certificate was shown".to_owned())),
-    }
+    let Some(shown) = certificate else { return Ok(()) };
+    let urls = known.unwrap_or_else(|| hello.peer_urls.clone());
+    binding.check(shown.as_ref(), &urls).map_err(|why| (Verdict::WrongIdentity, why.to_owned()))
 }
 
 /// Answers what another member asks.

@@ -8,16 +8,18 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use raft::MemberId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_rustls::TlsConnector;
 
+use super::tls::in_words;
 use super::wire::{PREFACE, read_greeting, write_greeting};
 use super::{Inner, LineState, PeerNetwork, Peers, identity};
 use crate::EtcdError;
 use crate::connector::Wire;
 use crate::hub::lock;
-use crate::members::{Members, address};
+use crate::listen::{Place, Url};
+use crate::members::Members;
 use crate::proto as pb;
 use crate::shared::Message;
 use pb::peer_hello::Purpose;
@@ -36,7 +38,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Why a line does not stand.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("{0}")]
+    #[error("{}", in_words(.0))]
     Io(#[from] io::Error),
     #[error("no answer in time")]
     Timeout,
@@ -187,20 +189,26 @@ async fn greet(
 
 async fn open(network: &PeerNetwork, url: &str) -> io::Result<Box<dyn Wire>> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
-    let (host, tls) = address(url).map_err(invalid)?;
-    let stream = dial(network, &host).await?;
-    stream.set_nodelay(true)?;
+    let Url { tls, place, .. } = Url::parse(url).map_err(invalid)?;
+    let stream: Box<dyn Wire> = match place {
+        Place::Tcp(host, port) => {
+            let stream = dial(network, &host, port).await?;
+            stream.set_nodelay(true)?;
+            Box::new(stream)
+        }
+        Place::Unix(path) => Box::new(UnixStream::connect(path).await?),
+    };
     if !tls {
-        return Ok(Box::new(stream));
+        return Ok(stream);
     }
     let config = network.tls.clone().ok_or_else(|| invalid(format!("{url} wants TLS, which is not set up here")))?;
     let name = identity::server_name(url).ok_or_else(|| invalid(format!("{url} names no host")))?;
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
 
-async fn dial(network: &PeerNetwork, host: &str) -> io::Result<TcpStream> {
+async fn dial(network: &PeerNetwork, host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-    for address in tokio::net::lookup_host(host).await? {
+    for address in tokio::net::lookup_host((host, port)).await? {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(source) = network.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
             socket.bind((source, 0).into())?;

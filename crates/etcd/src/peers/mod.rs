@@ -8,8 +8,9 @@
 
 mod accept;
 mod dial;
-mod identity;
+pub(crate) mod identity;
 mod snapshot;
+pub(crate) mod tls;
 mod wire;
 
 use std::collections::BTreeMap;
