@@ -26,9 +26,6 @@ use simple::SimpleTokens;
 
 /// Passwords hashed or compared at once: each takes a processor for tens of milliseconds.
 const PASSWORDS_MAX: usize = 4;
-/// A token that says it comes from a later entry than this member has applied is waited for so long (etcd: until the
-/// request's deadline).
-const TOKEN_WAIT: Duration = Duration::from_secs(7);
 
 /// How a member is told who its clients are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,8 +146,10 @@ impl Authenticator {
         let found = match &self.tokens {
             Tokens::Simple(tokens) => {
                 let applied = || shared.published().applied_index;
+                // One that names a later entry than this member has applied is waited for (etcd: until the request's
+                // deadline).
                 let look = tokens.find(token, applied, || shared.clock.now());
-                let name = tokio::time::timeout(TOKEN_WAIT, look).await.unwrap_or(None);
+                let name = tokio::time::timeout(shared.limits.request_timeout(), look).await.unwrap_or(None);
                 name.map(|name| Caller::User { name, revision: revision() })
             }
             Tokens::Jwt(jwt) => {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ pub(crate) struct Calls {
     sent_bytes: Counter,
     received_bytes: Counter,
     timed: AtomicBool,
+    /// Calls that take longer are told, in nanoseconds; 0 for none.
+    slow_nanoseconds: AtomicU64,
 }
 
 struct Counts {
@@ -81,6 +83,7 @@ impl Default for Calls {
             sent_bytes: Counter::default(),
             received_bytes: Counter::default(),
             timed: AtomicBool::new(false),
+            slow_nanoseconds: AtomicU64::new(0),
         }
     }
 }
@@ -91,12 +94,18 @@ impl Calls {
         self.timed.store(true, Ordering::Relaxed);
     }
 
+    /// Tells of calls that take longer from now on (`--warning-unary-request-duration`).
+    pub(crate) fn warn_after(&self, slow: Duration) {
+        self.slow_nanoseconds.store(u64::try_from(slow.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     /// A call begins; nothing when there is no such method.
     pub(crate) fn begin(self: &Arc<Self>, path: &str, clock: &Clock) -> Option<Call> {
         let row = *self.rows.get(path)?;
         self.counts[row].started.add(1);
         let timed = self.timed.load(Ordering::Relaxed);
-        let started = timed.then(|| (clock.clone(), clock.monotonic()));
+        let told = self.slow_nanoseconds.load(Ordering::Relaxed) > 0 && METHODS[row].kind == Kind::Unary;
+        let started = (timed || told).then(|| (clock.clone(), clock.monotonic()));
         Some(Call { calls: self.clone(), row, started, done: false })
     }
 
@@ -157,8 +166,16 @@ impl Call {
         if let Some(counter) = usize::try_from(i32::from(code)).ok().and_then(|code| counts.handled.get(code)) {
             counter.add(1);
         }
-        if let Some((clock, started)) = &self.started {
-            counts.seconds.observe(clock.monotonic().saturating_sub(*started));
+        let Some((clock, started)) = &self.started else { return };
+        let took = clock.monotonic().saturating_sub(*started);
+        if self.calls.timed.load(Ordering::Relaxed) {
+            counts.seconds.observe(took);
+        }
+        let slow = self.calls.slow_nanoseconds.load(Ordering::Relaxed);
+        if slow > 0 && took > Duration::from_nanos(slow) && self.kind() == Kind::Unary {
+            let method = &METHODS[self.row];
+            let response_type = format!("/{}/{}", method.service, method.name);
+            tracing::warn!(target: "etcd", time_spent = ?took, response_type, "request stats");
         }
     }
 }

@@ -3,7 +3,7 @@
 use base::{Entropy, Timestamp};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use disk::{CheckpointWriter, DiskError, Record};
-use mvcc::{Alarm, AlarmKind, Keyspace, Marks, Row, Snapshot};
+use mvcc::{Alarm, AlarmKind, Keyspace, LeaseRecord, Marks, Row, Snapshot};
 use raft::{LogIndex, Membership, Term};
 
 use crate::error::storage;
@@ -96,10 +96,10 @@ pub(crate) fn records<E>(
         record.put_slice(&row.disk_value());
         put(RECORD_ROW, &record)?;
     }
-    for (id, ttl) in snapshot.lease_records() {
+    for lease in snapshot.lease_records() {
         record.clear();
-        record.put_i64_le(id);
-        record.put_i64_le(ttl);
+        record.put_i64_le(lease.id);
+        record.put_slice(&encode_lease(lease));
         put(RECORD_LEASE, &record)?;
     }
     for alarm in snapshot.alarms() {
@@ -159,12 +159,28 @@ fn restore(records: Vec<Record>, now: Timestamp) -> Option<Restored> {
     restorer.finish(now)
 }
 
+/// A lease without its id: its TTL and, once that was noted, what was left of it.
+pub(crate) fn encode_lease(lease: LeaseRecord) -> Vec<u8> {
+    let mut bytes = lease.ttl.to_le_bytes().to_vec();
+    if lease.remaining_ttl > 0 {
+        bytes.extend_from_slice(&lease.remaining_ttl.to_le_bytes());
+    }
+    bytes
+}
+
+/// Reads back what [`encode_lease`] wrote.
+pub(crate) fn decode_lease(id: i64, bytes: &mut impl Buf) -> Option<LeaseRecord> {
+    let ttl = bytes.try_get_i64_le().ok()?;
+    let remaining_ttl = if bytes.has_remaining() { bytes.try_get_i64_le().ok()? } else { 0 };
+    Some(LeaseRecord { id, ttl, remaining_ttl })
+}
+
 /// Puts a state together from its records.
 #[derive(Default)]
 pub(crate) struct Restorer {
     position: Option<Position>,
     rows: Vec<Row>,
-    leases: Vec<(i64, i64)>,
+    leases: Vec<LeaseRecord>,
     alarms: Vec<Alarm>,
     auth: Vec<mvcc::AuthRecord>,
 }
@@ -179,7 +195,10 @@ impl Restorer {
                 let (key, value) = bytes.split_at_checked(length)?;
                 self.rows.push(Row::from_disk(key, value).ok()?);
             }
-            RECORD_LEASE => self.leases.push((bytes.try_get_i64_le().ok()?, bytes.try_get_i64_le().ok()?)),
+            RECORD_LEASE => {
+                let id = bytes.try_get_i64_le().ok()?;
+                self.leases.push(decode_lease(id, &mut bytes)?);
+            }
             RECORD_ALARM => self.alarms.push(decode_alarm(&mut bytes)?),
             RECORD_AUTH => {
                 let length = usize::try_from(bytes.try_get_u32_le().ok()?).ok()?;

@@ -7,21 +7,23 @@ use std::sync::Arc;
 use base::{Clock, Entropy};
 use disk::{DataDir, Platform, RealDisk};
 
+use crate::adopt::Foreign;
+use crate::corruption::{Checker, Times};
 use crate::error::storage;
+use crate::features::Features;
 use crate::flags::{Flags, kind_of};
 use crate::journal::Storage;
-use crate::listen::{Listener, Place, Url};
+use crate::listen::Url;
+use crate::listeners::{hosts, listen, listen_to_peers, local_address, peer_urls, serve_clients, serve_peers};
 use crate::logging::Logging;
-use crate::peers::identity::Binding;
 use crate::peers::tls::PeerTls;
 use crate::peers::{Joined, PeerNetwork, inquire};
 use crate::restore::{self, Restore};
-use crate::router::Traffic;
-use crate::serve::ServeOptions;
 use crate::settings::Settings;
-use crate::tls::ServerTls;
-use crate::{EtcdError, Member, MemberConfig, compactor, config_file, member};
+use crate::{EtcdError, Gateway, Member, MemberConfig, announce, compactor, config_file, discovery, member};
 
+/// How often etcd notes what leases have left.
+const LEASE_CHECKPOINT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(300);
 /// etcd's longest election time-out.
 const ELECTION_MILLISECONDS_MAX: i64 = 50_000;
 
@@ -30,6 +32,8 @@ const ELECTION_MILLISECONDS_MAX: i64 = 50_000;
 pub enum Command {
     /// Run a member.
     Run(Box<Flags>),
+    /// Carry connections to a cluster.
+    Gateway(Gateway),
     /// Print this and leave.
     Print(String),
 }
@@ -61,6 +65,9 @@ impl From<String> for Refusal {
 /// # Errors
 /// As [`Flags::parse`], plus addresses and combinations that cannot be served.
 pub fn command(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Result<Command, Refusal> {
+    if args.first().is_some_and(|first| first == "gateway") {
+        return Gateway::parse(args.into_iter().skip(1).collect()).map(Command::Gateway);
+    }
     let mut flags = Flags::parse(args, env)?;
     if flags.is_set("help") {
         return Ok(Command::Print(Flags::usage()));
@@ -80,6 +87,8 @@ pub fn command(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Res
         }
     }
     Settings::new(&flags).map_err(Refusal::invalid)?;
+    let features = Features::new(&flags).map_err(Refusal::invalid)?;
+    Times::new(&flags, &features).map_err(Refusal::invalid)?;
     check_cluster(&flags)?;
     let (bump, mark) = (flags.number("bump-revision"), flags.is_set("mark-compacted"));
     if bump < 0 || (bump > 0) != mark {
@@ -157,6 +166,7 @@ impl Command {
     pub fn logging(&self) -> Option<Logging> {
         match self {
             Self::Run(flags) => Some(Logging::new(flags)),
+            Self::Gateway(_) => Some(Logging::standard()),
             Self::Print(_) => None,
         }
     }
@@ -180,60 +190,60 @@ pub async fn run_command(
     entropy: Entropy,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), EtcdError> {
-    let Command::Run(flags) = command else { return Ok(()) };
+    let mut flags = match command {
+        Command::Run(flags) => flags,
+        Command::Gateway(gateway) => return gateway.run(shutdown).await,
+        Command::Print(_) => return Ok(()),
+    };
     for name in &flags.ignored {
         tracing::warn!(target: "etcd", flag = name, "this flag has no effect here");
     }
+    announce::deprecated(&flags);
     let data_dir = data_dir(&flags);
     if flags.given("restore") {
         return restore(&flags, &data_dir, clock, entropy);
     }
+    adopt(&flags, &data_dir, clock.clone(), &entropy)?;
     let peer_urls = peer_urls(&flags)?;
     let peer_tls = PeerTls::new(&flags, &data_dir, &hosts(&peer_urls), clock.now())?;
     let settings = Settings::new(&flags).map_err(EtcdError::Damaged)?;
     let listeners = listen(&settings, clock.now()).await?;
     let peer_listeners = listen_to_peers(peer_urls, peer_tls.as_ref()).await?;
     let tls = peer_tls.as_ref().map(|tls| tls.client.clone());
-    let network = PeerNetwork { runtime: tokio::runtime::Handle::current(), tls, source: None };
+    let features = Features::new(&flags).map_err(EtcdError::Damaged)?;
+    let source = if features.is_open("SetMemberLocalAddr") { local_address(&flags) } else { None };
+    let network = PeerNetwork { runtime: tokio::runtime::Handle::current(), tls, source };
+    let has_begun = data_dir.join("member").join("log").exists();
+    announce::starting(&flags, &data_dir, has_begun);
+    discover(&mut flags, has_begun).await?;
     let joined = join(&flags, &data_dir, &network).await?;
-    let (member, _lock) = start(&flags, &data_dir, (clock, entropy), network, joined)?;
+    let times = Times::new(&flags, &features).map_err(EtcdError::Damaged)?;
+    let (member, _lock) = start(&flags, &data_dir, (clock, entropy), network.clone(), joined)?;
     let member = Arc::new(member);
+    let status = member.status();
+    announce::defragmentation(&flags, status.db_size, status.db_size_in_use);
+    let checker = Checker::new(member.local(), network, times);
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut serving = tokio::task::JoinSet::new();
     if settings.timed {
         member.shared.calls.time();
     }
-    let binding = peer_tls.as_ref().map_or(Binding::Unasked, |tls| tls.binding);
-    for (listener, wants_tls) in peer_listeners {
-        let (member, mut stopped) = (member.clone(), stopped.clone());
-        let tls = peer_tls.as_ref().filter(|_| wants_tls).map(|tls| tls.server.clone());
-        let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        serving.spawn(async move { member.serve_peers_on(listener, tls, binding, shutdown).await });
+    member.shared.calls.warn_after(settings.slow_call);
+    serve_peers(&mut serving, &member, peer_listeners, peer_tls.as_ref(), &stopped);
+    checker.initial(has_begun).await?;
+    serve_clients(&mut serving, &member, listeners, &stopped);
+    let mut beside = tokio::task::JoinSet::new();
+    if let Some(keep) = settings.compaction {
+        beside.spawn(compactor::run(member.local(), keep));
     }
-    for (url, listener, options) in listeners {
-        let (member, mut stopped) = (member.clone(), stopped.clone());
-        let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        serving.spawn(async move {
-            tokio::pin!(shutdown);
-            if options.traffic != Traffic::Metrics {
-                tokio::select! {
-                    () = member.shared.joined() => ready(&url, &options),
-                    () = &mut shutdown => return Ok(()),
-                }
-            }
-            member.serve(listener, options, shutdown).await
-        });
-    }
-    let compacting = settings.compaction.map(|keep| tokio::spawn(compactor::run(member.local(), keep)));
+    beside.spawn(checker.run());
     tokio::pin!(shutdown);
     let failed = tokio::select! {
         () = &mut shutdown => None,
         Some(Ok(Err(error))) = serving.join_next() => Some(error),
         () = member.ended() => Some(if member.is_removed() { EtcdError::Removed } else { EtcdError::Ended }),
     };
-    if let Some(compacting) = compacting {
-        compacting.abort();
-    }
+    beside.shutdown().await;
     // Leadership is handed over while clients and members are still heard.
     let stopping = member.clone();
     let _ = tokio::task::spawn_blocking(move || stopping.stop()).await;
@@ -242,73 +252,21 @@ pub async fn run_command(
     failed.map_or(Ok(()), Err)
 }
 
-/// Opens every listener of the client port, each with how it serves.
-async fn listen(settings: &Settings, now: base::Timestamp) -> Result<Vec<(Url, Listener, ServeOptions)>, EtcdError> {
-    let tls = settings.tls.as_ref().map(|tls| ServerTls::new(tls, now)).transpose()?;
-    let mut listeners = Vec::new();
-    for (url, traffic) in &settings.listeners {
-        let bound = Listener::bind(url, settings.reuse_port).await;
-        let bound = bound.map_err(|error| storage(&format!("listening on {}", url.text), error))?;
-        let tls = tls.clone().filter(|_| url.tls);
-        listeners.push((url.clone(), bound, ServeOptions { traffic: *traffic, tls, ..settings.options.clone() }));
+/// Finds the other members where `--discovery-endpoints` says, if it does. A member that has begun knows them.
+async fn discover(flags: &mut Flags, has_begun: bool) -> Result<(), EtcdError> {
+    if flags.text("discovery-endpoints").is_empty() {
+        return Ok(());
     }
-    Ok(listeners)
-}
-
-/// Tells that a listener serves from now on, in the lines that harnesses wait for.
-fn ready(url: &Url, options: &ServeOptions) {
-    tracing::info!(target: "etcd", "ready to serve client requests");
-    let traffic = match options.traffic {
-        Traffic::All => "grpc+http",
-        Traffic::Grpc => "grpc",
-        Traffic::Http => "http",
-        Traffic::Metrics => "metrics",
-    };
-    let address = url.address();
-    match options.tls {
-        Some(_) => tracing::info!(target: "etcd", traffic, address, "serving client traffic securely"),
-        None => tracing::warn!(
-            target: "etcd",
-            traffic,
-            address,
-            "serving client traffic insecurely; this is strongly discouraged!"
-        ),
+    // As in etcd the token of the meeting is the cluster's.
+    let token = flags.text("discovery-token").to_owned();
+    if has_begun {
+        tracing::warn!(target: "etcd", "discovery token ignored since cluster already initialized");
+    } else {
+        let cluster = discovery::meet(flags).await?;
+        flags.replace("initial-cluster", cluster);
     }
-}
-
-fn peer_urls(flags: &Flags) -> Result<Vec<Url>, EtcdError> {
-    flags.list("listen-peer-urls").iter().map(|url| Url::parse(url).map_err(EtcdError::Damaged)).collect()
-}
-
-fn hosts(urls: &[Url]) -> Vec<String> {
-    let host = |url: &Url| match &url.place {
-        Place::Tcp(host, _) => Some(host.clone()),
-        Place::Unix(_) => None,
-    };
-    urls.iter().filter_map(host).collect()
-}
-
-/// Opens every listener of the peer port, each with whether it does TLS.
-async fn listen_to_peers(urls: Vec<Url>, tls: Option<&PeerTls>) -> Result<Vec<(Listener, bool)>, EtcdError> {
-    let mut listeners = Vec::new();
-    for url in urls {
-        match (url.tls, tls) {
-            (true, None) => {
-                let what = "KeyFile and CertFile are not presented";
-                return Err(EtcdError::Damaged(format!("cannot listen on TLS for {}: {what}", url.address())));
-            }
-            (false, Some(_)) => tracing::warn!(
-                target: "etcd",
-                peer_url = url.text,
-                "scheme is HTTP while key and cert files are present; ignoring key and cert files"
-            ),
-            _ => {}
-        }
-        let bound = Listener::bind(&url, false).await;
-        let bound = bound.map_err(|error| storage(&format!("listening on {}", url.text), error))?;
-        listeners.push((bound, url.tls));
-    }
-    Ok(listeners)
+    flags.replace("initial-cluster-token", token);
+    Ok(())
 }
 
 /// Asks the running cluster who this member is, when it is to join one and has not begun yet.
@@ -344,6 +302,35 @@ fn restore(flags: &Flags, data_dir: &Path, clock: Clock, entropy: Entropy) -> Re
     restore::install(&store, &entropy, &beginning, &keyspace)?;
     let (revision, keys) = (keyspace.state().revision(), keyspace.state().keys_total());
     tracing::info!(target: "etcd", data_dir = %data_dir.display(), revision, keys, "restored a snapshot");
+    Ok(())
+}
+
+/// Takes over a data directory of etcd's own, if this is one.
+fn adopt(flags: &Flags, data_dir: &Path, clock: Clock, entropy: &Entropy) -> Result<(), EtcdError> {
+    let Some(foreign) = Foreign::find(data_dir)? else { return Ok(()) };
+    let shown = data_dir.display();
+    let refuse = |why: &str| {
+        Err(EtcdError::Snapshot(format!("{shown} is a data directory of etcd's that cannot be taken over: {why}")))
+    };
+    let now = clock.now();
+    let beginning = member::beginning(&config(flags, None, clock, entropy.clone())?)?;
+    if (foreign.member_id, foreign.cluster_id) != (beginning.member_id, beginning.cluster_id) {
+        return refuse("the flags do not name its member and cluster");
+    }
+    let restore = Restore { file: foreign.database(), skip_hash_check: true, bump_revision: 0 };
+    let (keyspace, index) = restore.read_with_index(now)?;
+    if index < foreign.last_index {
+        return refuse("its log is ahead of its state; start etcd on it once more and stop it");
+    }
+    let members = beginning.first.list().len() as u64;
+    if members > 1 && foreign.last_index > members {
+        return refuse("its cluster has run since it was restored; restore every member from one snapshot");
+    }
+    let aside = foreign.set_aside()?;
+    let (store, _lock) = open_storage(flags, data_dir, entropy)?;
+    restore::install(&store, entropy, &beginning, &keyspace)?;
+    let revision = keyspace.state().revision();
+    tracing::info!(target: "etcd", revision, kept = %aside.display(), "took over a data directory of etcd's");
     Ok(())
 }
 
@@ -387,6 +374,7 @@ fn config(flags: &Flags, storage: Option<Storage>, clock: Clock, entropy: Entrop
     } else {
         "watch-progress-notify-interval"
     };
+    let features = Features::new(flags).map_err(EtcdError::Damaged)?;
     Ok(MemberConfig {
         storage,
         cluster_token: flags.text("initial-cluster-token").to_owned(),
@@ -396,6 +384,10 @@ fn config(flags: &Flags, storage: Option<Storage>, clock: Clock, entropy: Entrop
         heartbeat_interval: milliseconds(flags, "heartbeat-interval"),
         pre_vote: flags.is_set("pre-vote"),
         strict_reconfiguration: flags.is_set("strict-reconfig-check"),
+        catch_up_entries: number(flags, flags.either("snapshot-catchup-entries")),
+        learners_max: usize::try_from(flags.number("max-learners")).unwrap_or(0),
+        force_new_cluster: flags.is_set("force-new-cluster"),
+        lease_checkpoint_interval: features.is_open("LeaseCheckpoint").then_some(LEASE_CHECKPOINT_INTERVAL),
         quota_bytes: flags.number("quota-backend-bytes"),
         request_bytes_max: usize::try_from(flags.number("max-request-bytes")).unwrap_or(0),
         txn_ops_max: usize::try_from(flags.number("max-txn-ops")).unwrap_or(0),
@@ -407,6 +399,10 @@ fn config(flags: &Flags, storage: Option<Storage>, clock: Clock, entropy: Entrop
         bcrypt_cost: u32::try_from(flags.number("bcrypt-cost")).unwrap_or(0),
         ..MemberConfig::new(flags.text("name"), clock, entropy)
     })
+}
+
+fn number(flags: &Flags, name: &str) -> u64 {
+    u64::try_from(flags.number(name)).unwrap_or(0)
 }
 
 fn milliseconds(flags: &Flags, name: &str) -> std::time::Duration {

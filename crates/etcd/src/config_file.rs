@@ -100,7 +100,7 @@ fn mismatch(name: &str, kind: Kind, value: &Value) -> String {
         Kind::Unsigned => "uint",
         Kind::Unsigned32 => "uint32",
         Kind::Duration => "time.Duration",
-        Kind::Text | Kind::Urls | Kind::Origins => "string",
+        Kind::Text | Kind::Urls | Kind::Origins | Kind::Features => "string",
     };
     format!(
         "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go struct field \

@@ -380,6 +380,10 @@ fn proposal(caller: &Caller, command: &Command) -> pb::Proposal {
         Command::Compact(revision) => Wire::Compact(revision),
         Command::LeaseGrant { id, ttl } => Wire::LeaseGrant(pb::LeaseGrantRequest { ttl, id }),
         Command::LeaseRevoke { id } => Wire::LeaseRevoke(id),
+        Command::LeaseCheckpoint(left) => {
+            let checkpoint = |(id, remaining_ttl)| pb::LeaseCheckpoint { id, remaining_ttl };
+            Wire::LeaseCheckpoint(pb::LeaseCheckpoints { leases: left.into_iter().map(checkpoint).collect() })
+        }
         Command::AlarmRaise(alarm) => Wire::AlarmRaise(alarm.into()),
         Command::AlarmClear(alarm) => Wire::AlarmClear(alarm.into()),
         Command::Auth(command) => Wire::Auth(command.into()),
@@ -400,6 +404,9 @@ pub(crate) fn command(proposal: pb::Proposal) -> Result<(Caller, Command), BadRe
         Wire::Compact(revision) => Command::Compact(revision),
         Wire::LeaseGrant(grant) => Command::LeaseGrant { id: grant.id, ttl: grant.ttl },
         Wire::LeaseRevoke(id) => Command::LeaseRevoke { id },
+        Wire::LeaseCheckpoint(left) => {
+            Command::LeaseCheckpoint(left.leases.into_iter().map(|lease| (lease.id, lease.remaining_ttl)).collect())
+        }
         Wire::AlarmRaise(member) => Command::AlarmRaise(alarm(member).ok_or(BadRequest::Command)?),
         Wire::AlarmClear(member) => Command::AlarmClear(alarm(member).ok_or(BadRequest::Command)?),
         Wire::Auth(command) => Command::Auth(command.try_into()?),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use mvcc::{Alarm, AuthRecord, Marks, Role, Row, RowRevision, Snapshot, User, row_key};
+use mvcc::{Alarm, AuthRecord, LeaseRecord, Marks, Role, Row, RowRevision, Snapshot, User, row_key};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
@@ -151,8 +151,8 @@ impl Database {
     }
 
     fn leases(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        let stored = |(id, ttl): (i64, i64)| {
-            (id.to_be_bytes().to_vec(), StoredLease { id, ttl, remaining_ttl: 0 }.encode_to_vec())
+        let stored = |LeaseRecord { id, ttl, remaining_ttl }| {
+            (id.to_be_bytes().to_vec(), StoredLease { id, ttl, remaining_ttl }.encode_to_vec())
         };
         self.snapshot.lease_records().map(stored).collect()
     }
@@ -213,8 +213,7 @@ fn stored_alarm(alarm: Alarm) -> Pair {
 #[derive(Default)]
 pub(crate) struct Found {
     pub(crate) rows: Vec<Row>,
-    /// Id and granted TTL in seconds.
-    pub(crate) leases: Vec<(i64, i64)>,
+    pub(crate) leases: Vec<LeaseRecord>,
     pub(crate) alarms: Vec<Alarm>,
     auth: Vec<AuthRecord>,
     auth_enabled: bool,
@@ -222,6 +221,8 @@ pub(crate) struct Found {
     scheduled_compaction: i64,
     finished_compaction: i64,
     downgrade: Option<u8>,
+    /// The last entry of the log whose effect is in it.
+    pub(crate) consistent_index: u64,
 }
 
 impl Found {
@@ -235,7 +236,8 @@ impl Found {
             b"key" => self.rows.push(Row::from_disk(key, value).map_err(|_| "a key's version cannot be read")?),
             b"lease" => {
                 let lease = StoredLease::decode(value).map_err(|_| "a lease cannot be read")?;
-                self.leases.push((lease.id, lease.ttl));
+                let StoredLease { id, ttl, remaining_ttl } = lease;
+                self.leases.push(LeaseRecord { id, ttl, remaining_ttl });
             }
             b"alarm" => {
                 let alarm = pb::AlarmMember::decode(key).ok().and_then(convert::alarm);
@@ -244,6 +246,10 @@ impl Found {
             b"meta" => match key {
                 b"scheduledCompactRev" => self.scheduled_compaction = revision(value)?,
                 b"finishedCompactRev" => self.finished_compaction = revision(value)?,
+                b"consistent_index" => {
+                    let index = value.try_into().map_err(|_| "the place in the log cannot be read")?;
+                    self.consistent_index = u64::from_be_bytes(index);
+                }
                 _ => {}
             },
             b"cluster" if key == b"downgrade" => {
@@ -334,8 +340,10 @@ mod tests {
         for command in [put("a"), put("b"), put("a"), grant, Command::Compact(3)] {
             keyspace.apply(&command, now).answer.expect("applied");
         }
+        keyspace.apply(&Command::LeaseCheckpoint(vec![(-3, 40)]), now).answer.expect("applied");
         keyspace.apply(&Command::AlarmRaise(alarm), now).answer.expect("applied");
         keyspace.apply(&Command::Downgrade(Some(5)), now).answer.expect("applied");
+        let lease = LeaseRecord { id: -3, ttl: 60, remaining_ttl: 40 };
         let member = pb::Member { id: 0xa1, name: "n".to_owned(), is_learner: true, ..pb::Member::default() };
         let (name, password) = ("root".to_owned(), Bytes::from_static(b"hash"));
         let user = User { name: name.clone(), password, no_password: false, roles: vec![name.clone()] };
@@ -370,7 +378,7 @@ mod tests {
         };
         database.each(each).expect("nothing fails");
         assert_eq!(found.marks(), Marks { revision: 4, compacted: 3, compaction_finished: false, downgrade: Some(5) });
-        assert_eq!((&found.leases[..], &found.alarms[..]), (&[(-3, 60)][..], &[alarm][..]));
+        assert_eq!((&found.leases[..], &found.alarms[..]), (&[lease][..], &[alarm][..]));
         assert_eq!(found.take_auth(), auth);
         assert_eq!(found.rows.len(), snapshot.rows().count());
         let json = |key: &str| {

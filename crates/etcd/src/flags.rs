@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     Urls,
     /// As `Urls`, or `*`.
     Origins,
+    /// `Gate=true,Other=false`.
+    Features,
 }
 
 /// A flag: name, kind, default, and whether it does something here.
@@ -110,71 +112,74 @@ const FLAGS: &[Flag] = &[
     Flag("warning-apply-duration", Kind::Duration, "100ms", false),
     Flag("watch-progress-notify-interval", Kind::Duration, "10m0s", true),
     Flag("experimental-watch-progress-notify-interval", Kind::Duration, "10m0s", true),
-    Flag("experimental-initial-corrupt-check", Kind::Bool, "false", false),
-    Flag("feature-gates", Kind::Text, "", false),
+    Flag("experimental-initial-corrupt-check", Kind::Bool, "false", true),
+    Flag("feature-gates", Kind::Features, "", true),
     Flag("unsafe-no-fsync", Kind::Bool, "false", false),
-    Flag("force-new-cluster", Kind::Bool, "false", false),
+    Flag("force-new-cluster", Kind::Bool, "false", true),
     Flag("config-file", Kind::Text, "", true),
     Flag("enable-grpc-gateway", Kind::Bool, "true", true),
-    Flag("max-learners", Kind::Number, "1", false),
-    Flag("bootstrap-defrag-threshold-megabytes", Kind::Unsigned, "0", false),
-    Flag("compact-hash-check-time", Kind::Duration, "1m0s", false),
+    Flag("max-learners", Kind::Number, "1", true),
+    Flag("bootstrap-defrag-threshold-megabytes", Kind::Unsigned, "0", true),
+    Flag("compact-hash-check-time", Kind::Duration, "1m0s", true),
     Flag("compaction-batch-limit", Kind::Number, "0", false),
     Flag("compaction-sleep-interval", Kind::Duration, "0s", false),
-    Flag("corrupt-check-time", Kind::Duration, "0s", false),
+    Flag("corrupt-check-time", Kind::Duration, "0s", true),
     Flag("downgrade-check-time", Kind::Duration, "5s", false),
-    Flag("snapshot-catchup-entries", Kind::Unsigned, "5000", false),
+    Flag("snapshot-catchup-entries", Kind::Unsigned, "5000", true),
     Flag("memory-mlock", Kind::Bool, "false", false),
-    Flag("warning-unary-request-duration", Kind::Duration, "0s", false),
+    Flag("warning-unary-request-duration", Kind::Duration, "0s", true),
     Flag("raft-read-timeout", Kind::Duration, "5s", false),
     Flag("raft-write-timeout", Kind::Duration, "5s", false),
     Flag("log-rotation-config-json", Kind::Text, "", false),
-    Flag("v2-deprecation", Kind::Text, "not-yet", false),
-    Flag("discovery-endpoints", Kind::Text, "", false),
-    Flag("discovery-token", Kind::Text, "", false),
+    Flag("v2-deprecation", Kind::Text, "write-only", true),
+    Flag("discovery-endpoints", Kind::Text, "", true),
+    Flag("discovery-token", Kind::Text, "", true),
     Flag("discovery-srv-name", Kind::Text, "", false),
     Flag("discovery-proxy", Kind::Text, "", false),
     Flag("discovery-fallback", Kind::Text, "exit", false),
     Flag("discovery-dial-timeout", Kind::Duration, "2s", false),
-    Flag("discovery-request-timeout", Kind::Duration, "5s", false),
+    Flag("discovery-request-timeout", Kind::Duration, "5s", true),
     Flag("discovery-keepalive-time", Kind::Duration, "2s", false),
     Flag("discovery-keepalive-timeout", Kind::Duration, "6s", false),
-    Flag("discovery-insecure-transport", Kind::Bool, "true", false),
-    Flag("discovery-insecure-skip-tls-verify", Kind::Bool, "false", false),
-    Flag("discovery-cert", Kind::Text, "", false),
-    Flag("discovery-key", Kind::Text, "", false),
-    Flag("discovery-cacert", Kind::Text, "", false),
-    Flag("discovery-user", Kind::Text, "", false),
-    Flag("discovery-password", Kind::Text, "", false),
+    Flag("discovery-insecure-transport", Kind::Bool, "true", true),
+    Flag("discovery-insecure-skip-tls-verify", Kind::Bool, "false", true),
+    Flag("discovery-cert", Kind::Text, "", true),
+    Flag("discovery-key", Kind::Text, "", true),
+    Flag("discovery-cacert", Kind::Text, "", true),
+    Flag("discovery-user", Kind::Text, "", true),
+    Flag("discovery-password", Kind::Text, "", true),
     Flag("enable-distributed-tracing", Kind::Bool, "false", false),
     Flag("distributed-tracing-address", Kind::Text, "localhost:4317", false),
     Flag("distributed-tracing-service-name", Kind::Text, "etcd", false),
     Flag("distributed-tracing-instance-id", Kind::Text, "", false),
     Flag("distributed-tracing-sampling-rate", Kind::Number, "0", false),
-    Flag("experimental-bootstrap-defrag-threshold-megabytes", Kind::Unsigned, "0", false),
-    Flag("experimental-compact-hash-check-enabled", Kind::Bool, "false", false),
-    Flag("experimental-compact-hash-check-time", Kind::Duration, "1m0s", false),
+    Flag("experimental-bootstrap-defrag-threshold-megabytes", Kind::Unsigned, "0", true),
+    Flag("experimental-compact-hash-check-enabled", Kind::Bool, "false", true),
+    Flag("experimental-compact-hash-check-time", Kind::Duration, "1m0s", true),
     Flag("experimental-compaction-batch-limit", Kind::Number, "0", false),
     Flag("experimental-compaction-sleep-interval", Kind::Duration, "0s", false),
-    Flag("experimental-corrupt-check-time", Kind::Duration, "0s", false),
+    Flag("experimental-corrupt-check-time", Kind::Duration, "0s", true),
     Flag("experimental-distributed-tracing-address", Kind::Text, "localhost:4317", false),
     Flag("experimental-distributed-tracing-instance-id", Kind::Text, "", false),
     Flag("experimental-distributed-tracing-sampling-rate", Kind::Number, "0", false),
     Flag("experimental-distributed-tracing-service-name", Kind::Text, "etcd", false),
     Flag("experimental-downgrade-check-time", Kind::Duration, "5s", false),
     Flag("experimental-enable-distributed-tracing", Kind::Bool, "false", false),
-    Flag("experimental-enable-lease-checkpoint", Kind::Bool, "false", false),
-    Flag("experimental-enable-lease-checkpoint-persist", Kind::Bool, "false", false),
+    Flag("experimental-enable-lease-checkpoint", Kind::Bool, "false", true),
+    Flag("experimental-enable-lease-checkpoint-persist", Kind::Bool, "false", true),
     Flag("experimental-memory-mlock", Kind::Bool, "false", false),
     Flag("experimental-peer-skip-client-san-verification", Kind::Bool, "false", true),
-    Flag("experimental-snapshot-catchup-entries", Kind::Unsigned, "5000", false),
+    Flag("experimental-snapshot-catchup-entries", Kind::Unsigned, "5000", true),
     Flag("experimental-stop-grpc-service-on-defrag", Kind::Bool, "false", false),
     Flag("experimental-txn-mode-write-with-shared-buffer", Kind::Bool, "true", false),
     Flag("experimental-warning-apply-duration", Kind::Duration, "100ms", false),
-    Flag("experimental-warning-unary-request-duration", Kind::Duration, "0s", false),
+    Flag("experimental-warning-unary-request-duration", Kind::Duration, "0s", true),
     Flag("version", Kind::Bool, "false", true),
     Flag("help", Kind::Bool, "false", true),
 ];
+
+/// The values of `--v2-deprecation`, which mean nothing any more.
+const V2_DEPRECATION: &[&str] = &["write-only", "write-only-skip-check", "write-only-drop-data", "gone"];
 
 /// The flags as given: on the command line, else in the environment, else their defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,6 +258,11 @@ impl Flags {
         Ok(flags)
     }
 
+    /// Another value in the place of what was given.
+    pub(crate) fn replace(&mut self, name: &'static str, value: String) {
+        self.values.insert(name, value);
+    }
+
     fn set(&mut self, flag: &Flag, value: String) {
         if !flag.3 && value != flag.2 {
             self.ignored.push(flag.0);
@@ -264,6 +274,17 @@ impl Flags {
     pub(crate) fn text(&self, name: &str) -> &str {
         let default = || FLAGS.iter().find(|flag| flag.0 == name).map_or("", |flag| flag.2);
         self.values.get(name).map_or_else(default, String::as_str)
+    }
+
+    /// The name under which a flag was given that had another while it was experimental.
+    pub(crate) fn either(&self, name: &'static str) -> &'static str {
+        let old = format!("experimental-{name}");
+        self.values.keys().find(|given| **given == old).copied().unwrap_or(name)
+    }
+
+    /// The names of all flags that were given.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.values.keys().copied()
     }
 
     /// Whether it was given at all.
@@ -301,6 +322,9 @@ impl Flags {
 }
 
 fn check(flag: &Flag, value: &str) -> Result<(), String> {
+    if flag.0 == "v2-deprecation" && !V2_DEPRECATION.contains(&value) {
+        return Err(format!("invalid value {value:?}"));
+    }
     let good = match flag.1 {
         Kind::Bool => bool_of(value).is_some(),
         Kind::Number => value.parse::<i64>().is_ok(),
@@ -314,6 +338,7 @@ fn check(flag: &Flag, value: &str) -> Result<(), String> {
             return Err(format!("strconv.ParseUint: parsing {value:?}: {why}"));
         }
         Kind::Duration => duration_of(value).is_some(),
+        Kind::Features => return crate::features::check(value),
         Kind::Origins if value == "*" => true,
         Kind::Urls | Kind::Origins if !value.is_empty() => {
             return value.split(',').try_for_each(|url| Url::parse(url).map(drop));
@@ -329,7 +354,7 @@ pub(crate) fn kind_of(name: &str) -> Option<Kind> {
 }
 
 /// What Go's `strconv.ParseBool` takes.
-fn bool_of(value: &str) -> Option<bool> {
+pub(crate) fn bool_of(value: &str) -> Option<bool> {
     match value {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
@@ -424,6 +449,8 @@ mod tests {
                 Kind::Bool => (number.len() % 2).to_string(),
                 Kind::Duration => format!("{number}ms"),
                 Kind::Urls | Kind::Origins => format!("http://localhost:{number}"),
+                Kind::Features => format!("LeaseCheckpoint={}", number.len() % 2),
+                Kind::Text if FLAGS[index].0 == "v2-deprecation" => "gone".to_owned(),
                 Kind::Number | Kind::Unsigned | Kind::Unsigned32 | Kind::Text => number.to_owned(),
             };
             let args = flags.iter().map(|(i, n)| format!("--{}={}", FLAGS[*i].0, value(*i, n)).into()).collect();

@@ -18,8 +18,32 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=unders
 pub(crate) async fn answer<B>(store: &LocalStore, request: &Request<B>) -> Response<Body> {
     match request.uri().path() {
         "/version" => get_only(request).unwrap_or_else(|| typed(StatusCode::OK, "application/json", version(store))),
+        "/debug/vars" => typed(StatusCode::OK, "application/json; charset=utf-8", debug_vars(store)),
         _ => answer_metrics(store, request).await,
     }
+}
+
+/// What Go's `expvar` shows of an etcd, but for Go's own memory.
+fn debug_vars(store: &LocalStore) -> String {
+    let published = store.shared.published();
+    let leads = published.leader == store.shared.member_id;
+    let state = match (published.leader, published.learner) {
+        (0, _) => "StateCandidate",
+        _ if leads => "StateLeader",
+        _ => "StateFollower",
+    };
+    let raft = serde_json::json!({
+        "id": format!("{:x}", store.shared.member_id),
+        "term": published.term,
+        "lead": format!("{:x}", published.leader),
+        "raftState": state,
+        "commit": published.raft_index,
+        "applied": published.applied_index,
+    });
+    let limit = crate::process::read().map_or(0, |process| process.max_fds);
+    let arguments: Vec<String> = std::env::args().collect();
+    let arguments = serde_json::Value::from(arguments);
+    format!("{{\n\"cmdline\": {arguments},\n\"file_descriptor_limit\": {limit},\n\"raft.status\": {raft}\n}}\n")
 }
 
 /// Answers on a listener that has metrics and health alone.

@@ -63,6 +63,11 @@ impl Url {
         Ok(Self { text: text.to_owned(), tls, place: Place::Tcp(bare.unwrap_or(host).to_owned(), port) })
     }
 
+    /// Whether the system chooses the port: two such URLs are two listeners.
+    pub(crate) fn is_of_any_port(&self) -> bool {
+        matches!(self.place, Place::Tcp(_, 0))
+    }
+
     /// Host and port, or the path of the socket, as given.
     pub(crate) fn address(&self) -> &str {
         self.text.split_once("://").map_or(self.text.as_str(), |(_, address)| address)

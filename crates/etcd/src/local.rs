@@ -21,8 +21,6 @@ use crate::shared::{Message, PENDING_MAX, Published, Shared};
 use crate::store::{LeaseGranted, LeaseTimeToLive, StoreStatus, WatchBatch, WatchRequest};
 use pb::member_change::Kind;
 
-/// Proposals are given up after 5 s and two election time-outs (etcd: 7 s at its defaults).
-const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(7);
 /// What a write costs beside its bytes, for the quota (etcd counts 256 for keys and revisions).
 const ROW_OVERHEAD_BYTES: i64 = 256;
 
@@ -60,7 +58,7 @@ impl LocalStore {
         }
         let (reply, answer) = oneshot::channel();
         self.shared.send(Message::Read { reply })?;
-        patiently(answer).await
+        self.patiently(answer).await
     }
 
     /// Who asks, as of now.
@@ -189,6 +187,11 @@ impl LocalStore {
 
     /// Renews a lease if this member leads.
     pub(crate) async fn renew_here(&self, id: i64) -> Result<i64, StoreError> {
+        if self.shared.published().snapshot.has_lease_checkpoint(id) {
+            // Should this member lose the lead, the next must not go by what was left before.
+            let command = Command::LeaseCheckpoint(vec![(id, 0)]);
+            self.propose_for(Caller::Member, command, false).await?;
+        }
         let (reply, answer) = oneshot::channel();
         self.shared.send(Message::Renew { id, reply })?;
         answer.await.map_err(|_| StoreError::Stopped)?
@@ -241,7 +244,8 @@ impl LocalStore {
         let Some(peers) = self.shared.peers.as_ref().filter(|_| published.leader != 0) else {
             return Err(StoreError::NoLeader);
         };
-        let answer = tokio::time::timeout(PROPOSAL_TIMEOUT, peers.ask(published.leader, ask())).await;
+        let patience = self.shared.limits.request_timeout();
+        let answer = tokio::time::timeout(patience, peers.ask(published.leader, ask())).await;
         answer.map_err(|_| StoreError::Timeout)?.map(Some)
     }
 
@@ -297,17 +301,34 @@ impl LocalStore {
     /// Changes who takes part: the leader decides, and answers when the change is in force there.
     async fn change_members(&self, change: Change) -> Result<(), StoreError> {
         let ask = || pb::peer_request::Ask::Change(change.clone().into());
-        match self.ask_leader(ask).await? {
-            None => self.change_members_here(change).await,
-            // A reader that asks this member next must see it.
-            Some(_) => self.linearize(false).await,
+        let unseen = !self.shared.published().members.show(&change);
+        let answer = tokio::select! {
+            biased;
+            answer = self.ask_leader(ask) => answer?,
+            // A leader that removes itself may be cut off before its answer is here.
+            () = self.shared.shown(&change), if unseen => return Ok(()),
+        };
+        if answer.is_none() {
+            return self.change_members_here(change).await;
+        }
+        // A reader that asks this member next must see it.
+        let shown = tokio::time::timeout(self.shared.limits.request_timeout(), self.shared.shown(&change));
+        shown.await.map_err(|_| StoreError::Timeout)
+    }
+
+    /// Waits for an answer of the state thread, as long as etcd would.
+    async fn patiently(&self, answer: oneshot::Receiver<Result<(), StoreError>>) -> Result<(), StoreError> {
+        match tokio::time::timeout(self.shared.limits.request_timeout(), answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(StoreError::Stopped),
+            Err(_) => Err(StoreError::Timeout),
         }
     }
 
     pub(crate) async fn change_members_here(&self, change: Change) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
         self.shared.send(Message::ChangeMembers { change, reply })?;
-        patiently(answer).await
+        self.patiently(answer).await
     }
 
     /// Hands leadership over to a member with a vote. Only the leader can.
@@ -317,7 +338,7 @@ impl LocalStore {
     pub async fn move_leader(&self, to: u64) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
         self.shared.send(Message::MoveLeader { to, reply })?;
-        patiently(answer).await
+        self.patiently(answer).await
     }
 
     pub(crate) async fn leases(&self) -> Result<Vec<i64>, StoreError> {
@@ -403,7 +424,7 @@ impl LocalStore {
         }
         let (reply, answer) = oneshot::channel();
         self.shared.send(Message::Propose { caller, command, data, physical, reply })?;
-        match tokio::time::timeout(PROPOSAL_TIMEOUT, answer).await {
+        match tokio::time::timeout(self.shared.limits.request_timeout(), answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(StoreError::Stopped),
             Err(_) => Err(StoreError::Timeout),
@@ -439,14 +460,6 @@ fn check_urls(peer_urls: &[String]) -> Result<(), MemberError> {
         return Err(MemberError::BadUrls);
     }
     Ok(())
-}
-
-async fn patiently(answer: oneshot::Receiver<Result<(), StoreError>>) -> Result<(), StoreError> {
-    match tokio::time::timeout(PROPOSAL_TIMEOUT, answer).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => Err(StoreError::Stopped),
-        Err(_) => Err(StoreError::Timeout),
-    }
 }
 
 pub(crate) fn done(response: Response) -> Result<i64, StoreError> {

@@ -41,6 +41,11 @@ impl Logging {
         Self { level, json: flags.text("log-format") == "json", outputs: outputs.collect() }
     }
 
+    /// As without any flag.
+    pub(crate) fn standard() -> Self {
+        Self { level: "info", json: true, outputs: vec!["stderr".to_owned()] }
+    }
+
     /// Writes the process's log so from now on, unless it is being written already. A filter in the environment
     /// (`RUST_LOG`) goes before the level; other parts of the program than the member are heard from `warn` upwards.
     ///

@@ -61,6 +61,15 @@ pub struct MemberConfig {
     pub pre_vote: bool,
     /// Whether changes of membership that could cost the quorum are refused.
     pub strict_reconfiguration: bool,
+    /// Entries kept for members that are a little behind when a checkpoint lets the others go.
+    pub catch_up_entries: u64,
+    /// Learners that the cluster takes at once.
+    pub learners_max: usize,
+    /// Whether to go on alone with what is on the disk, as the only member: when most of the others are lost for good.
+    pub force_new_cluster: bool,
+    /// How often what leases have left is noted in the log, so that a new leader does not begin them anew; nothing for
+    /// never, which is etcd's default.
+    pub lease_checkpoint_interval: Option<Duration>,
     /// About how often a watch that asked for it hears that nothing happened.
     pub watch_progress_interval: Duration,
     /// Which tokens clients get for their password, as etcd's flag `--auth-token` says it.
@@ -94,6 +103,10 @@ impl MemberConfig {
             election_timeout: Duration::from_millis(1000),
             pre_vote: true,
             strict_reconfiguration: true,
+            catch_up_entries: 5000,
+            learners_max: 1,
+            force_new_cluster: false,
+            lease_checkpoint_interval: None,
             watch_progress_interval: Duration::from_secs(600),
             auth_token: "simple".to_owned(),
             auth_token_ttl: Duration::from_secs(300),
@@ -119,7 +132,10 @@ impl Member {
         let beginning = beginning(&config);
         let now = config.clock.now();
         let recovered = match config.storage.clone() {
-            Some(storage) => recovery::recover(storage, &config.entropy, now, beginning, config.snapshot_count)?,
+            Some(storage) => {
+                let options = (config.snapshot_count, config.force_new_cluster);
+                recovery::recover(storage, &config.entropy, now, beginning, options)?
+            }
             None => volatile(&beginning?),
         };
         let consensus = consensus(&config, recovered.member_id);
@@ -127,6 +143,9 @@ impl Member {
             tick: config.heartbeat_interval,
             election_ticks: consensus.election_ticks,
             strict_reconfiguration: config.strict_reconfiguration,
+            lease_checkpoints: config.lease_checkpoint_interval,
+            catch_up_entries: config.catch_up_entries,
+            learners_max: config.learners_max,
         };
         let raft = Raft::new(consensus, recovered.raft);
         let (inbox, receiver) = mpsc::channel();

@@ -11,9 +11,6 @@ use raft::{Entry, EntryKind, LogIndex, MemberId, Membership, MembershipChange, T
 
 use crate::proto as pb;
 
-/// Learners a cluster takes (etcd's `--max-learners`).
-const LEARNERS_MAX: usize = 1;
-
 /// The members as of an entry, and the ids that may never come back.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Members {
@@ -187,8 +184,22 @@ impl Members {
         }
     }
 
+    /// Whether a change of membership has taken effect.
+    pub(crate) fn show(&self, change: &Change) -> bool {
+        use pb::member_change::Kind;
+        let id = change.member.id;
+        let known = self.table.get(&id);
+        self.is_removed(id)
+            || match change.kind {
+                Kind::Add => known.is_some(),
+                Kind::Remove => false,
+                Kind::Promote => known.is_some_and(|member| !member.is_learner),
+                Kind::Update => known.is_some_and(|member| member.peer_ur_ls == change.member.peer_ur_ls),
+            }
+    }
+
     /// What etcd's `ValidateConfigurationChange` refuses.
-    pub(crate) fn validate(&self, change: &Change) -> Result<(), MemberError> {
+    pub(crate) fn validate(&self, change: &Change, learners_max: usize) -> Result<(), MemberError> {
         use pb::member_change::Kind;
         let id = change.member.id;
         let taken = |url: &String| self.table.values().any(|other| other.id != id && other.peer_ur_ls.contains(url));
@@ -198,7 +209,7 @@ impl Members {
         match (change.kind, self.table.get(&id)) {
             (Kind::Add, Some(_)) => Err(MemberError::Exists),
             (Kind::Add, None) if change.member.peer_ur_ls.iter().any(taken) => Err(MemberError::PeerUrlExists),
-            (Kind::Add, None) if change.member.is_learner && self.learners() >= LEARNERS_MAX => {
+            (Kind::Add, None) if change.member.is_learner && self.learners() >= learners_max => {
                 Err(MemberError::TooManyLearners)
             }
             (Kind::Remove | Kind::Update | Kind::Promote, None) => Err(MemberError::NotFound),
@@ -226,7 +237,10 @@ impl Members {
                 if !change.member.is_learner && !of_one && started < voters.div_ceil(2) + 1 {
                     return Err(MemberError::NotEnoughStarted);
                 }
-                if self.voters().all(long) { Ok(()) } else { Err(MemberError::Unhealthy) }
+                // The one to come counts as down; whoever is alone may always grow.
+                let connected = self.voters().filter(|other| long(*other)).count();
+                let safe = voters == 1 || connected > voters.div_ceil(2);
+                if safe { Ok(()) } else { Err(MemberError::Unhealthy) }
             }
             Kind::Promote => {
                 let (started, voters) = self.started(None);
@@ -353,7 +367,7 @@ mod tests {
         ];
         for (kind, member, expect) in cases {
             let change = Change::new(kind, member);
-            assert_eq!(members.validate(&change), expect, "{change:?}");
+            assert_eq!(members.validate(&change, 1), expect, "{change:?}");
         }
     }
 
@@ -369,6 +383,9 @@ mod tests {
         check(&["a", ""], &[2], Kind::Add, 9, Err(NotEnoughStarted));
         check(&["a", "b", "c"], &[], Kind::Add, 9, Ok(()));
         check(&["a", "b", "c"], &[3], Kind::Add, 9, Err(Unhealthy));
+        check(&["a", "b", "c", "d"], &[3], Kind::Add, 9, Ok(()));
+        check(&["a", "b", "c", "d", "e"], &[3], Kind::Add, 9, Ok(()));
+        check(&["a", "b", "c", "d", "e"], &[3, 4], Kind::Add, 9, Err(Unhealthy));
         check(&["a", "b", "c"], &[3], Kind::Remove, 3, Ok(()));
         check(&["a", "b", "c"], &[3], Kind::Remove, 2, Err(Unhealthy));
         check(&["a", "b", "c"], &[], Kind::Remove, 2, Ok(()));

@@ -6,15 +6,17 @@ use base::{Entropy, Timestamp};
 use bytes::{Buf, Bytes, BytesMut};
 use disk::{Log, Record};
 use mvcc::Keyspace;
-use raft::{Entry, HardState, LogIndex, Term};
+use raft::{Entry, EntryKind, HardState, LogIndex, Term};
 
 use crate::error::storage;
 use crate::journal::{
     Durable, Journal, Opened, RECORD_BOOTSTRAP, RECORD_ENTRY, RECORD_HARD_STATE, RECORD_RESTART, Storage, bootstrap,
 };
-use crate::members::Members;
+use crate::members::{Change, Members};
+use crate::proto as pb;
 use crate::view::ViewWriter;
 use crate::{EtcdError, checkpoint, view};
+use pb::member_change::Kind;
 
 /// Everything a member continues from.
 pub(crate) struct Recovered {
@@ -67,7 +69,7 @@ pub(crate) fn recover(
     entropy: &Entropy,
     now: Timestamp,
     beginning: Result<Beginning, EtcdError>,
-    snapshot_count: u64,
+    (snapshot_count, force_new_cluster): (u64, bool),
 ) -> Result<Recovered, EtcdError> {
     store.disk.create_dir(&store.dir).map_err(|error| storage("making the data directory", error))?;
     let opened = Log::open(store.disk.clone(), &store.dir.join("log"), store.key.clone(), entropy.clone());
@@ -110,6 +112,9 @@ pub(crate) fn recover(
     if !members.is_empty() {
         known = members.clone();
     }
+    if force_new_cluster {
+        go_on_alone(&mut log, &mut hard_state, &mut entries, (&known, member_id));
+    }
     entries.iter().for_each(|entry| known.apply_entry(entry));
     let writer = if store.view {
         let view = ViewWriter::start(store.clone(), entropy.clone(), index, &keyspace, &members);
@@ -143,6 +148,36 @@ fn write_first(log: &mut Log, hard_state: HardState, entries: &[Entry]) {
     bytes.clear();
     hard_state.encode(&mut bytes);
     log.append(RECORD_HARD_STATE, &bytes);
+}
+
+/// Makes this member the only one (`--force-new-cluster`): entries that remove everybody else follow all that the log has,
+/// and count as committed. etcd forgets what its log does not know to be committed; but what the others had acknowledged
+/// can be among that. Nothing changes for a member that is the only one already.
+fn go_on_alone(log: &mut Log, hard_state: &mut HardState, entries: &mut Vec<Entry>, (known, me): (&Members, u64)) {
+    let mut members = known.clone();
+    entries.iter().for_each(|entry| members.apply_entry(entry));
+    let others: Vec<u64> = members.list().iter().map(|member| member.id).filter(|id| *id != me).collect();
+    if others.is_empty() && !members.is_learner(me) {
+        return;
+    }
+    let mut index = entries.last().map_or(hard_state.commit, |last| last.index);
+    let mut add = |change: Change| {
+        index = index.next();
+        let (change, data) = change.consensus();
+        let data = change.encode(&data);
+        entries.push(Entry { term: hard_state.term, index, kind: EntryKind::Membership, context: 0, data });
+    };
+    if members.is_learner(me) {
+        add(Change::new(Kind::Promote, pb::Member { id: me, ..pb::Member::default() }));
+    }
+    for id in &others {
+        add(Change::new(Kind::Remove, pb::Member { id: *id, ..pb::Member::default() }));
+    }
+    hard_state.commit = index;
+    let others: Vec<String> = others.iter().map(|id| format!("{id:x}")).collect();
+    tracing::warn!(target: "etcd", removed = others.join(","), "forced into a new cluster of this member alone");
+    let from = entries.len() - others.len() - usize::from(members.is_learner(me));
+    write_first(log, *hard_state, &entries[from..]);
 }
 
 /// A log without content is a new member's only if there is nothing that came from one: what was acknowledged since the

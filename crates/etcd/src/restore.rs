@@ -42,6 +42,14 @@ impl Restore {
     /// # Errors
     /// When it is no snapshot, its checksum is missing or wrong, or it holds what cannot be restored.
     pub(crate) fn read(&self, now: Timestamp) -> Result<Keyspace, EtcdError> {
+        self.read_with_index(now).map(|(keyspace, _)| keyspace)
+    }
+
+    /// As [`Restore::read`], and the last entry of the log whose effect is in it.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn read_with_index(&self, now: Timestamp) -> Result<(Keyspace, u64), EtcdError> {
         let shown = self.file.display();
         let mut file = File::open(&self.file).map_err(|error| storage(&format!("opening {shown}"), error))?;
         let length = self.check_hash(&mut file)?;
@@ -61,12 +69,12 @@ impl Restore {
         if self.bump_revision > 0 {
             found.bump(self.bump_revision).map_err(refuse)?;
         }
-        let (marks, auth) = (found.marks(), found.take_auth());
+        let (marks, auth, index) = (found.marks(), found.take_auth(), found.consistent_index);
         let Found { rows, leases, alarms, .. } = found;
         let keyspace = Keyspace::restore(rows, leases, alarms, marks, now);
         let mut keyspace = keyspace.map_err(|_| refuse("its keys contradict each other"))?;
         keyspace.restore_auth(auth);
-        Ok(keyspace)
+        Ok((keyspace, index))
     }
 
     /// The length of the database in the file, once its checksum is right.
@@ -204,7 +212,7 @@ mod tests {
         let hash = keyspace.state().hash_kv(0).expect("readable");
         assert_eq!((hash.hash, hash.revision, hash.compact_revision), (1_450_412_628, 9, 4));
         let leases: Vec<_> = keyspace.state().lease_records().collect();
-        assert_eq!(leases, [(0x390d_a215_7319_0704, 600)]);
+        assert_eq!(leases, [mvcc::LeaseRecord { id: 0x390d_a215_7319_0704, ttl: 600, remaining_ttl: 0 }]);
         let bumped = read(Path::new(REAL), false, 1000).expect("a good file");
         assert_eq!((bumped.marks().revision, bumped.marks().compacted, bumped.is_compacting()), (1009, 1009, true));
     }

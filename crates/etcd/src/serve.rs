@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -26,6 +27,8 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// A client must finish its TLS handshake in this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a client that does TLS begins with.
+const TLS_HANDSHAKE: [u8; 1] = [0x16];
 /// And send the head of an HTTP/1 request in this one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -49,6 +52,8 @@ pub struct ServeOptions {
     /// And has this long to answer.
     pub ping_timeout: Duration,
     pub(crate) tls: Option<ServerTls>,
+    /// Whether clients may come without TLS where there is TLS.
+    pub(crate) plain_too: bool,
 }
 
 impl Default for ServeOptions {
@@ -63,6 +68,7 @@ impl Default for ServeOptions {
             ping_interval: Duration::from_secs(2 * 3600),
             ping_timeout: Duration::from_secs(20),
             tls: None,
+            plain_too: false,
         }
     }
 }
@@ -159,9 +165,20 @@ struct Server {
 }
 
 impl Server {
-    async fn accept(self: Arc<Self>, stream: Box<dyn Wire>, remote: String) {
-        let mut connection = Connection { tls: self.options.tls.is_some(), open: Arc::default(), name: None };
-        let Some(tls) = &self.options.tls else {
+    async fn accept(self: Arc<Self>, mut stream: Box<dyn Wire>, remote: String) {
+        let mut tls = self.options.tls.as_ref();
+        if self.options.plain_too {
+            let mut first = [0_u8; 1];
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut first)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
+            tls = tls.filter(|_| first == TLS_HANDSHAKE);
+            let (read, write) = tokio::io::split(stream);
+            stream = Box::new(tokio::io::join(std::io::Cursor::new(first).chain(read), write));
+        }
+        let mut connection = Connection { tls: tls.is_some(), open: Arc::default(), name: None };
+        let Some(tls) = tls else {
             let min = self.options.client_ping_interval_min;
             if min.is_zero() {
                 return self.serve(stream, connection).await;

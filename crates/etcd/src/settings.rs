@@ -69,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) compaction: Option<Keep>,
     /// Whether calls are timed.
     pub(crate) timed: bool,
+    /// Calls that take longer are told.
+    pub(crate) slow_call: std::time::Duration,
 }
 
 fn urls(flags: &Flags, name: &str) -> Result<Vec<Url>, String> {
@@ -131,6 +133,7 @@ impl Settings {
             tls,
             compaction,
             timed: flags.text("metrics") == "extensive",
+            slow_call: slow_call(flags)?,
         })
     }
 }
@@ -185,6 +188,21 @@ fn check_tls(flags: &Flags) -> Result<(), String> {
         Some(suite) => Err(format!("unexpected TLS cipher suite {suite:?}")),
         None => Ok(()),
     }
+}
+
+/// How long a call may take before it is told of; etcd's default is 300 ms.
+fn slow_call(flags: &Flags) -> Result<std::time::Duration, String> {
+    let [new, old] = ["warning-unary-request-duration", "experimental-warning-unary-request-duration"];
+    let (new, old) = (flags.duration(new), flags.duration(old));
+    if !new.is_zero() && !old.is_zero() {
+        return Err(
+            "both --experimental-warning-unary-request-duration and --warning-unary-request-duration flags are \
+                    set. Use only --warning-unary-request-duration"
+                .to_owned(),
+        );
+    }
+    let given = new.max(old);
+    Ok(if given.is_zero() { std::time::Duration::from_millis(300) } else { given })
 }
 
 fn options(flags: &Flags) -> ServeOptions {

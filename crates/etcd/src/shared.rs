@@ -95,6 +95,14 @@ pub(crate) struct Limits {
     pub(crate) election_timeout: std::time::Duration,
 }
 
+impl Limits {
+    /// What was not answered after this time is given up (etcd's `ReqTimeout`): 5 s for everything else and two election
+    /// time-outs for a change of leader.
+    pub(crate) fn request_timeout(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(5) + 2 * self.election_timeout
+    }
+}
+
 /// What the handles of a member share.
 pub(crate) struct Shared {
     pub(crate) cluster_id: u64,
@@ -177,14 +185,6 @@ impl Shared {
             let published = self.published();
             let known = published.members.get(self.member_id).is_some_and(|me| me.name == self.name);
             if known && published.leader != 0 {
-                let id = format!("{:x}", self.member_id);
-                let name = self.name.as_str();
-                tracing::info!(
-                    target: "etcd",
-                    local_member_id = id,
-                    local_member_name = name,
-                    "published local member to cluster through raft"
-                );
                 return;
             }
             let changed = tokio::select! {
@@ -192,6 +192,16 @@ impl Shared {
                 changed = members.changed() => changed,
             };
             if changed.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Completes when this member's table of members shows a change.
+    pub(crate) async fn shown(&self, change: &Change) {
+        let mut changed = self.members_changed.subscribe();
+        while !self.published().members.show(change) {
+            if changed.changed().await.is_err() {
                 return std::future::pending().await;
             }
         }

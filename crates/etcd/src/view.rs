@@ -13,7 +13,9 @@ use mvcc::{Batch, Keyspace, Marks, Row, Snapshot};
 use raft::{LogIndex, Term};
 use tokio::sync::oneshot;
 
-use crate::checkpoint::{Position, Restored, decode_alarm, decode_marks, encode_alarm, encode_marks};
+use crate::checkpoint::{
+    Position, Restored, decode_alarm, decode_lease, decode_marks, encode_alarm, encode_lease, encode_marks,
+};
 use crate::convert;
 use crate::journal::Storage;
 use crate::members::Members;
@@ -275,12 +277,12 @@ fn add(merged: &mut disk::Batch, batch: &Batch) {
         // A row made and dropped within one merged batch must not come back: sled applies puts before deletes.
         merged.deletes.push(key.clone().into());
     }
-    for (id, ttl) in &batch.leases {
+    for (id, record) in &batch.leases {
         let key = tagged(LEASE, &id.to_be_bytes());
-        match ttl {
-            Some(ttl) => {
+        match record {
+            Some(record) => {
                 merged.deletes.retain(|deleted| *deleted != key);
-                merged.puts.push((key, Bytes::copy_from_slice(&ttl.to_le_bytes())));
+                merged.puts.push((key, encode_lease(*record).into()));
             }
             None => merged.deletes.push(key),
         }
@@ -317,7 +319,7 @@ fn rebuild(view: &View, base: &Base) -> Result<(), DiskError> {
             view.apply(&std::mem::take(&mut batch))?;
         }
     }
-    let leases = snapshot.lease_records().map(|(id, ttl)| (id, Some(ttl))).collect();
+    let leases = snapshot.lease_records().map(|record| (record.id, Some(record))).collect();
     let alarms = snapshot.alarms().into_iter().map(|alarm| (alarm, true)).collect();
     let auth = snapshot.auth().records().collect();
     add(&mut batch, &Batch { leases, alarms, auth, ..Batch::default() });
@@ -335,7 +337,7 @@ pub(crate) fn read(storage: &Storage, entropy: &Entropy, now: Timestamp) -> Opti
     for row in view.iterate() {
         let (key, mut value) = row.ok()?;
         if let Some(id) = key.strip_prefix(LEASE) {
-            leases.push((i64::from_be_bytes(id.try_into().ok()?), value.try_get_i64_le().ok()?));
+            leases.push(decode_lease(i64::from_be_bytes(id.try_into().ok()?), &mut value)?);
         } else if let Some(alarm) = key.strip_prefix(ALARM) {
             alarms.push(decode_alarm(&mut Bytes::copy_from_slice(alarm))?);
         } else if let Some(key) = key.strip_prefix(AUTH) {

@@ -310,6 +310,44 @@ async fn members_join_as_learners_are_promoted_and_leave_by_themselves_when_remo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_left_goes_on_alone_when_it_is_forced_to() {
+    let cluster = Cluster::new(3).await;
+    let mut members = cluster.start_all().await;
+    put(&members[0].store(), "k", 1).await.expect("written");
+    assert_eq!(get(&members[2].store(), "k").await, Some(text(1)));
+    let ids: Vec<u64> = members.iter().map(|member| member.member.id()).collect();
+    while let Some(member) = members.pop() {
+        member.kill().await;
+    }
+    let forced = MemberConfig { force_new_cluster: true, ..cluster.config(2) };
+    let alone = cluster.run(2, forced.clone()).await;
+    assert_eq!(get(&alone.store(), "k").await, Some(text(1)));
+    put(&alone.store(), "k", 2).await.expect("nobody else is needed");
+    let Store::Local(local) = alone.store() else { unreachable!("a member in this process") };
+    let known: Vec<u64> = local.members().iter().map(|member| member.id).collect();
+    assert_eq!(known, [ids[2]]);
+    assert_eq!(local.member_remove(ids[0]).await, Err(MemberError::NotFound.into()), "the others never come back");
+    alone.stop().await;
+    // It stays so, forced again or not.
+    for config in [forced, cluster.config(2)] {
+        let again = cluster.run(2, config).await;
+        assert_eq!(get(&again.store(), "k").await, Some(text(2)));
+        again.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_removed_by_another_member_is_gone_for_whoever_asked() {
+    let cluster = Cluster::new(3).await;
+    let members = cluster.start_all().await;
+    let leader = leader_of(&members).await;
+    let Store::Local(local) = members[(leader + 1) % 3].store() else { unreachable!("a member in this process") };
+    let id = members[leader].member.id();
+    local.member_remove(id).await.expect("removed");
+    assert!(local.members().iter().all(|member| member.id != id), "whoever asks next sees it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_voter_is_added_before_it_runs() {
     let mut cluster = Cluster::new(1).await;
     let mut members = cluster.start_all().await;

@@ -70,6 +70,12 @@ impl Snapshot {
         }
         Ok(HashKv { hash: hash.sum(), compact_revision: self.compacted, hash_revision: asked, revision: self.revision })
     }
+
+    /// The checksums that compactions made, as long as they are remembered.
+    pub fn compaction_hashes(&self) -> Vec<HashKv> {
+        self.hashes.to_vec()
+    }
+
     fn counts(&self, row: &Row, asked: i64, any_live: bool) -> bool {
         let last_tombstone = row.tombstone && row.kv.mod_revision == self.compacted;
         let live = || self.index.get(&row.kv.key).and_then(|versions| versions.live(asked));

@@ -7,7 +7,7 @@ use imbl::OrdSet;
 
 use crate::auth::{Auth, AuthRecord, Caller, TokenChange};
 use crate::compact::Compaction;
-use crate::lease::{self, LEASE_TTL_MAX, Lease};
+use crate::lease::{self, LEASE_TTL_MAX, Lease, LeaseRecord};
 use crate::row::{BadRow, Change, Changes, Row, RowRevision};
 use crate::snapshot::{Snapshot, Versions};
 use crate::txn::Write;
@@ -42,8 +42,8 @@ pub struct Batch {
     pub rows: Vec<Arc<Row>>,
     /// Disk keys of rows that are gone.
     pub gone: Vec<Vec<u8>>,
-    /// Leases granted (TTL in seconds) or ended (`None`).
-    pub leases: Vec<(i64, Option<i64>)>,
+    /// Leases granted or changed, or ended (`None`).
+    pub leases: Vec<(i64, Option<LeaseRecord>)>,
     /// Alarms raised (`true`) or cleared.
     pub alarms: Vec<(Alarm, bool)>,
     /// Users, roles and whether they matter.
@@ -111,6 +111,7 @@ impl Keyspace {
                 Command::Compact(revision) => write.compact(*revision),
                 Command::LeaseGrant { id, ttl } => write.lease_grant(*id, *ttl, now),
                 Command::LeaseRevoke { id } => write.lease_revoke(*id),
+                Command::LeaseCheckpoint(left) => Ok(write.lease_checkpoint(left)),
                 Command::AlarmRaise(alarm) => Ok(write.alarm_raise(*alarm)),
                 Command::AlarmClear(alarm) => Ok(write.alarm_clear(*alarm)),
                 Command::Auth(command) => write.auth(command, &mut tokens),
@@ -137,14 +138,14 @@ impl Keyspace {
     /// When the rows are not in order or contradict the marks.
     pub fn restore(
         rows: impl IntoIterator<Item = Row>,
-        leases: impl IntoIterator<Item = (i64, i64)>,
+        leases: impl IntoIterator<Item = LeaseRecord>,
         alarms: impl IntoIterator<Item = Alarm>,
         marks: Marks,
         now: Timestamp,
     ) -> Result<Self, BadRow> {
         let mut keyspace = Self::new();
-        for (id, ttl) in leases {
-            keyspace.insert_lease(id, ttl, now);
+        for lease in leases {
+            keyspace.insert_lease(lease, now);
         }
         keyspace.state.alarms = alarms.into_iter().collect();
         let mut last = RowRevision { main: 0, sub: 0 };
@@ -184,17 +185,23 @@ impl Keyspace {
     pub(crate) fn insert_row(&mut self, row: Arc<Row>) {
         self.state.account(row.size_bytes());
         self.state.rows.insert(row.revision(), row.clone());
+        let exists = usize::from(!row.tombstone);
         match self.state.index.get_mut(&row.kv.key) {
-            Some(versions) => versions.push(row),
+            Some(versions) => {
+                self.state.live = self.state.live + exists - usize::from(!versions.newest.tombstone);
+                versions.push(row);
+            }
             None => {
+                self.state.live += exists;
                 self.state.index.insert(row.kv.key.clone(), Versions { newest: row, older: None });
             }
         }
     }
 
-    pub(crate) fn insert_lease(&mut self, id: i64, ttl: i64, now: Timestamp) {
+    pub(crate) fn insert_lease(&mut self, record: LeaseRecord, now: Timestamp) {
+        let LeaseRecord { id, ttl, remaining_ttl } = record;
         let expiry = lease::expiry(now, ttl);
-        self.state.leases.insert(id, Lease { granted_ttl: ttl, expiry, keys: OrdSet::new() });
+        self.state.leases.insert(id, Lease { granted_ttl: ttl, remaining_ttl, expiry, keys: OrdSet::new() });
         self.expiries.insert((expiry, id));
     }
 }
@@ -227,8 +234,9 @@ impl Write<'_> {
         if self.keyspace.state.leases.contains_key(&id) {
             return Err(MvccError::LeaseExists);
         }
-        self.keyspace.insert_lease(id, ttl, now);
-        self.batch.leases.push((id, Some(ttl)));
+        let record = LeaseRecord { id, ttl, remaining_ttl: 0 };
+        self.keyspace.insert_lease(record, now);
+        self.batch.leases.push((id, Some(record)));
         Ok(Response::Done { revision: self.keyspace.state.revision })
     }
 
@@ -240,6 +248,17 @@ impl Write<'_> {
         }
         self.batch.leases.push((id, None));
         Ok(Response::Done { revision: self.revision() })
+    }
+
+    /// Notes what leases have left; those that are gone are passed over.
+    fn lease_checkpoint(&mut self, left: &[(i64, i64)]) -> Response {
+        for (id, seconds) in left {
+            let Some(lease) = self.keyspace.state.leases.get_mut(id) else { continue };
+            lease.remaining_ttl = *seconds;
+            let record = LeaseRecord { id: *id, ttl: lease.granted_ttl, remaining_ttl: *seconds };
+            self.batch.leases.push((*id, Some(record)));
+        }
+        Response::Done { revision: self.keyspace.state.revision }
     }
 
     fn alarm_raise(&mut self, alarm: Alarm) -> Response {

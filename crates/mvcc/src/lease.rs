@@ -17,8 +17,28 @@ pub const LEASE_TTL_MAX: i64 = 9_000_000_000;
 pub(crate) struct Lease {
     /// Seconds.
     pub(crate) granted_ttl: i64,
+    /// Seconds left when it was last checkpointed; 0 for all.
+    pub(crate) remaining_ttl: i64,
     pub(crate) expiry: Timestamp,
     pub(crate) keys: OrdSet<Bytes>,
+}
+
+impl Lease {
+    /// What a new leader gives it, in seconds.
+    fn left(&self) -> i64 {
+        if self.remaining_ttl > 0 { self.remaining_ttl } else { self.granted_ttl }
+    }
+}
+
+/// A lease as it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseRecord {
+    /// Its id.
+    pub id: i64,
+    /// Seconds it was granted with.
+    pub ttl: i64,
+    /// Seconds it had left when that was last noted in the log; 0 for all.
+    pub remaining_ttl: i64,
 }
 
 /// What a lease has left.
@@ -54,6 +74,11 @@ impl Snapshot {
         self.leases.get(&id).is_some_and(|lease| lease.expiry <= now)
     }
 
+    /// Whether renewing a lease makes a noted remaining time void; that must go through the log first.
+    pub fn has_lease_checkpoint(&self, id: i64) -> bool {
+        self.leases.get(&id).is_some_and(|lease| lease.remaining_ttl > 0)
+    }
+
     /// All lease ids, the one that expires first at the front.
     pub fn lease_ids(&self) -> Vec<i64> {
         let mut ids: Vec<_> = self.leases.iter().map(|(id, lease)| (lease.expiry, *id)).collect();
@@ -75,15 +100,27 @@ impl Keyspace {
         Some(lease.granted_ttl)
     }
 
-    /// Gives every lease its full TTL again, plus `extra`: what a new leader does.
+    /// Gives every lease what it had left when that was last noted, else its full TTL, plus `extra`: what a new leader
+    /// does.
     pub fn renew_all(&mut self, now: Timestamp, extra: Duration) {
         let ids: Vec<i64> = self.state.leases.keys().copied().collect();
         self.expiries = OrdSet::new();
         for id in ids {
             let Some(lease) = self.state.leases.get_mut(&id) else { continue };
-            lease.expiry = expiry(now, lease.granted_ttl) + extra;
+            lease.expiry = expiry(now, lease.left()) + extra;
             self.expiries.insert((lease.expiry, id));
         }
+    }
+
+    /// What to note in the log of leases that have more than `interval` left and have used some of their time, so that
+    /// a new leader does not begin them anew: id and seconds left.
+    pub fn lease_checkpoints(&self, now: Timestamp, interval: Duration) -> Vec<(i64, i64)> {
+        let due = |(id, lease): (&i64, &Lease)| {
+            let left = lease.expiry.since(now);
+            let seconds = i64::try_from(left.as_secs() + u64::from(left.subsec_nanos() > 0)).unwrap_or(i64::MAX);
+            (left > interval && seconds < lease.left()).then_some((*id, seconds))
+        };
+        self.state.leases.iter().filter_map(due).collect()
     }
 
     /// Leases that have run out, at most `max` of them, longest overdue first.

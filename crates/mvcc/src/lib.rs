@@ -25,7 +25,7 @@ pub use auth::{Auth, AuthCommand, AuthError, AuthRecord, Caller, Permission, Per
 pub use check::{check_delete_range, check_put, check_range, check_txn};
 pub use hash::HashKv;
 pub use keyspace::{Applied, Batch, Keyspace, Marks};
-pub use lease::{LEASE_TTL_MAX, LeaseState};
+pub use lease::{LEASE_TTL_MAX, LeaseRecord, LeaseState};
 pub use row::{BadRow, Change, Changes, Row, RowRevision, row_key};
 pub use snapshot::{History, Snapshot, in_range};
 pub use types::{

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::auth::Auth;
-use crate::lease::Lease;
+use crate::lease::{Lease, LeaseRecord};
 use crate::row::{Change, Changes, Row, RowRevision};
 use crate::{Alarm, AlarmKind, Event, HashKv, Marks, MvccError};
 
@@ -74,6 +74,8 @@ impl Versions {
 pub struct Snapshot {
     pub(crate) index: OrdMap<Bytes, Versions>,
     pub(crate) rows: OrdMap<RowRevision, Arc<Row>>,
+    /// Keys that exist.
+    pub(crate) live: usize,
     pub(crate) leases: OrdMap<i64, Lease>,
     pub(crate) alarms: OrdSet<Alarm>,
     pub(crate) auth: Arc<Auth>,
@@ -102,6 +104,7 @@ impl Snapshot {
         Self {
             index: OrdMap::new(),
             rows: OrdMap::new(),
+            live: 0,
             leases: OrdMap::new(),
             alarms: OrdSet::new(),
             auth: Arc::default(),
@@ -150,9 +153,9 @@ impl Snapshot {
         self.size_in_use.next_multiple_of_page()
     }
 
-    /// Keys in the index, deleted ones not yet compacted included.
+    /// Keys that exist.
     pub fn keys_total(&self) -> usize {
-        self.index.len()
+        self.live
     }
 
     /// The active alarms.
@@ -170,9 +173,13 @@ impl Snapshot {
         self.rows.iter().map(|(_, row)| row)
     }
 
-    /// Every lease: id and granted TTL in seconds.
-    pub fn lease_records(&self) -> impl Iterator<Item = (i64, i64)> {
-        self.leases.iter().map(|(id, lease)| (*id, lease.granted_ttl))
+    /// Every lease.
+    pub fn lease_records(&self) -> impl Iterator<Item = LeaseRecord> {
+        self.leases.iter().map(|(id, lease)| LeaseRecord {
+            id: *id,
+            ttl: lease.granted_ttl,
+            remaining_ttl: lease.remaining_ttl,
+        })
     }
 
     /// Walks the keys of a range, at one revision, in key order.

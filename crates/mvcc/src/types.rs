@@ -357,6 +357,8 @@ pub enum Command {
         /// The lease.
         id: i64,
     },
+    /// Notes what leases have left, by id, in seconds; 0 for all. The leader's own.
+    LeaseCheckpoint(Vec<(i64, i64)>),
     /// Raises an alarm.
     AlarmRaise(Alarm),
     /// Disarms; member 0 means every member.

@@ -251,6 +251,57 @@ fn without_space_only_what_frees_it_goes_on() {
 }
 
 #[test]
+fn a_new_leader_gives_leases_what_was_noted_and_not_more() {
+    let second = std::time::Duration::from_secs;
+    let mut keyspace = Keyspace::new();
+    for (id, ttl) in [(7, 1000), (8, 100), (9, 1000)] {
+        apply(&mut keyspace, &Command::LeaseGrant { id, ttl }).expect("new");
+    }
+    assert_eq!(keyspace.lease_checkpoints(NOW, second(300)), [], "none has used any of its time");
+    keyspace.renew(9, NOW + second(400));
+    let later = NOW + second(400);
+    assert_eq!(keyspace.lease_checkpoints(later, second(300)), [(7, 600)], "9 is fresh and 8 too short");
+    let noted = vec![(7, 600), (404, 5)];
+    let applied = keyspace.apply(&Command::LeaseCheckpoint(noted), later);
+    assert_eq!(applied.batch.leases.len(), 1, "a lease that is gone is passed over");
+    assert!(applied.changes.is_none());
+    keyspace.renew_all(later, second(1));
+    let left = |keyspace: &Keyspace, id| keyspace.state().lease(id, later, false).map(|lease| lease.remaining);
+    assert_eq!((left(&keyspace, 7), left(&keyspace, 9)), (Some(601), Some(1001)));
+    // So it is for whoever starts from what was stored.
+    let records: Vec<_> = keyspace.state().lease_records().collect();
+    let restored = Keyspace::restore([], records, [], keyspace.marks(), later);
+    let mut restored = restored.expect("consistent");
+    restored.renew_all(later, second(0));
+    assert_eq!(left(&restored, 7), Some(600));
+    // A renewal makes it void.
+    assert!(keyspace.state().has_lease_checkpoint(7));
+    apply(&mut keyspace, &Command::LeaseCheckpoint(vec![(7, 0)])).expect("noted");
+    keyspace.renew_all(later, second(0));
+    assert_eq!(left(&keyspace, 7), Some(1000));
+}
+
+#[test]
+fn keys_are_counted_while_they_exist() {
+    let mut keyspace = sample();
+    let count = |keyspace: &Keyspace| keyspace.state().keys_total();
+    let before = count(&keyspace);
+    put(&mut keyspace, "fresh", "1");
+    put(&mut keyspace, "fresh", "2");
+    assert_eq!(count(&keyspace), before + 1);
+    delete(&mut keyspace, "fresh", "");
+    assert_eq!(count(&keyspace), before);
+    let revision = keyspace.state().revision();
+    apply(&mut keyspace, &Command::Compact(revision)).expect("in range");
+    while keyspace.is_compacting() {
+        keyspace.compact_step(9);
+    }
+    assert_eq!(count(&keyspace), before);
+    put(&mut keyspace, "fresh", "3");
+    assert_eq!(count(&keyspace), before + 1);
+}
+
+#[test]
 fn a_restored_keyspace_is_the_same() {
     let mut keyspace = sample();
     apply(&mut keyspace, &Command::LeaseGrant { id: 7, ttl: 10 }).expect("new");

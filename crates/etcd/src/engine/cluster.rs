@@ -44,6 +44,8 @@ pub(super) struct Cluster {
     /// Leases whose revocation is under way, since when.
     pub(super) expiring: BTreeSet<i64>,
     expiring_since: Duration,
+    /// When what leases have left is to be noted next.
+    pub(super) next_lease_checkpoint: Option<base::Timestamp>,
     /// The state that came with the snapshot being received.
     offered: Option<Box<Restored>>,
     /// The state was replaced: watches must go back to history.
@@ -73,6 +75,7 @@ impl Cluster {
             publishing: None,
             expiring: BTreeSet::new(),
             expiring_since: Duration::ZERO,
+            next_lease_checkpoint: None,
             offered: None,
             restored: false,
             moving: Vec::new(),
@@ -342,7 +345,7 @@ impl Engine {
     fn may_change(&self, change: &Change) -> Result<(), MemberError> {
         use pb::member_change::Kind;
         let members = &self.cluster.members;
-        members.validate(change)?;
+        members.validate(change, self.cluster.timing.learners_max)?;
         if change.kind == Kind::Promote && !self.is_in_sync(change.member.id) {
             return Err(MemberError::LearnerNotReady);
         }
@@ -461,7 +464,7 @@ impl Engine {
             return covered;
         }
         let (mut index, mut bytes) = (covered, 0);
-        while covered.0 - index.0 < CATCH_UP_ENTRIES && index >= self.raft.first_held() {
+        while covered.0 - index.0 < self.cluster.timing.catch_up_entries && index >= self.raft.first_held() {
             bytes += self.raft.entry(index).map_or(0, |entry| entry.data.len() + 64);
             if bytes > CATCH_UP_BYTES {
                 break;

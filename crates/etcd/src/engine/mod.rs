@@ -32,10 +32,11 @@ use crate::{EtcdError, StoreError, convert, proto as pb};
 const TURN_MESSAGES_MAX: usize = 1024;
 /// Leases revoked in one turn at most.
 const TURN_EXPIRIES_MAX: usize = 256;
+/// Leases whose remaining time one entry of the log notes (etcd: `maxLeaseCheckpointBatchSize`).
+const LEASE_CHECKPOINTS_MAX: usize = 1000;
 /// Rows a compaction looks at in one turn.
 const COMPACT_ROWS_MAX: usize = 10_000;
-/// Entries kept in memory behind a checkpoint for members that are a little behind (etcd: 5000), and their bytes.
-const CATCH_UP_ENTRIES: u64 = 5000;
+/// Bytes of the entries kept in memory behind a checkpoint for members that are a little behind.
 const CATCH_UP_BYTES: usize = 32 << 20;
 
 /// A client that waits for its command.
@@ -60,6 +61,12 @@ pub(crate) struct Timing {
     pub(crate) election_ticks: u32,
     /// Whether changes of membership are checked against the members' health.
     pub(crate) strict_reconfiguration: bool,
+    /// Entries kept behind a checkpoint for members that are a little behind.
+    pub(crate) catch_up_entries: u64,
+    /// Learners that the cluster takes at once.
+    pub(crate) learners_max: usize,
+    /// How often what leases have left is noted in the log, if it is.
+    pub(crate) lease_checkpoints: Option<Duration>,
 }
 
 /// Tells everybody that the state thread is gone, also when it panicked.
@@ -220,8 +227,9 @@ impl Engine {
         }
         let tick = self.until_tick();
         let lease = self.keyspace.next_expiry().filter(|_| self.leads()).map(|expiry| {
+            let next = self.cluster.next_lease_checkpoint.map_or(expiry, |next| next.min(expiry));
             // A little late is allowed, and spares a second wake-up for the rounding of the sleep.
-            expiry.since(self.shared.clock.now()) + Duration::from_millis(1)
+            next.since(self.shared.clock.now()) + Duration::from_millis(1)
         });
         match (tick, lease) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -247,6 +255,7 @@ impl Engine {
         if !self.failed {
             self.tick();
             self.expire();
+            self.checkpoint_leases();
             self.propose_all();
             self.ask_for_index();
             self.pump_changes();
@@ -364,11 +373,35 @@ impl Engine {
         for id in self.keyspace.expired(self.shared.clock.now(), TURN_EXPIRIES_MAX) {
             let command = Command::LeaseRevoke { id };
             if self.cluster.expiring.insert(id) {
-                let caller = Caller::Member;
-                let data = convert::encode(&caller, &command);
-                self.propose(Waiting { caller, command, data, proposed: None, physical: false, reply: None });
+                self.propose_own(command);
             }
         }
+    }
+
+    /// Notes in the log what leases have left, now and then: the leader's business. So a new leader does not begin those
+    /// of hours anew.
+    fn checkpoint_leases(&mut self) {
+        let Some(interval) = self.cluster.timing.lease_checkpoints else { return };
+        if !self.leads() || self.keyspace.next_expiry().is_none() {
+            self.cluster.next_lease_checkpoint = None;
+            return;
+        }
+        let now = self.shared.clock.now();
+        let next = self.cluster.next_lease_checkpoint.get_or_insert(now + interval);
+        if *next > now {
+            return;
+        }
+        *next = now + interval;
+        for some in self.keyspace.lease_checkpoints(now, interval).chunks(LEASE_CHECKPOINTS_MAX) {
+            self.propose_own(Command::LeaseCheckpoint(some.to_vec()));
+        }
+    }
+
+    /// Proposes what this member itself wants.
+    fn propose_own(&mut self, command: Command) {
+        let caller = Caller::Member;
+        let data = convert::encode(&caller, &command);
+        self.propose(Waiting { caller, command, data, proposed: None, physical: false, reply: None });
     }
 
     /// Does what consensus asks for, until it asks for nothing more.

@@ -148,7 +148,8 @@ mod tests {
         let snapshot = api.database().snapshot;
         assert_eq!(restored.state().hash_kv(0), snapshot.hash_kv(0));
         assert_eq!(restored.marks(), snapshot.marks());
-        assert_eq!(restored.state().lease_records().collect::<Vec<_>>(), [(lease.id, 60)]);
+        let expect = mvcc::LeaseRecord { id: lease.id, ttl: 60, remaining_ttl: 0 };
+        assert_eq!(restored.state().lease_records().collect::<Vec<_>>(), [expect]);
         assert_eq!(restored.state().alarms(), [alarm]);
     }
 

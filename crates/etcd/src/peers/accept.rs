@@ -18,7 +18,7 @@ use tonic::body::Body;
 use super::identity::Binding;
 use super::tls::in_words;
 use super::wire::{Frame, FrameReader, PREFACE, read_greeting, write_greeting};
-use super::{Inner, Peers, snapshot};
+use super::{Inner, Peers, hashkv, snapshot};
 use crate::connector::Wire;
 use crate::hub::lock;
 use crate::listen::Listener;
@@ -181,14 +181,20 @@ impl Caller {
         }
     }
 
-    /// What of etcd's peer API is plain HTTP: `/version` and `/members`.
+    /// What of etcd's peer API is plain HTTP: `/version`, `/members` and `/members/hashkv`.
     async fn http(self, first: [u8; PREFACE.len()], stream: Box<dyn Wire>) -> io::Result<()> {
         let (read, write) = tokio::io::split(stream);
         let stream = tokio::io::join(AsyncReadExt::chain(io::Cursor::new(first), read), write);
         let (inner, store) = (self.peers.0.clone(), self.store.clone());
         let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-            let answer = route(&inner, &store, request.uri().path());
-            std::future::ready(Ok::<_, Infallible>(answer))
+            let (inner, store) = (inner.clone(), store.clone());
+            async move {
+                let (head, body) = request.into_parts();
+                Ok::<_, Infallible>(match head.uri.path() {
+                    hashkv::PATH => hashkv::answer(&store, &head.headers, body).await,
+                    path => route(&inner, &store, path),
+                })
+            }
         });
         let builder = auto::Builder::new(TokioExecutor::new());
         builder.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)

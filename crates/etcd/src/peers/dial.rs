@@ -187,7 +187,7 @@ async fn greet(
     }
 }
 
-async fn open(network: &PeerNetwork, url: &str) -> io::Result<Box<dyn Wire>> {
+pub(super) async fn open(network: &PeerNetwork, url: &str) -> io::Result<Box<dyn Wire>> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
     let Url { tls, place, .. } = Url::parse(url).map_err(invalid)?;
     let stream: Box<dyn Wire> = match place {

@@ -8,6 +8,7 @@
 
 mod accept;
 mod dial;
+pub(crate) mod hashkv;
 pub(crate) mod identity;
 mod snapshot;
 pub(crate) mod tls;

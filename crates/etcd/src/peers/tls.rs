@@ -145,6 +145,36 @@ impl Parts<'_> {
     }
 }
 
+/// TLS for calls to another cluster: `authority` vouches for it (nothing: anybody may answer), and a certificate is shown
+/// if one is named.
+///
+/// # Errors
+/// When a file cannot be read or used.
+pub(crate) fn client_config(authority: Option<&str>, cert: &str, key: &str) -> Result<rustls::ClientConfig, EtcdError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let inner = match authority {
+        None => None,
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| storage(&format!("reading {path}"), error))?;
+            }
+            let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+            Some(inner.map_err(|error| storage(&format!("reading {path}"), error))?)
+        }
+    };
+    let allowed = Allowed { names: Vec::new(), hosts: Vec::new(), crl: None };
+    let verifier = Arc::new(Called { inner, provider: provider.clone(), allowed });
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| storage("setting up TLS", error))?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    if cert.is_empty() && key.is_empty() {
+        return Ok(builder.with_no_client_auth());
+    }
+    Ok(builder.with_client_cert_resolver(Arc::new(Reloading::new(cert.into(), key.into())?)))
+}
+
 /// Which certificates are taken, of those that an authority vouches for.
 #[derive(Debug, Clone)]
 struct Allowed {

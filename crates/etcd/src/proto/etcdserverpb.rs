@@ -1078,7 +1078,7 @@ pub struct Proposal {
     /// Whether it is the cluster itself that asks: such a proposal needs no permission.
     #[prost(bool, tag = "17")]
     pub member: bool,
-    #[prost(oneof = "proposal::Command", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 30")]
+    #[prost(oneof = "proposal::Command", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 30, 31")]
     pub command: ::core::option::Option<proposal::Command>,
 }
 /// Nested message and enum types in `Proposal`.
@@ -1106,7 +1106,21 @@ pub mod proposal {
         /// The minor version and one more; 0 ends it.
         #[prost(uint32, tag = "30")]
         Downgrade(u32),
+        #[prost(message, tag = "31")]
+        LeaseCheckpoint(super::LeaseCheckpoints),
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseCheckpoint {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+    #[prost(int64, tag = "2")]
+    pub remaining_ttl: i64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LeaseCheckpoints {
+    #[prost(message, repeated, tag = "1")]
+    pub leases: ::prost::alloc::vec::Vec<LeaseCheckpoint>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Caller {

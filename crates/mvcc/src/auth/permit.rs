@@ -131,6 +131,7 @@ impl Snapshot {
             // Decided before they are proposed, once for all.
             Command::Compact(_)
             | Command::LeaseGrant { .. }
+            | Command::LeaseCheckpoint(_)
             | Command::AlarmRaise(_)
             | Command::AlarmClear(_)
             | Command::Downgrade(_) => Ok(()),
