@@ -54,6 +54,8 @@ pub struct Config {
     pub audiences: Vec<String>,
     /// May pods be privileged?
     pub allow_privileged: bool,
+    /// How kubelets are reached; none: `nodes/proxy` reaches nothing.
+    pub kubelets: Option<crate::Kubelets>,
     /// Where audit events go.
     pub audit: Option<AuditSink>,
 }
@@ -89,6 +91,7 @@ impl Config {
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             audiences: Vec::new(),
             allow_privileged: true,
+            kubelets: None,
             audit: None,
         }
     }

@@ -106,6 +106,18 @@ impl Query {
         Self(text.split('&').filter(|p| !p.is_empty()).map(pair).collect())
     }
 
+    /// As text again, every unusual byte escaped.
+    pub(crate) fn encoded(&self) -> String {
+        let escape = |text: &str| -> String {
+            let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
+            text.as_bytes()
+                .iter()
+                .map(|b| if plain(b) { char::from(*b).to_string() } else { format!("%{b:02X}") })
+                .collect()
+        };
+        self.0.iter().map(|(key, value)| format!("{}={}", escape(key), escape(value))).collect::<Vec<_>>().join("&")
+    }
+
     /// The first value; empty when absent.
     pub(crate) fn get(&self, key: &str) -> &str {
         self.0.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v)

@@ -29,6 +29,7 @@ impl Call<'_> {
             ("binding", "create") => self.bind(&row).await,
             ("eviction", "create") => self.evict(&row, registry).await,
             ("token", "create") => self.token(&row).await,
+            ("proxy", _) if row.plural == "nodes" => self.node_proxy(&row).await,
             ("status" | "finalize" | "approval" | "ephemeralcontainers" | "resize", "get") => self.get(&row).await,
             (_, "update" | "patch") => {
                 let part = Subresource::of(name).filter(|s| *s != Subresource::None);

@@ -63,6 +63,7 @@ impl Call<'_> {
             user: self.user.name.clone(),
             user_uid: self.user.uid.clone(),
             groups: self.user.groups.clone(),
+            extra: self.user.extra.clone(),
             now: server.config.clock.now(),
             uid: server.config.entropy.uuid().to_string(),
             name_suffix: server.with_rng(|rng| rng.suffix(5)),

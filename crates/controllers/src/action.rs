@@ -71,6 +71,26 @@ pub struct Event {
     pub message: String,
 }
 
+/// What must hold of the machine that a CertificateSigningRequest names, beyond what the API server knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MachineCheck {
+    /// The machine's TPM vouches for the key.
+    Attestation,
+    /// Names and addresses are the machine's own.
+    Addresses,
+}
+
+/// A rule by which a CertificateSigningRequest may be approved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Approval {
+    /// Asked first; a machine that does not pass gets the request denied.
+    pub check: Option<MachineCheck>,
+    /// The requester must be allowed to create this subresource of `certificatesigningrequests`.
+    pub subresource: &'static str,
+    /// Of the condition `Approved`.
+    pub message: &'static str,
+}
+
 /// One effect. Neighbouring creations, deletions, patches, bindings and events may run at the same time and in any order;
 /// an update waits for all before it and is skipped when one of them failed.
 #[derive(Clone, PartialEq, Debug)]
@@ -92,6 +112,9 @@ pub enum Action {
     Event(Event),
     /// Have the cluster's signer answer a CertificateSigningRequest (the port `Signer`), then PUT its `status`.
     Sign { request: Value },
+    /// Have the first rule that applies decide on a CertificateSigningRequest, by SubjectAccessReview, then PUT its `approval`.
+    /// Nothing is done when none allows it.
+    Approve { request: Value, rules: Vec<Approval> },
     /// Ask the API, not the world, for an object. While it exists with that uid, all that follows is skipped.
     EnsureAbsent { resource: GroupVersionResource, object: ObjectKey, uid: CompactString },
     /// Look at the key again after a while, whatever happens.
@@ -179,6 +202,10 @@ impl std::fmt::Display for Action {
                 write!(f, "event {kind} {} {}", event.reason, event.message)
             }
             Self::Sign { request } => write!(f, "sign {}", meta::name(request)),
+            Self::Approve { request, rules } => {
+                let rules: Vec<&str> = rules.iter().map(|rule| rule.subresource).collect();
+                write!(f, "approve {} as {}", meta::name(request), rules.join(", "))
+            }
             Self::EnsureAbsent { resource, object, .. } => write!(f, "ensure-absent {} {object}", named(resource, "")),
             Self::Requeue { after } => write!(f, "requeue {after:?}"),
         }

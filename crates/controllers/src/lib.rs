@@ -63,7 +63,8 @@ pub struct Watch {
 
 /// One row of [`ALL`].
 pub struct Controller {
-    /// Its identity is `system:serviceaccount:kube-system:<name>`, as upstream's.
+    /// Its identity is `system:serviceaccount:kube-system:<name>`, as upstream's, or the name itself when it begins with
+    /// `system:`.
     pub name: &'static str,
     /// What it watches.
     pub watches: &'static [Watch],
@@ -98,6 +99,7 @@ pub static ALL: &[&Controller] = &[
     &roles::CONTROLLER,
     &certificates::APPROVING,
     &certificates::SIGNING,
+    &certificates::CLEANING,
 ];
 
 /// The changed object's own key.

@@ -237,6 +237,7 @@ fn node(cluster: &Cluster, pool: &Pool, group: &Group, index: u32) -> NodeSpec {
         version: pool.version.clone(),
         labels,
         taints: config["taints"].items().iter().map(taint).collect(),
+        shielded: cluster.body["shieldedNodes"]["enabled"].as_bool() != Some(false),
     }
 }
 

@@ -73,6 +73,8 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// Key, value, effect (`NoSchedule`, `PreferNoSchedule`, `NoExecute`).
     pub taints: Vec<(String, String, String)>,
+    /// Does it join by attestation of its machine (the cluster's `shieldedNodes.enabled`)?
+    pub shielded: bool,
 }
 
 /// What an operation does once its time has come.

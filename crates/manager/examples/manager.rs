@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, ClockSource, Timestamp};
-use manager::{Api, HttpsClient, ManagerConfig, NodeSpec, NodesConfig};
+use manager::{Api, HttpsClient, ManagerConfig, NodeIdentity, NodeSpec, NodesConfig};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -56,6 +56,7 @@ async fn main() {
         root_ca_pem: "the CA".into(),
         pod_cidr: Some("10.0.0.0/14".into()),
         sign: None,
+        machines: None,
     };
     let nodes = (1..=3).map(|n| NodeSpec {
         name: format!("n{n}"),
@@ -67,7 +68,8 @@ async fn main() {
         labels: Vec::new(),
         taints: Vec::new(),
         source: None,
-        tls: Arc::new(tls(&certs, &format!("system:node:n{n}"))),
+        kubelet: None,
+        identity: NodeIdentity::Given(Arc::new(tls(&certs, &format!("system:node:n{n}")))),
     });
     let nodes = NodesConfig {
         nodes: nodes.collect(),

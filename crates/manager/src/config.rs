@@ -19,10 +19,35 @@ pub struct SignRequest {
     pub expiration_seconds: Option<i64>,
     /// Who asked.
     pub username: String,
+    /// May the key encipher too (`spec.usages`)?
+    pub key_encipherment: bool,
 }
 
 /// Answers a request with a certificate chain in PEM, or says why not.
 pub type SignFn = Arc<dyn Fn(SignRequest) -> BoxFuture<'static, Result<String, String>> + Send + Sync>;
+
+/// A question about the machine that a CertificateSigningRequest names.
+#[derive(Clone, Debug)]
+pub struct MachineQuestion {
+    /// What must hold.
+    pub check: controllers::action::MachineCheck,
+    /// The request, PEM; an attested one has more blocks.
+    pub csr_pem: Vec<u8>,
+}
+
+/// What the cloud knows of a machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MachineVerdict {
+    /// It is the machine.
+    Good,
+    /// It is not.
+    Bad,
+    /// The request says nothing that could be checked.
+    Silent,
+}
+
+/// Answers questions about the cluster's machines.
+pub type MachineFn = Arc<dyn Fn(MachineQuestion) -> MachineVerdict + Send + Sync>;
 
 /// Makes a door to the API for a user: name and groups.
 pub type ApiFn = Arc<dyn Fn(&str, &[&str]) -> Api + Send + Sync>;
@@ -51,6 +76,8 @@ pub struct ManagerConfig {
     pub pod_cidr: Option<String>,
     /// Signs approved CertificateSigningRequests; none: they stay approved.
     pub sign: Option<SignFn>,
+    /// Knows the cluster's machines; none: requests that need it are left alone.
+    pub machines: Option<MachineFn>,
 }
 
 /// One simulated machine.
@@ -74,8 +101,46 @@ pub struct NodeSpec {
     pub taints: Vec<String>,
     /// Local address to speak from; none: the system's choice.
     pub source: Option<std::net::IpAddr>,
-    /// TLS with this node's own client certificate; trusts the cluster CA.
-    pub tls: Arc<rustls::ClientConfig>,
+    /// Where its kubelet's own server listens; none: it has none.
+    pub kubelet: Option<SocketAddr>,
+    /// Who it is to the API server.
+    pub identity: NodeIdentity,
+}
+
+/// How a node proves who it is.
+#[derive(Clone, Debug)]
+pub enum NodeIdentity {
+    /// With this node's own client certificate, made elsewhere.
+    Given(Arc<rustls::ClientConfig>),
+    /// With certificates that it asks the API for.
+    Bootstrap(Bootstrap),
+}
+
+/// Hands out the bootstrap credential, a client certificate that all nodes share.
+pub type SecretFn = Arc<dyn Fn() -> BoxFuture<'static, Result<pki::Identity, String>> + Send + Sync>;
+
+/// Writes a machine's attestation behind a certificate request (DER); the whole as PEM.
+pub type AttestFn = Arc<dyn Fn(&[u8]) -> Result<String, pki::SignerError> + Send + Sync>;
+
+/// What a machine is given to become a node.
+#[derive(Clone)]
+pub struct Bootstrap {
+    /// Asked for when the node has no certificate of its own.
+    pub secret: SecretFn,
+    /// With a TPM: what vouches for the node's key.
+    pub attest: Option<AttestFn>,
+    /// The authority of the API server and its clients, PEM.
+    pub cluster_ca: String,
+    /// Holds the node's own client certificate once it has one.
+    pub client: Arc<pki::ClientIdentity>,
+    /// Where the node keeps its certificates, under `node-NAME`.
+    pub vault: Arc<dyn pki::Vault>,
+}
+
+impl std::fmt::Debug for Bootstrap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bootstrap").field("attested", &self.attest.is_some()).finish_non_exhaustive()
+    }
 }
 
 /// How simulated kubelets are run.

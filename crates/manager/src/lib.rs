@@ -28,7 +28,10 @@ use controllers::Settings;
 use tokio::sync::{Semaphore, watch};
 
 pub use api::{Api, HttpsClient, InProcess};
-pub use config::{ApiFn, ManagerConfig, NodeSpec, NodesConfig, SignFn, SignRequest};
+pub use config::{
+    ApiFn, AttestFn, Bootstrap, MachineFn, MachineQuestion, MachineVerdict, ManagerConfig, NodeIdentity, NodeSpec,
+    NodesConfig, SecretFn, SignFn, SignRequest,
+};
 pub use nodes::run_nodes;
 
 use engine::{Engine, Input};
@@ -73,10 +76,14 @@ pub async fn run(config: ManagerConfig, shutdown: impl Future<Output = ()> + Sen
         api,
         limit: limit.clone(),
         sign: config.sign.clone(),
+        machines: config.machines.clone(),
     };
     let mut doors = BTreeMap::new();
     for controller in controllers::ALL {
         doors.entry(controller.name).or_insert_with(|| {
+            if controller.name.starts_with("system:") {
+                return door((config.api)(controller.name, &["system:authenticated"]), controller.name);
+            }
             let user = format!("system:serviceaccount:kube-system:{}", controller.name);
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
             door((config.api)(&user, &groups), controller.name)

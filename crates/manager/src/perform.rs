@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use controllers::action::Approval;
 use controllers::{Action, Event};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -11,7 +12,7 @@ use machinery::{CompactString, GroupResource, GroupVersionResource, ObjectKey, S
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::api::{Api, Request, collection_path, object_path};
-use crate::config::{SignFn, SignRequest};
+use crate::config::{MachineFn, MachineQuestion, MachineVerdict, SignFn, SignRequest};
 use crate::engine::Input;
 use crate::events::Recorder;
 
@@ -26,6 +27,7 @@ pub(crate) struct Door {
     /// Requests of all controllers in flight.
     pub(crate) limit: Arc<Semaphore>,
     pub(crate) sign: Option<SignFn>,
+    pub(crate) machines: Option<MachineFn>,
 }
 
 /// What the API answered to a write.
@@ -47,7 +49,7 @@ async fn tell(engine: &mpsc::Sender<Input>, written: Written) {
 }
 
 fn waits(action: &Action) -> bool {
-    matches!(action, Action::Update { .. } | Action::EnsureAbsent { .. } | Action::Sign { .. })
+    matches!(action, Action::Update { .. } | Action::EnsureAbsent { .. } | Action::Sign { .. } | Action::Approve { .. })
 }
 
 impl Door {
@@ -159,6 +161,7 @@ impl Door {
                 Ok(Written::Nothing)
             }
             Action::Sign { request } => self.sign(request).await,
+            Action::Approve { request, rules } => self.approve(request, &rules).await,
             Action::Requeue { .. } => Ok(Written::Nothing),
         }
     }
@@ -184,6 +187,61 @@ impl Door {
         }
     }
 
+    async fn approve(&self, request: Value, rules: &[Approval]) -> Result<Written, Status> {
+        for rule in rules {
+            let verdict = match (rule.check, &self.machines) {
+                (None, _) => MachineVerdict::Good,
+                (Some(_), None) => MachineVerdict::Silent,
+                (Some(check), Some(machines)) => {
+                    let csr_pem = STANDARD.decode(request.str_at(&["spec", "request"])).map_err(Status::internal)?;
+                    machines(MachineQuestion { check, csr_pem })
+                }
+            };
+            match verdict {
+                MachineVerdict::Silent => {}
+                MachineVerdict::Bad => return self.decide(request, "Denied", "AutoDenied", "").await,
+                MachineVerdict::Good if self.may_create(&request, rule.subresource).await? => {
+                    return self.decide(request, "Approved", "AutoApproved", rule.message).await;
+                }
+                MachineVerdict::Good => {}
+            }
+        }
+        tracing::info!(
+            request = meta::name(&request),
+            user = request.str_at(&["spec", "username"]),
+            "a certificate request was recognized but subject access review was not approved"
+        );
+        Ok(Written::Nothing)
+    }
+
+    /// May the requester create that subresource of certificate requests?
+    async fn may_create(&self, request: &Value, subresource: &str) -> Result<bool, Status> {
+        let spec = &request["spec"];
+        let mut review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
+            "resourceAttributes": {"group": "certificates.k8s.io", "resource": "certificatesigningrequests",
+                "verb": "create", "subresource": subresource, "version": "*"}}});
+        for (theirs, ours) in [("username", "user"), ("uid", "uid"), ("groups", "groups"), ("extra", "extra")] {
+            if !spec[theirs].is_null() {
+                review["spec"].set(ours, spec[theirs].clone());
+            }
+        }
+        let reviews = GroupVersionResource::new("authorization.k8s.io", "v1", "subjectaccessreviews");
+        let answer = self.call(Request::new("POST", collection_path(&reviews, ""), Some(review))).await?;
+        Ok(answer["status"]["allowed"].as_bool() == Some(true))
+    }
+
+    async fn decide(&self, mut request: Value, kind: &str, reason: &str, message: &str) -> Result<Written, Status> {
+        let mut condition = json!({"type": kind, "status": "True", "reason": reason});
+        if !message.is_empty() {
+            condition.set("message", message);
+        }
+        controllers::conditions::set(request.at_mut(&["status", "conditions"]), condition);
+        let requests = controllers::resource::CERTIFICATE_SIGNING_REQUESTS.clone();
+        let path = object_path(&requests, "", meta::name(&request), "approval");
+        let answer = self.call(Request::new("PUT", path, Some(request))).await?;
+        Ok(Written::Object(requests.group_resource(), answer))
+    }
+
     async fn sign(&self, mut request: Value) -> Result<Written, Status> {
         let Some(sign) = &self.sign else { return Ok(Written::Nothing) };
         let spec = &request["spec"];
@@ -193,6 +251,7 @@ impl Door {
             csr_pem,
             expiration_seconds: spec["expirationSeconds"].as_i64(),
             username: spec.str_at(&["username"]).to_owned(),
+            key_encipherment: spec["usages"].items().iter().any(|usage| usage.as_str() == Some("key encipherment")),
         };
         let chain = sign(asked).await.map_err(Status::internal)?;
         *request.at_mut(&["status", "certificate"]) = STANDARD.encode(chain).into();

@@ -131,13 +131,31 @@ pub(crate) struct StatusArgs {
     pub(crate) output: OutputFormat,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InspectFormat {
+    Text,
+    Json,
+    /// A picture (of `trust`)
+    Svg,
+}
+
+/// What to look at more closely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Subject {
+    /// Who trusts whom in each cluster, by the certificates that are really shown
+    Trust,
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct InspectArgs {
+    /// What to look at [default: everything, in short]
+    #[arg(value_enum)]
+    pub(crate) subject: Option<Subject>,
     #[command(flatten)]
     pub(crate) data: DataDirArgs,
     /// Output format
-    #[arg(long, short, value_enum, default_value_t = OutputFormat::Text)]
-    pub(crate) output: OutputFormat,
+    #[arg(long, short, value_enum, default_value_t = InspectFormat::Text)]
+    pub(crate) output: InspectFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

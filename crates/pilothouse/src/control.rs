@@ -18,7 +18,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
 use crate::fleet::Fleet;
-use crate::fleet::report;
+use crate::fleet::{report, trust};
 use crate::layout::{Layout, RunState};
 
 /// Larger than any report of a local sandbox.
@@ -41,6 +41,7 @@ pub(crate) fn router(fleet: Arc<Fleet>, cloud: Cloud, token: String, run: RunSta
         .route("/pilothouse/v1/status", get(status))
         .route("/pilothouse/v1/inspect", get(inspect))
         .route("/pilothouse/v1/keys:rotate", post(rotate_keys))
+        .route("/pilothouse/v1/trust", get(trust))
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authenticate))
         .with_state(control)
 }
@@ -76,6 +77,10 @@ async fn rotate_keys(State(control): State<Arc<Control>>) -> Result<Json<report:
         Ok(data_keys) => Ok(Json(report::Rotation { data_keys })),
         Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, crate::failure::line(&error))),
     }
+}
+
+async fn trust(State(control): State<Arc<Control>>) -> Json<Vec<trust::ClusterTrust>> {
+    Json(trust::look(&control.fleet).await)
 }
 
 /// Asks the running sandbox.

@@ -1,6 +1,8 @@
 //! The few pieces of DER (X.690) that are written here: rcgen keeps one value per attribute type in a name, while a
 //! Kubernetes user has an organization for each group (RFC 5280 §4.1.2.4 allows any number).
 
+use rcgen::{CertificateParams, KeyPair, SigningKey};
+
 use crate::SignerError;
 
 const BIT_STRING: u8 = 0x03;
@@ -49,7 +51,26 @@ pub(crate) fn with_subject<'a>(tbs: &'a [u8], subject: &[u8]) -> Result<(Vec<u8>
     Ok((element(SEQUENCE, &[before, subject, after].concat()), algorithm))
 }
 
-/// A certificate out of its three parts.
+/// A signing request with this subject, a DER `Name`, signed by the key (RFC 2986 §4).
+///
+/// # Errors
+/// When the request cannot be written.
+pub(crate) fn request(params: &CertificateParams, subject: &[u8], key: &KeyPair) -> Result<Vec<u8>, SignerError> {
+    let failed = |e: rcgen::Error| SignerError::KeyGeneration(e.to_string());
+    let damaged = || SignerError::BadRequest("the request cannot be written".to_owned());
+    let written = params.serialize_request(key).map_err(failed)?;
+    // SEQUENCE { info SEQUENCE { version, subject, key, attributes }, algorithm, signature }
+    let (head, whole, _) = split(written.der()).ok_or_else(damaged)?;
+    let (info, info_whole, after) = split(&whole[head..]).ok_or_else(damaged)?;
+    let (_, algorithm, _) = split(after).ok_or_else(damaged)?;
+    let (_, version, rest) = split(&info_whole[info..]).ok_or_else(damaged)?;
+    let (.., rest) = split(rest).ok_or_else(damaged)?;
+    let info = element(SEQUENCE, &[version, subject, rest].concat());
+    let signature = key.sign(&info).map_err(failed)?;
+    Ok(certificate(&info, algorithm, &signature))
+}
+
+/// A certificate, or a request, out of its three parts.
 pub(crate) fn certificate(tbs: &[u8], algorithm: &[u8], signature: &[u8]) -> Vec<u8> {
     // A bit string begins with the number of bits that its last byte leaves out.
     let signature = element(BIT_STRING, &[&[0], signature].concat());

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch};
 use tracing::debug;
 
 use crate::profile::{Authority, Profile};
@@ -222,11 +222,15 @@ impl Connection {
 pub async fn serve_signer(core: Arc<SignerCore>, requester: Requester, stream: UnixStream) {
     let (mut reader, writer) = stream.into_split();
     let writer = Arc::new(AsyncMutex::new(writer));
+    // A flood waits in the socket, not here.
+    let room = Arc::new(Semaphore::new(CALLS_MAX));
     loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match read_frame::<RequestFrame>(&mut reader).await {
             Ok(Some(RequestFrame { id, call })) => {
                 let (core, writer) = (Arc::clone(&core), Arc::clone(&writer));
                 tokio::spawn(async move {
+                    let _permit = permit;
                     let answer = match core.answer(requester, call).await {
                         Ok(result) => AnswerFrame { id, result, error: None },
                         Err(error) => AnswerFrame { id, result: Value::Null, error: Some(error.to_string()) },

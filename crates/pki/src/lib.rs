@@ -5,6 +5,7 @@
 //! key pair ─► signing request ─► Signer (in process, or a socket to the signer's process) ─► certificate ─► rustls
 //! ```
 
+mod attestation;
 mod authorities;
 mod der;
 mod door;
@@ -12,18 +13,24 @@ mod error;
 mod identity;
 pub mod pem;
 mod profile;
+mod request;
 mod signer;
 mod subject;
 mod tls;
 mod token_key;
 
+pub use attestation::{Attested, MachineIdentity, MachineSecret};
 pub use door::{Signer, SignerClient, serve_signer};
 pub use error::SignerError;
 pub use identity::{Identity, request_identity};
-pub use profile::{Authority, Profile, api_server_names};
+pub use profile::{ApiSigner, Approved, Authority, Profile, api_server_names};
+pub use request::KeyRequest;
 pub use signer::{Requester, SignerCore, Vault};
-pub use subject::{RequestSubject, Subject, request_subject, sha256, subject};
-pub use tls::{ClientCertificates, ClientVerifier, ServingCertificate, client_config, server_config};
+pub use subject::{RequestSubject, Subject, is_issued_by, request_subject, sha256, sha512_256, subject};
+pub use tls::{
+    ClientCertificates, ClientIdentity, ClientVerifier, ServingCertificate, client_config, client_config_with,
+    server_config, shown_by,
+};
 pub use token_key::verify_jwt;
 
 #[cfg(test)]

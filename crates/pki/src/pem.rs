@@ -9,6 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use crate::SignerError;
 
 const LINE: usize = 64;
+/// The label of a signing request.
+pub(crate) const REQUEST: &str = "CERTIFICATE REQUEST";
 
 /// One certificate as PEM.
 pub fn certificate(der: &CertificateDer<'_>) -> String {
@@ -53,5 +55,19 @@ pub(crate) fn encode(label: &str, der: &[u8]) -> String {
 
 /// A signing request as PEM.
 pub(crate) fn request(der: &[u8]) -> String {
-    encode("CERTIFICATE REQUEST", der)
+    encode(REQUEST, der)
+}
+
+/// All blocks of a text with their labels; what is no block is passed over.
+pub(crate) fn sections(text: &str) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once("-----BEGIN ") {
+        let Some((label, body)) = after.split_once("-----") else { break };
+        let Some((body, after)) = body.split_once(&format!("-----END {label}-----")) else { break };
+        let letters: String = body.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+        found.extend(STANDARD.decode(letters).ok().map(|content| (label.to_owned(), content)));
+        rest = after;
+    }
+    found
 }

@@ -21,8 +21,7 @@ use crate::token_key::TokenKey;
 use crate::{SignerError, pem};
 
 /// The group that RBAC is not asked about.
-const ADMINISTRATORS: &str = "system:masters";
-const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(crate) const ADMINISTRATORS: &str = "system:masters";
 const AUTHORITIES_FILE: &str = "authorities";
 const TOKEN_KEY_FILE: &str = "service-account-key";
 
@@ -65,7 +64,12 @@ impl Requester {
             Self::Instance => match profile {
                 Profile::KubeClient { groups, .. } => !groups.iter().any(|g| g == ADMINISTRATORS),
                 Profile::EtcdClient { name } => name != "root",
-                _ => true,
+                Profile::Approved(approved) => !approved.organizations.iter().any(|g| g == ADMINISTRATORS),
+                Profile::ApiServerServing { .. }
+                | Profile::EtcdServing { .. }
+                | Profile::EtcdPeer { .. }
+                | Profile::KubeletServing { .. }
+                | Profile::FrontProxyClient { .. } => true,
             },
             Self::Fleet => matches!(profile, Profile::EtcdClient { .. }),
         }
@@ -157,22 +161,25 @@ impl SignerCore {
         profile: &Profile,
         lifetime: Option<Duration>,
     ) -> Result<CertificateDer<'static>, SignerError> {
-        if !requester.may_have(profile) {
-            warn!(target: "signer", cluster = self.cluster, requester = requester.name(), ?profile, "refused: not for it");
+        let refused = |error: &SignerError| {
+            let (subject, groups) = profile.subject();
+            warn!(target: "signer", cluster = self.cluster, requester = requester.name(), profile = profile.name(),
+                subject, groups = groups.join(","), requested_by = profile.requested_by(), request_sha256 = sha256(csr),
+                %error, "refused");
+        };
+        if !requester.may_have(profile) || !profile.is_well_formed() {
             let (requester, what) = (requester.name().to_owned(), profile.name().to_owned());
-            return Err(SignerError::Refused { requester, what });
+            return Err(SignerError::Refused { requester, what }).inspect_err(refused);
         }
         let lifetime = lifetime.map_or(profile.lifetime(), |l| l.min(profile.lifetime()));
-        let not_before = self.clock.now() - HOUR;
-        let issued =
-            self.authorities.issue(csr, profile, not_before, lifetime + HOUR, &self.entropy).inspect_err(|error| {
-                warn!(target: "signer", cluster = self.cluster, requester = requester.name(),
-                profile = profile.name(), %error, "refused")
-            })?;
+        let (backdate, within) = profile.backdated(lifetime);
+        let not_before = self.clock.now() - backdate;
+        let whole = if within { lifetime } else { lifetime + backdate };
+        let issued = self.authorities.issue(csr, profile, not_before, whole, &self.entropy).inspect_err(refused)?;
         let names = subject(&issued)?;
         info!(target: "signer", cluster = self.cluster, requester = requester.name(), profile = profile.name(),
             authority = profile.authority().name(), serial = names.serial, subject = names.common_name,
-            groups = names.organizations.join(","), sha256 = sha256(&issued), not_after = %names.not_after, "issued");
+            groups = names.organizations.join(","), requested_by = profile.requested_by(), sha256 = sha256(&issued), not_after = %names.not_after, "issued");
         Ok(issued)
     }
 

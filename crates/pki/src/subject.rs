@@ -52,7 +52,8 @@ pub fn subject(der: &[u8]) -> Result<Subject, SignerError> {
     }
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().unwrap_or("").to_owned();
     Ok(Subject {
-        common_name: certificate.subject().iter_common_name().next().map(text).unwrap_or_default(),
+        // As Go's `pkix.Name`: the last one counts.
+        common_name: certificate.subject().iter_common_name().last().map(text).unwrap_or_default(),
         organizations: certificate.subject().iter_organization().map(text).collect(),
         issuer: certificate.issuer().iter_common_name().next().map(text).unwrap_or_default(),
         dns,
@@ -87,7 +88,7 @@ pub fn request_subject(der: &[u8]) -> Result<RequestSubject, SignerError> {
     let name = &request.certification_request_info.subject;
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().unwrap_or("").to_owned();
     let mut subject = RequestSubject {
-        common_name: name.iter_common_name().next().map(text).unwrap_or_default(),
+        common_name: name.iter_common_name().last().map(text).unwrap_or_default(),
         organizations: name.iter_organization().map(text).collect(),
         ..RequestSubject::default()
     };
@@ -113,4 +114,19 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 pub fn sha256(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// SHA-512/256, with which kubelets name their first certificate request.
+pub fn sha512_256(bytes: &[u8]) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512_256, bytes).as_ref().to_vec()
+}
+
+/// Is a certificate (DER) signed by this authority (PEM)? Neither dates nor purposes are looked at.
+pub fn is_issued_by(der: &[u8], authority_pem: &str) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+    let authorities = crate::pem::certificates(authority_pem).unwrap_or_default();
+    authorities.iter().any(|authority| {
+        X509Certificate::from_der(authority)
+            .is_ok_and(|(_, authority)| certificate.verify_signature(Some(authority.public_key())).is_ok())
+    })
 }

@@ -248,3 +248,118 @@ async fn keys_from_elsewhere_are_used_as_they_are() {
     assert!(Identity::from_pem(&made.certificate_pem(), "").is_err());
     assert!(Identity::from_pem("", &made.key_pem()).is_err());
 }
+
+fn approved(signer: ApiSigner, name: &str, group: &str, dns: &[&str]) -> Profile {
+    Profile::Approved(Box::new(Approved {
+        signer,
+        common_name: name.to_owned(),
+        organizations: vec![group.to_owned()],
+        dns: dns.iter().map(|name| (*name).to_owned()).collect(),
+        ips: Vec::new(),
+        emails: Vec::new(),
+        uris: Vec::new(),
+        key_encipherment: false,
+        requested_by: "kubelet".to_owned(),
+    }))
+}
+
+#[tokio::test]
+async fn each_requester_gets_what_the_table_says() {
+    let core = signer(&clock().clock());
+    let (instance, fleet) =
+        (Signer::InProcess(core.clone(), Requester::Instance), Signer::InProcess(core, Requester::Fleet));
+    let name = |name: &str| name.to_owned();
+    let node = "system:node:a";
+    let table = [
+        // profile, the instance may, the fleet may
+        (api_server_names("10.0.0.1".parse().unwrap(), &[]), true, false),
+        (Profile::EtcdServing { dns: vec![name("localhost")], ips: Vec::new() }, true, false),
+        (Profile::EtcdClient { name: name("kube-apiserver") }, true, true),
+        (Profile::EtcdClient { name: name("root") }, false, true),
+        (Profile::EtcdPeer { name: name("m0"), ips: Vec::new() }, true, false),
+        (kube_client("kubelet-bootstrap", "x"), true, false),
+        (kube_client("alice", "system:masters"), false, false),
+        (Profile::KubeletServing { node: name("a"), dns: vec![name("a")], ips: Vec::new() }, true, false),
+        (Profile::FrontProxyClient { name: name("front-proxy-client") }, true, false),
+        (approved(ApiSigner::Client, "jane", "dev", &[]), true, false),
+        (approved(ApiSigner::Client, "jane", "system:masters", &[]), false, false),
+        (approved(ApiSigner::KubeletClient, node, "system:nodes", &[]), true, false),
+        (approved(ApiSigner::KubeletClient, node, "dev", &[]), false, false),
+        (approved(ApiSigner::KubeletClient, node, "system:nodes", &["a"]), false, false),
+        (approved(ApiSigner::KubeletClient, "jane", "system:nodes", &[]), false, false),
+        (approved(ApiSigner::KubeletServing, node, "system:nodes", &["a"]), true, false),
+        (approved(ApiSigner::KubeletServing, node, "system:nodes", &[]), false, false),
+        (approved(ApiSigner::KubeletServing, "kubernetes", "system:nodes", &["kubernetes.default.svc"]), false, false),
+    ];
+    for (profile, to_instance, to_fleet) in table {
+        for (door, may) in [(&instance, to_instance), (&fleet, to_fleet)] {
+            let answer = request_identity(door, &profile, None).await;
+            assert_eq!(answer.is_ok(), may, "{profile:?}");
+            assert!(may || matches!(answer, Err(SignerError::Refused { .. })));
+        }
+        let token = fleet.sign_jwt(json!({"sub": "x"})).await;
+        assert!(matches!(token, Err(SignerError::Refused { .. })));
+    }
+}
+
+#[tokio::test]
+async fn approved_requests_are_dated_as_upstream_dates_them() {
+    let fake = clock();
+    let now = fake.clock().now();
+    let door = Signer::InProcess(signer(&fake.clock()), Requester::Instance);
+    let profile = approved(ApiSigner::KubeletClient, "system:node:a", "system:nodes", &[]);
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(60 * 60));
+    let year = 365 * 24 * hour;
+    for (asked, until) in [
+        (Some(10 * minute), 10 * minute),
+        (Some(8 * hour), 8 * hour - 5 * minute),
+        (None, year - 5 * minute),
+        (Some(10 * year), year - 5 * minute),
+    ] {
+        let issued = request_identity(&door, &profile, asked).await.unwrap();
+        let dates = subject(&issued.chain()[0]).unwrap();
+        assert_eq!((dates.not_before, dates.not_after), (now - 5 * minute, now + until), "{asked:?}");
+        assert!(!dates.is_ca);
+    }
+}
+
+#[tokio::test]
+async fn a_client_shows_the_certificate_it_has_at_the_time() {
+    let clock = clock().clock();
+    let door = Signer::InProcess(signer(&clock), Requester::Instance);
+    let authority = door.certificate(Authority::Cluster).await.unwrap();
+    let server = request_identity(&door, &api_server_names("127.0.0.1".parse().unwrap(), &[]), None).await.unwrap();
+    let serving = ServingCertificate::new(&server).unwrap();
+    let tls = server_config(serving, ClientCertificates::Requested, &[], &clock).unwrap();
+    let identity = ClientIdentity::none();
+    let client = client_config_with(&authority, identity.clone(), &[], &clock).unwrap();
+    let mut shown = Vec::new();
+    for user in ["", "first", "second"] {
+        if !user.is_empty() {
+            identity.replace(&request_identity(&door, &kube_client(user, "g"), None).await.unwrap()).unwrap();
+        }
+        let (near, far) = UnixStream::pair().unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(tls.clone());
+        let accepted = tokio::spawn(async move { acceptor.accept(far).await.unwrap() });
+        let connector = tokio_rustls::TlsConnector::from(client.clone());
+        let mut near = connector.connect(ServerName::try_from("kubernetes").unwrap(), near).await.unwrap();
+        near.write_all(b"x").await.unwrap();
+        let far = accepted.await.unwrap();
+        let chain = far.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        shown.push(chain.first().map(|leaf| subject(leaf).unwrap().common_name).unwrap_or_default());
+        assert_eq!(identity.certificate(), chain.first().cloned());
+    }
+    assert_eq!(shown, ["", "first", "second"]);
+}
+
+#[test]
+fn a_request_is_completed_by_its_own_certificate_only() {
+    let groups = ["system:nodes".to_owned(), "x".to_owned()];
+    let request = KeyRequest::new("system:node:a", &groups, &["a".to_owned()], &["10.0.0.1".parse().unwrap()]).unwrap();
+    let named = request_subject(request.der()).unwrap();
+    assert_eq!((named.common_name.as_str(), named.organizations.as_slice()), ("system:node:a", &groups[..]));
+    assert_eq!((named.dns.len(), named.ips.len()), (1, 1));
+    let stranger = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem();
+    assert!(request.complete(&stranger).is_err());
+    assert!(request.complete("nothing").is_err());
+}

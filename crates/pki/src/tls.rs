@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use base::Clock;
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::identity::Identity;
 use crate::{SignerError, pem};
@@ -73,6 +74,14 @@ impl ResolvesServerCert for ServingCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
     }
+}
+
+/// Do key and certificate belong together?
+///
+/// # Errors
+/// When they do not.
+pub(crate) fn check_pair(identity: &Identity) -> Result<(), SignerError> {
+    certified(identity).map(drop)
 }
 
 fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, SignerError> {
@@ -141,6 +150,126 @@ pub fn client_config(
     };
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+/// A client's certificate that can be exchanged: new connections show the new one.
+#[derive(Debug, Default)]
+pub struct ClientIdentity(ArcSwapOption<CertifiedKey>);
+
+impl ClientIdentity {
+    /// Shows nothing until it has a certificate.
+    pub fn none() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Shows this identity from now on.
+    ///
+    /// # Errors
+    /// When the key does not fit the certificate.
+    pub fn replace(&self, identity: &Identity) -> Result<(), SignerError> {
+        self.0.store(Some(certified(identity)?));
+        Ok(())
+    }
+
+    /// The certificate that is shown now, DER.
+    pub fn certificate(&self) -> Option<CertificateDer<'static>> {
+        self.0.load().as_ref().and_then(|key| key.cert.first().cloned())
+    }
+}
+
+impl ResolvesClientCert for ClientIdentity {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.load().is_some()
+    }
+}
+
+/// As [`client_config`] with an identity that changes. Sessions are not resumed: a resumed one would go on under the
+/// certificate of before.
+///
+/// # Errors
+/// When the authority is not PEM.
+pub fn client_config_with(
+    authority_pem: &str,
+    identity: Arc<ClientIdentity>,
+    alpn: &[&[u8]],
+    clock: &Clock,
+) -> Result<Arc<ClientConfig>, SignerError> {
+    let mut config = ClientConfig::builder_with_details(provider(), Arc::new(WallTime(clock.clone())))
+        .with_safe_default_protocol_versions()
+        .map_err(bad)?
+        .with_root_certificates(roots(authority_pem)?)
+        .with_client_cert_resolver(identity);
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// The chain that a server shows when it is asked as `name`, leaf first. It has the leaf's key; whom it is trusted by is the
+/// caller's question.
+///
+/// # Errors
+/// When there is no handshake.
+pub async fn shown_by<S>(stream: S, name: &str) -> Result<Vec<CertificateDer<'static>>, SignerError>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let provider = provider();
+    let verifier = Arc::new(AnyServer { algorithms: provider.signature_verification_algorithms });
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(bad)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).map_err(bad)?;
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(bad)?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    Ok(chain.iter().map(|certificate| certificate.clone().into_owned()).collect())
+}
+
+/// Takes any certificate whose key the server has: for looking, never for talking.
+#[derive(Debug)]
+struct AnyServer {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
 }
 
 /// Judges certificates that were shown in a handshake of [`ClientCertificates::Requested`].

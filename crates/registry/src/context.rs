@@ -1,5 +1,6 @@
 //! What a verb is told about the request, and what it may ask back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::Timestamp;
@@ -49,10 +50,11 @@ impl Subresource {
 /// The request a verb works for. Time and randomness are given, never taken.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
-    /// The caller's user name, uid and groups (CertificateSigningRequests record them).
+    /// The caller's user name, uid, groups and extra (CertificateSigningRequests record them).
     pub user: String,
     pub user_uid: String,
     pub groups: Vec<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
     pub now: Timestamp,
     /// A fresh UUID for a created object.
     pub uid: String,

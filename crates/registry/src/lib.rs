@@ -13,6 +13,7 @@
 
 pub mod allocation;
 pub mod cache;
+pub mod certificate_request;
 mod context;
 mod convert;
 pub mod custom;

@@ -159,7 +159,7 @@ impl Store {
                 }
                 _ => Ok(None),
             },
-            Action::Event(_) | Action::Sign { .. } | Action::Requeue { .. } => Ok(None),
+            Action::Event(_) | Action::Sign { .. } | Action::Approve { .. } | Action::Requeue { .. } => Ok(None),
         }
     }
 

@@ -33,7 +33,13 @@ struct Inner {
     tls: Arc<rustls::ClientConfig>,
     bearer: Option<String>,
     source: Option<IpAddr>,
-    connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    connection: Mutex<Option<Connection>>,
+}
+
+/// An open connection and the task that drives it.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: tokio::task::AbortHandle,
 }
 
 fn broken(what: impl std::fmt::Display) -> Status {
@@ -62,16 +68,22 @@ impl HttpsClient {
 
     async fn sender(&self) -> Result<SendRequest<Full<Bytes>>, Status> {
         let mut connection = self.0.connection.lock().await;
-        if let Some(sender) = connection.as_ref().filter(|s| !s.is_closed()) {
-            return Ok(sender.clone());
+        if let Some(open) = connection.as_ref().filter(|open| !open.sender.is_closed()) {
+            return Ok(open.sender.clone());
         }
         let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await;
-        let sender = opened.map_err(|_| broken("timed out"))??;
-        *connection = Some(sender.clone());
-        Ok(sender)
+        let open = opened.map_err(|_| broken("timed out"))??;
+        Ok(connection.insert(open).sender.clone())
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Status> {
+    /// Ends the open connection and all that goes over it; the next request opens another.
+    pub async fn disconnect(&self) {
+        if let Some(open) = self.0.connection.lock().await.take() {
+            open.driver.abort();
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, Status> {
         let inner = &self.0;
         let socket = if inner.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(broken)?;
         if let Some(source) = inner.source {
@@ -83,12 +95,12 @@ impl HttpsClient {
         let stream = connector.connect(inner.server_name.clone(), stream).await.map_err(broken)?;
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(broken)?;
-        tokio::spawn(async move {
+        let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection to the API server ended");
             }
         });
-        Ok(sender)
+        Ok(Connection { sender, driver: driver.abort_handle() })
     }
 
     async fn send(&self, request: &Request) -> Result<http::Response<Incoming>, Status> {

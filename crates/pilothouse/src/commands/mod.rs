@@ -4,4 +4,5 @@ pub(crate) mod env;
 pub(crate) mod logs;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod trust;
 pub(crate) mod up;

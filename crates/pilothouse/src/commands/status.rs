@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::cli::{DataDirArgs, InspectArgs, OutputFormat, StatusArgs};
+use crate::cli::{DataDirArgs, InspectArgs, InspectFormat, OutputFormat, StatusArgs, Subject};
+use crate::commands::trust;
 use crate::control;
 use crate::fleet::report::{Inspection, Rotation, Status};
 use crate::layout::Layout;
@@ -28,10 +29,14 @@ pub(crate) async fn run(args: &StatusArgs) -> Result<String> {
 /// When no sandbox runs.
 pub(crate) async fn inspect(args: &InspectArgs) -> Result<String> {
     let layout = Layout::resolve(args.data.data_dir.as_deref(), None)?;
+    if args.subject == Some(Subject::Trust) {
+        return trust::print(&control::ask::<Vec<_>>(&layout, "trust").await?, args.output);
+    }
     let inspection: Inspection = control::ask(&layout, "inspect").await?;
     match args.output {
-        OutputFormat::Json => Ok(serde_json::to_string_pretty(&inspection)? + "\n"),
-        OutputFormat::Text => inspection_text(&inspection),
+        InspectFormat::Json => Ok(serde_json::to_string_pretty(&inspection)? + "\n"),
+        InspectFormat::Text => inspection_text(&inspection),
+        InspectFormat::Svg => bail!("there is a picture of `inspect trust` only"),
     }
 }
 

@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
+use base::Entropy;
 use disk::Platform;
 use etcd::{RemoteStore, Store};
-use pki::{Authority, Signer};
+use pki::{Authority, MachineSecret, Signer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::edge::Delivery;
 use crate::fleet::addresses::Addresses;
-use crate::fleet::message::{ClusterSpec, NodeSpec, Secret};
+use crate::fleet::machines::Machines;
+use crate::fleet::message::{ClusterSpec, MachineSpec, NodeSpec, Secret, UsedIdentity};
 use crate::fleet::report::{Certificate, ClusterStatus, InstanceStatus, MemberStatus};
 use crate::fleet::supervise::SIGNER;
 use crate::fleet::{key, user_files};
@@ -23,6 +25,9 @@ use crate::layout::{Layout, make_directory, write_private};
 const RECORD_FILE: &str = "cluster.json";
 /// A member of the store that does not say how it is in this time is not well.
 const MEMBER_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Instances that are being started answer no questions.
+const REPORT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// The name of an instance, which is that of its directory and of its member of the store.
 pub(crate) fn instance_name(place: usize) -> String {
@@ -104,6 +109,8 @@ pub(crate) enum Command {
     Nodes,
     /// Data keys were rotated.
     Keys(NewKeys),
+    /// Which client certificates do the instances use?
+    Report(oneshot::Sender<Vec<UsedIdentity>>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -112,6 +119,8 @@ pub(crate) struct Cluster {
     spec: ClusterSpec,
     pub(crate) addresses: Addresses,
     pub(crate) nodes: Mutex<Vec<NodeSpec>>,
+    machines: Mutex<Machines>,
+    pub(crate) machine_secret: MachineSecret,
     pub(crate) state: watch::Sender<State>,
     pub(crate) instances: Mutex<Vec<InstanceStatus>>,
     pub(crate) delivery: watch::Sender<Vec<Delivery>>,
@@ -121,12 +130,19 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(record: Record, addresses: Addresses) -> Arc<Self> {
+    pub(crate) fn new(
+        record: Record,
+        addresses: Addresses,
+        machines: Machines,
+        machine_secret: MachineSecret,
+    ) -> Arc<Self> {
         let (commands, inbox) = mpsc::channel(16);
         Arc::new(Self {
             spec: record.spec,
             addresses,
             nodes: Mutex::new(record.nodes),
+            machines: Mutex::new(machines),
+            machine_secret,
             state: watch::Sender::new(State::Starting),
             instances: Mutex::default(),
             delivery: watch::Sender::new(Vec::new()),
@@ -174,9 +190,31 @@ impl Cluster {
         }
     }
 
-    pub(crate) async fn set_nodes(&self, nodes: Vec<NodeSpec>) {
+    /// Gives the cluster these nodes.
+    ///
+    /// # Errors
+    /// When the addresses of their machines cannot be remembered.
+    pub(crate) async fn set_nodes(&self, nodes: Vec<NodeSpec>, layout: &Layout, entropy: &Entropy) -> Result<()> {
+        let directory = layout.cluster(&self.spec.id);
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner).assign(&directory, &nodes, entropy)?;
         *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
         let _ = self.commands.send(Command::Nodes).await;
+        Ok(())
+    }
+
+    /// The client certificates that the instances show.
+    pub(crate) async fn used_identities(&self) -> Vec<UsedIdentity> {
+        let (sender, answer) = oneshot::channel();
+        if self.commands.send(Command::Report(sender)).await.is_err() {
+            return Vec::new();
+        }
+        tokio::time::timeout(REPORT_TIMEOUT, answer).await.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// The machines of all nodes.
+    pub(crate) fn machines(&self) -> Vec<MachineSpec> {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner).specs(&nodes)
     }
 
     /// The directories that are sealed with a data key, and their names: the signer's, then the instances'.

@@ -59,13 +59,17 @@ pub(crate) async fn run(
             command = inbox.recv() => match command {
                 Some(Command::Nodes) => {
                     for (place, instance) in instances.iter().enumerate() {
-                        instance.set_nodes(cluster.nodes_of(place)).await;
+                        instance.set_nodes(cluster.nodes_of(place), cluster.machines()).await;
                     }
                 }
                 Some(Command::Keys(keys)) => {
                     if let Err(error) = take_keys(keys, &vault, &instances) {
                         warn!("new data keys: {error:#}");
                     }
+                }
+                Some(Command::Report(answer)) => {
+                    let reports = futures_util::future::join_all(instances.iter().map(Instance::report)).await;
+                    let _ = answer.send(reports.concat());
                 }
                 Some(Command::Stop(done)) => {
                     cluster.delivery.send_replace(Vec::new());

@@ -18,7 +18,9 @@ pub(crate) enum ToInstance {
     /// The data key was rotated: everything is to be sealed anew with this one.
     Key { data_key: Secret },
     /// The nodes there should be now.
-    Nodes { nodes: Vec<NodeSpec> },
+    Nodes { nodes: Vec<NodeSpec>, machines: Vec<MachineSpec> },
+    /// Which client certificates does it use now? File: a stream for the answer, a list of [`UsedIdentity`] as JSON.
+    Report,
     /// Stop in order: finish requests, sync, end.
     Stop,
 }
@@ -49,7 +51,22 @@ pub(crate) struct InstanceStart {
     pub(crate) member: usize,
     /// The project's number and service agent as the cloud knows them.
     pub(crate) project_number: String,
+    /// The nodes that this instance carries.
     pub(crate) nodes: Vec<NodeSpec>,
+    /// The machines of all the cluster's nodes.
+    pub(crate) machines: Vec<MachineSpec>,
+    /// What the machines' attestation keys are made of; new at each start of the fleet, as a TPM's state at power-on.
+    pub(crate) machine_secret: Secret,
+}
+
+/// What the cloud knows of a node's machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MachineSpec {
+    pub(crate) name: String,
+    pub(crate) zone: String,
+    pub(crate) internal_ip: Ipv4Addr,
+    /// Where its kubelet listens: the loopback address that stands for the machine.
+    pub(crate) kubelet: SocketAddr,
 }
 
 /// Where a member of a cluster's store is.
@@ -90,6 +107,16 @@ pub(crate) enum FromSigner {
     Failed { message: String },
 }
 
+/// A client certificate that a process shows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct UsedIdentity {
+    /// Who shows it, and to whom.
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// DER, base64.
+    pub(crate) certificate: String,
+}
+
 /// What a cluster is, for the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClusterSpec {
@@ -123,6 +150,13 @@ pub(crate) struct NodeSpec {
     pub(crate) labels: Vec<(String, String)>,
     /// As `key=value:Effect`.
     pub(crate) taints: Vec<String>,
+    /// Does it join by attestation (cluster field `shieldedNodes`)? In a record of before: yes.
+    #[serde(default = "yes")]
+    pub(crate) shielded: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Text that no log and no debug output shows.

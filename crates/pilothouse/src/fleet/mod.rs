@@ -4,10 +4,12 @@ mod addresses;
 mod cluster;
 mod in_process;
 mod key;
+mod machines;
 pub(crate) mod message;
 mod process;
 pub(crate) mod report;
 mod supervise;
+pub(crate) mod trust;
 mod user_files;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use anyhow::{Context, Result, bail};
 use base::{Clock, Entropy};
 use disk::Platform;
+use pki::MachineSecret;
 use policy::GoogleIdentity;
 use tracing::info;
 
@@ -160,8 +163,7 @@ impl Fleet {
     pub(crate) async fn resize(&self, id: &str, nodes: Vec<NodeSpec>) -> Result<()> {
         let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
         Record { spec: cluster.spec().clone(), nodes: nodes.clone() }.save(&self.layout)?;
-        cluster.set_nodes(nodes).await;
-        Ok(())
+        cluster.set_nodes(nodes, &self.layout, &self.entropy).await
     }
 
     /// A cluster by id.
@@ -233,7 +235,9 @@ impl Fleet {
         let (addresses, listeners) =
             addresses::bind(&directory, cluster::instances_in(&record.spec.location), wishes, &self.entropy)
                 .with_context(|| format!("cluster {} in {}", record.spec.name, record.spec.location))?;
-        let cluster = Cluster::new(record, addresses);
+        let mut machines = machines::Machines::load(&directory)?;
+        machines.assign(&directory, &record.nodes, &self.entropy)?;
+        let cluster = Cluster::new(record, addresses, machines, MachineSecret::generate(&self.entropy));
         self.lock().insert(cluster.spec().id.clone(), Arc::clone(&cluster));
         supervise::start(self, &cluster, listeners);
         Ok(cluster)

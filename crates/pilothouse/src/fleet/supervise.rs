@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pki::{Authority, Requester, Signer, SignerClient};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
@@ -19,7 +20,9 @@ use crate::channel;
 use crate::edge::{self, Delivery};
 use crate::fleet::addresses::{Listeners, MemberAddresses, MemberListeners};
 use crate::fleet::cluster::{Access, Cluster, Command, NewKeys, State, instance_name};
-use crate::fleet::message::{FromInstance, FromSigner, InstanceStart, StoreMember, ToInstance, ToSigner};
+use crate::fleet::message::{
+    FromInstance, FromSigner, InstanceStart, Secret, StoreMember, ToInstance, ToSigner, UsedIdentity,
+};
 use crate::fleet::process::{self, Process};
 use crate::fleet::report::InstanceStatus;
 use crate::fleet::{Fleet, in_process, key, user_files};
@@ -152,6 +155,7 @@ impl Supervisor {
                 Event::InstanceEnded(place) => self.instance_failed(place, "it ended".to_owned(), Cause::Passing),
                 Event::Told(Some(Command::Nodes)) => self.tell_nodes().await,
                 Event::Told(Some(Command::Keys(keys))) => self.tell_keys(keys).await,
+                Event::Told(Some(Command::Report(answer))) => self.ask_instances(answer),
                 Event::Told(Some(Command::Stop(done))) => {
                     self.stop().await;
                     let _ = done.send(());
@@ -178,8 +182,8 @@ impl Supervisor {
     async fn tell_nodes(&self) {
         for (place, instance) in self.instances.iter().enumerate() {
             if let Some(process) = &instance.slot.process {
-                let nodes = self.cluster.nodes_of(place);
-                let _ = process.channel.send(&ToInstance::Nodes { nodes }, &[]).await;
+                let (nodes, machines) = (self.cluster.nodes_of(place), self.cluster.machines());
+                let _ = process.channel.send(&ToInstance::Nodes { nodes, machines }, &[]).await;
             }
         }
     }
@@ -196,6 +200,23 @@ impl Supervisor {
         }
     }
 
+    /// Has each instance that runs say which certificates it shows; whoever asked waits, not the supervisor.
+    fn ask_instances(&self, answer: oneshot::Sender<Vec<UsedIdentity>>) {
+        let running = self.instances.iter().filter_map(|instance| instance.slot.process.as_ref());
+        let channels: Vec<_> = running.map(|process| Arc::clone(&process.channel)).collect();
+        tokio::spawn(async move {
+            let ask = channels.into_iter().map(async |channel| -> Result<Vec<UsedIdentity>> {
+                let (ours, theirs) = channel::stream_pair()?;
+                channel.send(&ToInstance::Report, &[theirs]).await?;
+                let mut text = Vec::new();
+                stream(ours)?.read_to_end(&mut text).await?;
+                Ok(serde_json::from_slice(&text)?)
+            });
+            let reports = futures_util::future::join_all(ask).await;
+            let _ = answer.send(reports.into_iter().filter_map(Result::ok).flatten().collect());
+        });
+    }
+
     /// Starts what is missing. A wish to stop breaks it off; other nodes are those that the instances start with.
     async fn complete_unless_stopped(&mut self, inbox: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
         let (mut nodes_changed, mut new_keys) = (false, Vec::new());
@@ -209,6 +230,8 @@ impl Supervisor {
                         Some(Command::Stop(done)) => break Some(done),
                         Some(Command::Nodes) => nodes_changed = true,
                         Some(Command::Keys(keys)) => new_keys.push(keys),
+                        // Whoever asked hears nothing, and says so.
+                        Some(Command::Report(_)) => {}
                         None => std::future::pending().await,
                     },
                 }
@@ -509,6 +532,8 @@ pub(crate) fn start_message(fleet: &Fleet, cluster: &Cluster, place: usize) -> R
         member: place,
         project_number: fleet.project_number.clone(),
         nodes: cluster.nodes_of(place),
+        machines: cluster.machines(),
+        machine_secret: Secret(cluster.machine_secret.to_text().to_string()),
     })
 }
 

@@ -4,23 +4,29 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use apiserver::{ApiServer, Caller};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use disk::RealDisk;
 use etcd::{Member, MemberConfig, PeerNetwork, Storage};
 use ipnet::IpNet;
 use manager::api::InProcess;
 use manager::{Api, ManagerConfig, SignFn, SignRequest};
 use pki::{
-    Authority, ClientCertificates, Profile, ServingCertificate, Signer, client_config, request_identity, server_config,
+    ApiSigner, Approved, Authority, ClientCertificates, ClientIdentity, Profile, ServingCertificate, Signer,
+    client_config, request_identity, server_config,
 };
 use policy::UserInfo;
+use registry::certificate_request;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::fleet::message::{InstanceStart, NodeSpec, Secret, StoreMember};
+use crate::fleet::message::{InstanceStart, MachineSpec, NodeSpec, Secret, StoreMember, UsedIdentity};
 use crate::fleet::{MemberListeners, SealedDirectory};
+use crate::instance::machines::Machines;
 use crate::instance::nodes::Nodes;
 use crate::system;
 
@@ -41,6 +47,11 @@ pub(crate) struct Instance {
     nodes: Nodes,
     shutdown: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
+    machines: Arc<Machines>,
+    kubelet_client: Arc<ClientIdentity>,
+    /// What its member shows to the others; alone it shows nothing.
+    shown_to_peers: Option<CertificateDer<'static>>,
+    name: String,
     /// Kept locked.
     directory: Arc<SealedDirectory>,
 }
@@ -60,7 +71,11 @@ impl Instance {
             entropy.clone(),
         )?;
         let directory = Arc::new(directory);
+        let machines = Arc::new(Machines::new(&start)?);
+        let kubelet_client = ClientIdentity::none();
         let peer_tls = PeerTls::of(&start, &doors.signer).await?;
+        let shown_to_peers = Some(peer_tls.certificate.clone()).filter(|_| start.members.len() > 1);
+        let name = start.instance.clone();
         let config = member_config(&start, &directory, &peer_tls)?;
         let member = tokio::task::spawn_blocking(move || Member::start(config)).await?.context("the store")?;
         let member = Arc::new(member);
@@ -70,12 +85,15 @@ impl Instance {
             serve_peers(&member, peer_tls, peer, &shutdown)?,
             serve_etcd(&member, &start, &doors.signer, client, &shutdown).await?,
         ];
-        let server = api_server(&start, &member, &doors.signer, doors.identity).await?;
-        tasks.push(run_manager(&start, &server, &doors.signer, &shutdown).await?);
+        let kubelets = (kubelet_client.clone(), machines.clone());
+        let server = api_server(&start, &member, &doors.signer, doors.identity, kubelets).await?;
+        tasks.push(run_manager(&start, &server, &doors.signer, &shutdown, &machines).await?);
         let seed = u64::from_be_bytes(entropy.bytes());
-        let nodes = Nodes::new(&start, server.clone(), doors.signer, clock, seed);
+        let given = (machines.clone(), directory.clone(), kubelet_client.clone());
+        let nodes = Nodes::new(&start, server.clone(), doors.signer, clock, seed, given);
         nodes.set(start.nodes).await;
-        let instance = Self { server, member, nodes, shutdown, tasks, directory };
+        let instance =
+            Self { server, member, nodes, shutdown, tasks, machines, kubelet_client, shown_to_peers, name, directory };
         if instance.directory.has_earlier_keys() {
             instance.seal_anew();
         }
@@ -131,8 +149,28 @@ impl Instance {
     }
 
     /// Gives the cluster these nodes.
-    pub(crate) async fn set_nodes(&self, nodes: Vec<NodeSpec>) {
+    pub(crate) async fn set_nodes(&self, nodes: Vec<NodeSpec>, machines: Vec<MachineSpec>) {
+        self.machines.replace(machines);
         self.nodes.set(nodes).await;
+    }
+
+    /// The client certificates that are used here.
+    pub(crate) async fn report(&self) -> Vec<UsedIdentity> {
+        let used = |from: String, to: &str, certificate: CertificateDer<'_>| UsedIdentity {
+            from,
+            to: to.to_owned(),
+            certificate: STANDARD.encode(&certificate),
+        };
+        let mut all = Vec::new();
+        let kubelets = self.kubelet_client.certificate();
+        all.extend(kubelets.map(|shown| used(format!("API server {}", self.name), "kubelets", shown)));
+        all.extend(self.shown_to_peers.clone().map(|shown| used(format!("store {}", self.name), "store peers", shown)));
+        for (name, shown) in self.nodes.certificates().await {
+            let bootstrap = if name.starts_with("kubelet") { "machines before they join" } else { "" };
+            let from = if bootstrap.is_empty() { format!("kubelet {name}") } else { bootstrap.to_owned() };
+            all.push(used(from, "API server", shown));
+        }
+        all
     }
 
     /// Ends nodes and controllers, then the API server, then the store, which syncs.
@@ -151,6 +189,7 @@ impl Instance {
 
 /// The store's certificate towards the other members, both ways, under the etcd peer CA.
 struct PeerTls {
+    certificate: CertificateDer<'static>,
     server: Arc<rustls::ServerConfig>,
     client: Arc<rustls::ClientConfig>,
 }
@@ -163,7 +202,8 @@ impl PeerTls {
         let authority = signer.certificate(Authority::EtcdPeer).await?;
         let (serving, clock) = (ServingCertificate::new(&identity)?, system::clock());
         let server = server_config(serving, ClientCertificates::Required(&authority), &[], &clock)?;
-        Ok(Self { server, client: client_config(&authority, Some(&identity), &[], &clock)? })
+        let client = client_config(&authority, Some(&identity), &[], &clock)?;
+        Ok(Self { certificate: identity.chain()[0].clone(), server, client })
     }
 }
 
@@ -239,6 +279,7 @@ async fn api_server(
     member: &Member,
     signer: &Signer,
     identity: apiserver::Identity,
+    (kubelet_client, machines): (Arc<ClientIdentity>, Arc<Machines>),
 ) -> Result<ApiServer> {
     let service_cidr: IpNet = start.cluster.service_cidr.parse().context("the range of Service addresses")?;
     let first = service_cidr.hosts().next().context("the range of Service addresses is empty")?;
@@ -249,6 +290,8 @@ async fn api_server(
     let mut config = apiserver::Config::new(member.store(), clock, entropy, signer.clone(), serving, client_ca);
     config.front_proxy_ca = signer.certificate(Authority::Aggregation).await?;
     config.identity = identity;
+    let tls = pki::client_config_with(&config.client_ca, kubelet_client, &[b"http/1.1"], &config.clock)?;
+    config.kubelets = Some(apiserver::Kubelets { tls, find: Arc::new(move |name| machines.kubelet(name)) });
     config.git_version = format!("v{}", start.cluster.kubernetes_version);
     config.service_cidrs = vec![service_cidr];
     config.advertise_address = start.private_address.into();
@@ -267,7 +310,9 @@ async fn run_manager(
     server: &ApiServer,
     signer: &Signer,
     shutdown: &watch::Sender<bool>,
+    machines: &Arc<Machines>,
 ) -> Result<JoinHandle<()>> {
+    let machines = Arc::clone(machines);
     let api_server = server.clone();
     let config = ManagerConfig {
         api: Arc::new(move |user, groups| {
@@ -287,6 +332,7 @@ async fn run_manager(
         root_ca_pem: signer.certificate(Authority::Cluster).await?,
         pod_cidr: Some(start.cluster.pod_cidr.clone()),
         sign: Some(sign(signer.clone())),
+        machines: Some(Arc::new(move |question| machines.answer(&question))),
     };
     let stop = stopped(shutdown);
     Ok(tokio::spawn(async move {
@@ -308,15 +354,25 @@ fn sign(signer: Signer) -> SignFn {
 async fn sign_one(signer: &Signer, request: &SignRequest) -> Result<String> {
     let pem = std::str::from_utf8(&request.csr_pem).context("the request is not PEM")?;
     let csr = pki::pem::signing_request(pem)?;
-    let subject = pki::request_subject(&csr)?;
-    let profile = if request.signer_name == "kubernetes.io/kubelet-serving" {
-        let node = subject.common_name.strip_prefix("system:node:").context("not a node's name")?.to_owned();
-        Profile::KubeletServing { node, dns: subject.dns, ips: subject.ips }
-    } else {
-        Profile::KubeClient { user: subject.common_name, groups: subject.organizations }
+    let asked = certificate_request::parse(&request.csr_pem).map_err(anyhow::Error::msg)?;
+    let approved = Approved {
+        signer: match request.signer_name.as_str() {
+            certificate_request::CLIENT_SIGNER => ApiSigner::Client,
+            certificate_request::KUBELET_CLIENT_SIGNER => ApiSigner::KubeletClient,
+            certificate_request::KUBELET_SERVING_SIGNER => ApiSigner::KubeletServing,
+            other => bail!("{other} is not a signer of this cluster"),
+        },
+        common_name: asked.common_name,
+        organizations: asked.organizations,
+        dns: asked.dns,
+        ips: asked.ips,
+        emails: asked.emails,
+        uris: asked.uris,
+        key_encipherment: request.key_encipherment,
+        requested_by: request.username.clone(),
     };
     let lifetime = request.expiration_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
-    let certificate = signer.issue(&csr, &profile, lifetime).await?;
+    let certificate = signer.issue(&csr, &Profile::Approved(Box::new(approved)), lifetime).await?;
     Ok(pki::pem::certificate(&certificate))
 }
 

@@ -1,6 +1,8 @@
 //! One control-plane instance: store, API server, controllers, scheduler and, here, the simulated nodes.
 
+mod addons;
 mod control_plane;
+mod machines;
 mod nodes;
 
 use std::net::TcpStream;
@@ -9,6 +11,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 
 use anyhow::{Context, Result, bail};
 use pki::{Signer, SignerClient};
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tracing::{info, warn};
 
@@ -53,7 +56,16 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
                 other => warn!(?other, "a new signer without a stream"),
             },
             ToInstance::Key { data_key } => instance.take_key(&data_key)?,
-            ToInstance::Nodes { nodes } => instance.set_nodes(nodes).await,
+            ToInstance::Nodes { nodes, machines } => instance.set_nodes(nodes, machines).await,
+            ToInstance::Report => match files.into_iter().next().map(stream) {
+                Some(Ok(mut stream)) => {
+                    let report = serde_json::to_vec(&instance.report().await)?;
+                    if let Err(error) = stream.write_all(&report).await {
+                        info!(%error, "nobody waited for the report");
+                    }
+                }
+                other => warn!(?other, "a report without a stream"),
+            },
             ToInstance::Stop => {
                 instance.stop().await;
                 return Ok(());

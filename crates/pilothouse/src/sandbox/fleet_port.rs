@@ -104,5 +104,6 @@ fn node(spec: &gke::NodeSpec) -> NodeSpec {
         machine_type: spec.machine_type.clone(),
         labels: spec.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         taints: spec.taints.iter().map(|(key, value, effect)| format!("{key}={value}:{effect}")).collect(),
+        shielded: spec.shielded,
     }
 }

@@ -1,6 +1,10 @@
-//! CertificateApproval and CertificateSigning: rights over a signer, not only over the request object.
+//! CertificateApproval, CertificateSigning: rights over a signer, not only over the request object.
+//! CertificateSubjectRestriction: the API makes nobody an administrator by certificate.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use machinery::{Status, Value};
+use registry::certificate_request::{self, CLIENT_SIGNER};
 
 use super::{AdmissionRequest, Operation, Reader};
 use crate::Attributes;
@@ -46,4 +50,28 @@ pub(super) fn signing(request: &AdmissionRequest<'_>, _: &dyn Reader) -> Result<
         return Ok(());
     }
     Err(request.forbidden(None, format!("user not permitted to sign requests with signerName {signer:?}")))
+}
+
+/// Reads the request of a CertificateSigningRequest.
+pub(super) fn parsed(object: &Value) -> Result<certificate_request::CertificateRequest, String> {
+    let pem = STANDARD.decode(object.str_at(&["spec", "request"])).unwrap_or_default();
+    certificate_request::parse(&pem)
+}
+
+pub(super) fn subject_restriction(request: &AdmissionRequest<'_>, _: &dyn Reader) -> Result<(), Status> {
+    let object = request.object();
+    if request.operation != Operation::Create
+        || !request.is(GROUP, "certificatesigningrequests")
+        || object.str_at(&["spec", "signerName"]) != CLIENT_SIGNER
+    {
+        return Ok(());
+    }
+    let refuse = |why: String| Err(request.forbidden(Some(object), why));
+    match parsed(object) {
+        Err(why) => refuse(format!("failed to parse CSR: {why}")),
+        Ok(asked) if asked.organizations.iter().any(|group| group == crate::user::MASTERS) => {
+            refuse(format!("use of {CLIENT_SIGNER} signer with system:masters group is not allowed"))
+        }
+        Ok(_) => Ok(()),
+    }
 }

@@ -127,6 +127,7 @@ pub static PLUGINS: &[Plugin] = &[
     Plugin { name: "RuntimeClass", mutate: Some(runtime_class::mutate), validate: Some(runtime_class::validate) },
     Plugin { name: "CertificateApproval", mutate: None, validate: Some(certificates::approval) },
     Plugin { name: "CertificateSigning", mutate: None, validate: Some(certificates::signing) },
+    Plugin { name: "CertificateSubjectRestriction", mutate: None, validate: Some(certificates::subject_restriction) },
     Plugin { name: "DefaultIngressClass", mutate: Some(ingress_class::mutate), validate: None },
     // ResourceQuota is last, and apart: see `quota::charges`.
 ];

@@ -1,7 +1,7 @@
-//! NodeRestriction: what a kubelet may write, object by object. (Certificate requests are left to the approver, which
-//! reads their subject.)
+//! NodeRestriction: what a kubelet may write, object by object.
 
 use machinery::{GroupResource, Status, Value};
+use registry::certificate_request::{KUBELET_CLIENT_SIGNER, KUBELET_SERVING_SIGNER, NODE_USER_PREFIX};
 
 use super::{AdmissionRequest, Operation, Reader};
 use crate::node::MIRROR_ANNOTATION;
@@ -39,6 +39,7 @@ pub(super) fn admit(request: &AdmissionRequest<'_>, object: &mut Value, reader: 
         ("", "persistentvolumeclaims", _) => Err("may only update PVC status".to_owned()),
         ("", "serviceaccounts", "token") => token(request, node, object, reader),
         ("coordination.k8s.io", "leases", _) => lease(request, node, object),
+        ("certificates.k8s.io", "certificatesigningrequests", "") => signing_request(request, node, object),
         ("storage.k8s.io", "csinodes", _) => named_like_node(request, node, object, "CSINode"),
         _ => Ok(()),
     }
@@ -46,6 +47,19 @@ pub(super) fn admit(request: &AdmissionRequest<'_>, object: &mut Value, reader: 
 }
 
 type Check = Result<(), String>;
+
+/// A kubelet asks for certificates of its own name only.
+fn signing_request(request: &AdmissionRequest<'_>, node: &str, object: &Value) -> Check {
+    let of_nodes = [KUBELET_CLIENT_SIGNER, KUBELET_SERVING_SIGNER];
+    if request.operation != Operation::Create || !of_nodes.contains(&object.str_at(&["spec", "signerName"])) {
+        return Ok(());
+    }
+    let asked = super::certificates::parsed(object).map_err(|why| format!("unable to parse csr: {why}"))?;
+    if asked.common_name == format!("{NODE_USER_PREFIX}{node}") {
+        return Ok(());
+    }
+    Err(format!("can only create a node CSR with CN=system:node:{node}"))
+}
 
 fn stored_pod(request: &AdmissionRequest<'_>, reader: &dyn Reader) -> Result<std::sync::Arc<Value>, String> {
     let name = request.name;

@@ -1,7 +1,8 @@
 //! CertificateSigningRequests: the spec is the requester's, approval and certificate come by subresources.
 
-use machinery::{FieldError, Value, names};
+use machinery::{Value, names};
 
+use crate::certificate_request;
 use crate::context::{Context, Subresource};
 use crate::strategy::{Strategy, text};
 use crate::validation::{At, Errors, go, same};
@@ -33,6 +34,7 @@ const USAGES: [&str; 23] = [
 ];
 const APPROVED: &str = "Approved";
 const DENIED: &str = "Denied";
+const FAILED: &str = "Failed";
 
 pub(crate) static STRATEGY: Strategy = Strategy {
     name: crate::names::any,
@@ -49,6 +51,10 @@ pub(crate) static STRATEGY: Strategy = Strategy {
         if !cx.groups.is_empty() {
             spec.set("groups", cx.groups.clone());
         }
+        if !cx.extra.is_empty() {
+            let lists = cx.extra.iter().map(|(key, values)| (key.clone(), Value::from(values.clone())));
+            spec.set("extra", lists.collect::<Value>());
+        }
     },
     prepare_update: |new, old, _| {
         if let Some(spec) = old.get("spec") {
@@ -58,17 +64,7 @@ pub(crate) static STRATEGY: Strategy = Strategy {
     prepare_subresource,
     validate: |at, _, errors| request(at, errors),
     validate_update: Some(|_, _, _, _| {}),
-    validate_subresource: |new, old, cx, errors| {
-        if cx.subresource == Subresource::Status {
-            for kind in [APPROVED, DENIED] {
-                if !same(&of_kind(new.value, kind), &of_kind(old.value, kind)) {
-                    let at = new.at(&["status", "conditions"]);
-                    errors.forbidden(&at, format!("updates may not modify a condition of type {kind:?}"));
-                }
-            }
-        }
-        conditions(&new.at(&["status", "conditions"]), errors);
-    },
+    validate_subresource: |new, old, cx, errors| changes(new, old, cx.subresource, errors),
     ..Strategy::PLAIN
 };
 
@@ -91,14 +87,17 @@ fn prepare_subresource(new: &mut Value, old: &Value, cx: &Context) {
         }
         new.set("status", status);
     } else {
-        // Approval stands: a status write that leaves it out gets it back.
+        // As many as before are those of before; another number is refused later.
         for kind in [APPROVED, DENIED] {
             let (kept, given) = (of_kind(old, kind), of_kind(new, kind));
-            if given.items().is_empty() && !kept.items().is_empty() {
-                let list = new.at_mut(&["status", "conditions"]);
-                let mut all = kept.items().to_vec();
-                all.extend(list.items().iter().cloned());
-                *list = Value::Array(all);
+            if given.items().len() == kept.items().len() {
+                let mut kept = kept.items().iter();
+                let conditions = new.at_mut(&["status"]).get_mut("conditions").and_then(Value::as_array_mut);
+                for condition in conditions.into_iter().flatten().filter(|c| c.str_at(&["type"]) == kind) {
+                    if let Some(before) = kept.next() {
+                        *condition = before.clone();
+                    }
+                }
             }
         }
     }
@@ -117,8 +116,55 @@ fn prepare_subresource(new: &mut Value, old: &Value, cx: &Context) {
     }
 }
 
-fn conditions(at: &At<'_>, errors: &mut Errors) {
-    let has = |kind: &str| at.items().iter().any(|c| c.field("type").text() == kind);
+/// What an update of approval or status may change (`ValidateCertificateSigningRequest*Update`).
+fn changes(new: &At<'_>, old: &At<'_>, subresource: Subresource, errors: &mut Errors) {
+    conditions(&new.at(&["status", "conditions"]), &old.at(&["status", "conditions"]), errors);
+    let at = new.at(&["status", "certificate"]);
+    let (certificate, before) = (at.text(), old.at(&["status", "certificate"]));
+    let replaced = certificate != before.text();
+    if replaced && let Err(why) = issued(certificate) {
+        errors.invalid_as(&at, "\"<certificate data>\"".to_owned(), why);
+    }
+    let list = new.at(&["status", "conditions"]);
+    let lists = |kind: &str| (of_kind(new.value, kind), of_kind(old.value, kind));
+    let lengths = |kind: &str| {
+        let (now, then) = lists(kind);
+        (now.items().len(), then.items().len())
+    };
+    for kind in [APPROVED, DENIED, FAILED] {
+        let (now, then) = lengths(kind);
+        if now < then {
+            errors.forbidden(&list, format!("updates may not remove a condition of type {kind:?}"));
+        }
+    }
+    if subresource != Subresource::Approval {
+        for kind in [APPROVED, DENIED] {
+            let ((now, then), (new, old)) = (lengths(kind), lists(kind));
+            if now > then {
+                errors.forbidden(&list, format!("updates may not add a condition of type {kind:?}"));
+            } else if now == then && !same(&new, &old) {
+                errors.forbidden(&list, format!("updates may not modify a condition of type {kind:?}"));
+            }
+        }
+    }
+    if replaced && subresource != Subresource::Status {
+        errors.forbidden(&at, "updates may not set certificate content");
+    } else if replaced && !before.is_empty() {
+        errors.forbidden(&at, "updates may not modify existing certificate content");
+    }
+}
+
+/// A certificate chain in PEM, as `status.certificate` may hold it.
+fn issued(base64: &str) -> Result<(), String> {
+    let Some(pem) = super::from_base64(base64) else { return Ok(()) };
+    if pem.is_empty() { Ok(()) } else { certificate_request::check_chain(&pem) }
+}
+
+fn conditions(at: &At<'_>, old: &At<'_>, errors: &mut Errors) {
+    let both =
+        |list: &Value| [APPROVED, DENIED].iter().all(|kind| list.items().iter().any(|c| c.str_at(&["type"]) == *kind));
+    let tolerated = both(old.value);
+    let mut seen: Vec<&str> = Vec::new();
     for condition in at.items() {
         let (kind, status) = (condition.field("type"), condition.field("status"));
         if kind.is_empty() {
@@ -126,26 +172,27 @@ fn conditions(at: &At<'_>, errors: &mut Errors) {
         }
         match (kind.text(), status.text()) {
             (_, "") => errors.required(&status, ""),
-            ("Approved" | "Denied" | "Failed", "True") => {}
-            ("Approved" | "Denied" | "Failed", _) => errors.not_supported(&status, &["True"]),
+            (APPROVED | DENIED | FAILED, "True") => {}
+            (APPROVED | DENIED | FAILED, _) => errors.not_supported(&status, &["True"]),
             (_, "True" | "False" | "Unknown") => {}
             _ => errors.not_supported(&status, &["False", "True", "Unknown"]),
         }
-    }
-    if has(APPROVED) && has(DENIED) {
-        errors.push(FieldError::invalid(
-            &at.path,
-            &DENIED.into(),
-            "Approved and Denied conditions are mutually exclusive",
-        ));
+        let other = if kind.text() == APPROVED { DENIED } else { APPROVED };
+        if !tolerated && matches!(kind.text(), APPROVED | DENIED) && seen.contains(&other) {
+            errors.invalid(&kind, "Approved and Denied conditions are mutually exclusive");
+        }
+        if seen.contains(&kind.text()) {
+            errors.duplicate(&kind);
+        }
+        seen.push(kind.text());
     }
 }
 
 fn request(at: &At<'_>, errors: &mut Errors) {
     let spec = at.field("spec");
     let pem = super::from_base64(spec.field("request").text()).unwrap_or_default();
-    if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE REQUEST-----") {
-        errors.invalid_as(&spec.field("request"), go::bytes(&pem), "PEM block type must be CERTIFICATE REQUEST");
+    if let Err(why) = certificate_request::verify(&pem) {
+        errors.invalid_as(&spec.field("request"), go::bytes(&pem), why);
     }
     let usages = spec.field("usages");
     if usages.is_empty() {
@@ -176,14 +223,21 @@ fn signer_name(at: &At<'_>, errors: &mut Errors) {
         errors.required(at, "");
         return;
     }
-    let Some((domain, path)) = at.text().split_once('/') else {
+    let segments: Vec<&str> = at.text().split('/').collect();
+    let [domain, path] = segments[..] else {
         errors.invalid(at, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
         return;
     };
-    let complaints = names::is_dns1123_subdomain(domain);
+    // The first label that is wrong is enough.
+    let labels = |errors: &mut Errors, segment: &str, complain: fn(&str) -> Vec<String>| {
+        let wrong = segment.split('.').map(|label| (label, complain(label))).find(|(_, errors)| !errors.is_empty());
+        for (label, why) in wrong.into_iter().flat_map(|(label, all)| all.into_iter().map(move |why| (label, why))) {
+            errors.invalid_value(at, segment, format!("validating label {label:?}: {why}"));
+        }
+    };
+    labels(errors, domain, names::is_dns1123_label);
     if domain.split('.').count() < 2 {
-        errors.invalid(at, "should be a domain with at least two segments separated by dots");
+        errors.invalid_value(at, domain, "should be a domain with at least two segments separated by dots");
     }
-    errors.all_invalid(at, complaints);
-    errors.all_invalid(at, names::is_dns1123_subdomain(path));
+    labels(errors, path, names::is_dns1123_subdomain);
 }

@@ -3,14 +3,17 @@
 mod bad_input;
 mod cli;
 mod clients;
+mod doors;
 mod durability;
 mod external_etcd;
 mod failures;
 mod fleet;
 mod gcloud;
 mod history;
+mod identities;
 mod keys;
 mod kube_rs;
 mod kubectl;
 mod manifests;
+mod nodes;
 mod regional;

@@ -1,6 +1,12 @@
-//! Simulated kubelets' HTTP: each registers its Node, renews its Lease, watches its pods and writes their statuses, over
-//! TLS with its own client certificate, all on one connection.
+//! Simulated kubelets' HTTP: each joins with a certificate that it asked for, registers its Node, renews its Lease, watches
+//! its pods and writes their statuses, over TLS, all on one connection; and it has a server of its own.
 
+mod access;
+mod credentials;
+mod request;
+mod server;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +19,12 @@ use tokio::task::JoinSet;
 
 use crate::Error;
 use crate::api::{Api, HttpsClient, Request, collection_path, object_path};
-use crate::config::{NodeSpec, NodesConfig};
+use crate::config::{NodeIdentity, NodeSpec, NodesConfig};
 use crate::events::Recorder;
 use crate::informer::{self, News};
 use crate::perform::{Door, Written};
+use credentials::Credentials;
+use server::PodView;
 
 /// As the kubelet's: a quarter of the lease's 40 s.
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
@@ -24,6 +32,8 @@ const LEASE_PERIOD: Duration = Duration::from_secs(10);
 const STATUS_PERIOD: Duration = Duration::from_secs(300);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Between two requests for a certificate that are refused.
+const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Requests of one kubelet in flight.
 const REQUESTS_MAX: usize = 32;
 const INPUTS_MAX: usize = 1024;
@@ -41,10 +51,22 @@ enum Input {
 pub async fn run_nodes(config: NodesConfig, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let mut tasks = JoinSet::new();
     for (index, spec) in config.nodes.iter().enumerate() {
-        let client = HttpsClient::new(config.api_address, &config.api_server_name, &spec.tls, None, spec.source)
-            .map_err(|source| Error::Node { node: spec.name.clone(), source })?;
+        let failed = |source| Error::Node { node: spec.name.clone(), source };
         let seed = config.seed.wrapping_add(index as u64);
-        tasks.spawn(Node::new(&config, spec, Api::Https(client), seed).run());
+        match &spec.identity {
+            NodeIdentity::Given(tls) => {
+                let client = HttpsClient::new(config.api_address, &config.api_server_name, tls, None, spec.source);
+                let client = client.map_err(failed)?;
+                tasks.spawn(Node::new(&config, spec, Api::Https(client), seed).run());
+            }
+            NodeIdentity::Bootstrap(bootstrap) => {
+                let credentials = Arc::new(Credentials::new(&config, spec, bootstrap.clone(), seed));
+                let client = credentials.api().map_err(failed)?;
+                let node = Node::new(&config, spec, Api::Https(client.clone()), seed);
+                let machine = Joining { credentials, client, authority: bootstrap.cluster_ca.clone(), node };
+                tasks.spawn(machine.run(spec.kubelet));
+            }
+        }
     }
     tokio::select! {
         () = shutdown => {}
@@ -54,8 +76,70 @@ pub async fn run_nodes(config: NodesConfig, shutdown: impl Future<Output = ()> +
     Ok(())
 }
 
+/// A machine on its way to become a node.
+struct Joining {
+    credentials: Arc<Credentials>,
+    client: HttpsClient,
+    authority: String,
+    node: Node,
+}
+
+impl Joining {
+    async fn run(self, address: Option<SocketAddr>) {
+        let Self { credentials, client, authority, node } = self;
+        let (clock, name) = (node.clock.clone(), node.kubelet.machine().name.clone());
+        let started = clock.monotonic();
+        let stored = credentials.load().await;
+        let mut retry = RETRY_FIRST;
+        while credentials.validity().0.is_none() {
+            let Err(error) = credentials.join().await else { break };
+            tracing::info!(node = name, %error, "no certificate yet");
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(REFUSED_RETRY_MAX);
+        }
+        let took_ms = u64::try_from(clock.monotonic().saturating_sub(started).as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(node = name, stored, took_ms, "has a certificate");
+        let (ready, mut serving) = tokio::sync::watch::channel(false);
+        let mut tasks = JoinSet::new();
+        if let (Some(address), Ok(clients)) = (address, pki::ClientVerifier::new(&authority, &clock)) {
+            let server = Arc::new(server::Server {
+                access: access::Access::new(&name, Api::Https(client.clone()), clients, clock.clone()),
+                credentials: credentials.clone(),
+                pods: node.view.clone(),
+                clock: clock.clone(),
+                node: name,
+            });
+            tasks.spawn(async move {
+                if serving.wait_for(|ready| *ready).await.is_err() {
+                    return;
+                }
+                let alpn: [&[u8]; 2] = [b"h2", b"http/1.1"];
+                let Some(certificate) = server.credentials.serving() else { return };
+                match pki::server_config(certificate, pki::ClientCertificates::Requested, &alpn, &server.clock) {
+                    Ok(tls) => server::run(server, address, tls).await,
+                    Err(error) => tracing::warn!(node = server.node, %error, "the kubelet's server"),
+                }
+            });
+        }
+        let registered = node.registered.clone();
+        tasks.spawn(async move {
+            // Being Ready comes first: the serving certificate is not needed for it.
+            registered.notified().await;
+            credentials
+                .look_after(&client, || {
+                    ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+                })
+                .await;
+        });
+        node.run_from(started).await;
+    }
+}
+
 struct Node {
     kubelet: Kubelet,
+    /// What its own server shows.
+    view: PodView,
+    registered: Arc<tokio::sync::Notify>,
     clock: Clock,
     door: Door,
     lease: Option<Arc<Value>>,
@@ -91,8 +175,10 @@ impl Node {
         let events = Recorder::start(api.clone(), "kubelet", &spec.name, config.clock.clone());
         Self {
             kubelet: Kubelet::new(machine, seed),
+            view: PodView::default(),
+            registered: Arc::default(),
             clock: config.clock.clone(),
-            door: Door { api, events, limit: Arc::new(Semaphore::new(REQUESTS_MAX)), sign: None },
+            door: Door { api, events, limit: Arc::new(Semaphore::new(REQUESTS_MAX)), sign: None, machines: None },
             lease: None,
             uid: String::new(),
             sender,
@@ -100,14 +186,22 @@ impl Node {
         }
     }
 
-    async fn run(mut self) {
+    async fn run(self) {
+        let now = self.clock.monotonic();
+        self.run_from(now).await;
+    }
+
+    /// Lives as a node; the machine was started at that moment.
+    async fn run_from(mut self, started: Duration) {
         let mut retry = RETRY_FIRST;
         while let Err(error) = self.register().await {
             tracing::debug!(node = self.kubelet.machine().name, %error, "registering");
             tokio::time::sleep(retry).await;
             retry = (retry * 2).min(RETRY_MAX);
         }
-        tracing::info!(node = self.kubelet.machine().name, "node registered");
+        let took_ms = u64::try_from(self.clock.monotonic().saturating_sub(started).as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(node = self.kubelet.machine().name, took_ms, "node registered");
+        self.registered.notify_one();
         let mut informers = JoinSet::new();
         let name = self.kubelet.machine().name.clone();
         let pods = GroupVersionResource::new("", "v1", "pods");
@@ -152,13 +246,20 @@ impl Node {
 
     async fn take(&mut self, input: Input) {
         match input {
-            Input::Pods(News::Applied(pod)) => self.kubelet.observe_pod(&pod),
-            Input::Pods(News::Deleted(pod)) => self.kubelet.remove_pod(&meta::key(&pod)),
+            Input::Pods(News::Applied(pod)) => {
+                server::show(&self.view, &pod, false);
+                self.kubelet.observe_pod(&pod);
+            }
+            Input::Pods(News::Deleted(pod)) => {
+                server::show(&self.view, &pod, true);
+                self.kubelet.remove_pod(&meta::key(&pod));
+            }
             Input::Pods(News::Listed(pods, _)) => {
                 let listed: Vec<ObjectKey> = pods.iter().map(|p| meta::key(p)).collect();
                 for key in self.kubelet.keys().into_iter().filter(|k| !listed.contains(k)) {
                     self.kubelet.remove_pod(&key);
                 }
+                server::show_only(&self.view, &pods);
                 pods.iter().for_each(|p| self.kubelet.observe_pod(p));
             }
             Input::Node(News::Applied(node)) => self.take_node(&node).await,
