@@ -31,7 +31,7 @@ else
 fi
 
 if command -v python3 >/dev/null && python3 -m venv "$out/python" 2>/dev/null; then
-  "$out/python/bin/pip" install --quiet --disable-pip-version-check 'kubernetes==33.1.0'
+  "$out/python/bin/pip" install --quiet --disable-pip-version-check 'kubernetes==33.1.0' 'etcd3gw==2.4.2'
 else
   echo "python3 with venv is not installed: the Python client test will be skipped"
 fi

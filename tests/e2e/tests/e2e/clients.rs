@@ -80,6 +80,21 @@ print("nodes", len(core.list_node().items))
 "#;
 
 #[test]
+fn a_python_client_of_the_json_gateway_reads_writes_watches_leases_and_locks() -> Result<()> {
+    let Some(python) = python() else {
+        skipped("the Python gateway client", "python3 with venv is not installed");
+        return Ok(());
+    };
+    let sandbox = Sandbox::start()?;
+    let script = sandbox.file("gateway.py", include_str!("../../clients/gateway.py"))?;
+    let output = sandbox.command(python).arg(script).output().context("python does not run")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(text.contains("members 1"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn the_python_client_creates_patches_watches_and_deletes() -> Result<()> {
     let Some(python) = python() else {
         skipped("the Python client", "python3 with venv is not installed");
