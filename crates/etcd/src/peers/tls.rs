@@ -70,7 +70,7 @@ impl PeerTls {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
         restrict(&mut provider.cipher_suites, &flags.list("cipher-suites"))?;
         let provider = Arc::new(provider);
-        let parts = Parts { flags, provider, allowed, trusted: trusted(flags, made)? };
+        let parts = Parts { flags, provider, allowed, trusted: trusted(flags, made)?, made };
         let own = Arc::new(Reloading::new(cert.into(), key.into())?);
         let server = parts.server(own.clone())?;
         let client = parts.client(own)?;
@@ -100,6 +100,8 @@ struct Parts<'a> {
     provider: Arc<CryptoProvider>,
     allowed: Allowed,
     trusted: Option<Arc<RootCertStore>>,
+    /// Members make their certificates themselves, and nobody vouches for them.
+    made: bool,
 }
 
 impl Parts<'_> {
@@ -133,8 +135,9 @@ impl Parts<'_> {
                 Some(inner.map_err(|error| storage("reading --peer-trusted-ca-file", error))?)
             }
         };
+        let trust = if self.made || inner.is_some() { Trust::Judged(inner) } else { Trust::Nobody };
         let allowed = Allowed { crl: None, ..self.allowed.clone() };
-        let verifier = Called { inner, provider: self.provider.clone(), allowed };
+        let verifier = Called { trust, provider: self.provider.clone(), allowed };
         let (cert, key) = (self.flags.text("peer-client-cert-file"), self.flags.text("peer-client-key-file"));
         if cert.is_empty() != key.is_empty() {
             let what = "ClientKeyFile and ClientCertFile must both be present or both absent";
@@ -164,7 +167,7 @@ pub(crate) fn client_config(authority: Option<&str>, cert: &str, key: &str) -> R
         }
     };
     let allowed = Allowed { names: Vec::new(), hosts: Vec::new(), crl: None };
-    let verifier = Arc::new(Called { inner, provider: provider.clone(), allowed });
+    let verifier = Arc::new(Called { trust: Trust::Judged(inner), provider: provider.clone(), allowed });
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| storage("setting up TLS", error))?;
@@ -272,11 +275,19 @@ impl ClientCertVerifier for Callers {
     }
 }
 
+/// Whose word counts for the certificate of whoever is called.
+#[derive(Debug)]
+enum Trust {
+    /// That of an authority; without one any certificate will do, as members that make theirs have nobody to vouch for them.
+    Judged(Option<Arc<WebPkiServerVerifier>>),
+    /// Nobody's: certificates are given, but no authority is (etcd asks the system's then).
+    Nobody,
+}
+
 /// Judges the certificates of members that are called.
 #[derive(Debug)]
 struct Called {
-    /// Without one any certificate will do: those that members make themselves are vouched for by nobody.
-    inner: Option<Arc<WebPkiServerVerifier>>,
+    trust: Trust,
     provider: Arc<CryptoProvider>,
     allowed: Allowed,
 }
@@ -290,9 +301,10 @@ impl ServerCertVerifier for Called {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = match &self.inner {
-            Some(inner) => inner.verify_server_cert(leaf, between, name, ocsp, now)?,
-            None => ServerCertVerified::assertion(),
+        let verified = match &self.trust {
+            Trust::Judged(Some(inner)) => inner.verify_server_cert(leaf, between, name, ocsp, now)?,
+            Trust::Judged(None) => ServerCertVerified::assertion(),
+            Trust::Nobody => return Err(CertificateError::UnknownIssuer.into()),
         };
         self.allowed.check(std::slice::from_ref(leaf)).map(|()| verified)
     }
@@ -380,6 +392,21 @@ mod tests {
             both.to_string(),
             "AllowedCNs and AllowedHostnames are mutually exclusive (cns=[\"a\"], hostnames=[\"b\"])"
         );
+    }
+
+    #[test]
+    fn without_an_authority_only_members_that_make_their_certificates_are_called() {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let judge = |trust: Trust| {
+            let allowed = Allowed { names: Vec::new(), hosts: Vec::new(), crl: None };
+            let called = Called { trust, provider: provider.clone(), allowed };
+            let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1 << 31));
+            called.verify_server_cert(made.cert.der(), &[], &name, &[], now).map(drop)
+        };
+        assert_eq!(judge(Trust::Judged(None)), Ok(()));
+        assert_eq!(judge(Trust::Nobody), Err(CertificateError::UnknownIssuer.into()));
     }
 
     #[test]
