@@ -128,6 +128,29 @@ async fn leases_run_out_on_the_clock_and_restart_with_the_member() {
     assert_eq!((left.ttl, left.granted_ttl), (100, 100));
 }
 
+#[tokio::test]
+async fn what_a_lease_has_left_is_noted_when_that_is_asked_for() {
+    let (rig, _) = Rig::sim(3);
+    let config = MemberConfig { lease_checkpoint_interval: Some(Duration::from_secs(60)), ..rig.config() };
+    let left = async |member: &Member| member.store().lease_time_to_live(5, false).await.expect("known").ttl;
+    let member = Member::start(config.clone()).expect("starts");
+    member.store().lease_grant(600, 5).await.expect("granted");
+    // Whoever is answered after the grant knows that the member has looked at the clock since.
+    member.store().put(put("before", "it")).await.expect("written");
+    rig.clock.advance(Duration::from_secs(61));
+    member.wake();
+    member.store().put(put("after", "it")).await.expect("written");
+    member.stop();
+    let member = Member::start(config.clone()).expect("starts again");
+    assert_eq!(left(&member).await, 539, "it does not begin anew");
+    // Renewed, it has all its time, and whoever starts next knows.
+    assert_eq!(member.store().lease_keep_alive(5).await, Ok(600));
+    assert_eq!(left(&member).await, 600);
+    member.stop();
+    let member = Member::start(config).expect("starts again");
+    assert_eq!(left(&member).await, 600);
+}
+
 async fn next(watch: &mut Watch) -> etcd::WatchBatch {
     let batch = tokio::time::timeout(Duration::from_secs(20), watch.next()).await.expect("in time");
     batch.expect("the watch goes on").expect("no error")

@@ -39,6 +39,9 @@ const COMPACT_ROWS_MAX: usize = 10_000;
 /// Bytes of the entries kept in memory behind a checkpoint for members that are a little behind.
 const CATCH_UP_BYTES: usize = 32 << 20;
 
+/// The TTL of a renewed lease, 0 for one that is not there.
+type Renewed = Result<i64, StoreError>;
+
 /// A client that waits for its command.
 struct Waiting {
     caller: Caller,
@@ -94,6 +97,8 @@ pub(crate) struct Engine {
     restored: LogIndex,
     /// Answers to give once the new state is published.
     answers: Vec<(oneshot::Sender<Answer>, Answer)>,
+    /// The same for renewals of leases.
+    renewals: Vec<(oneshot::Sender<Renewed>, Renewed)>,
     /// Compactions that wait for their rows to go.
     physical: Vec<(oneshot::Sender<Answer>, Answer)>,
     /// Who waits for the disk to be tidied: by the checkpoint that is being written, or by one yet to be begun.
@@ -140,6 +145,7 @@ impl Engine {
             applied,
             restored,
             answers: Vec::new(),
+            renewals: Vec::new(),
             physical: Vec::new(),
             defragmenting: Vec::new(),
             to_defragment: Vec::new(),
@@ -186,6 +192,7 @@ impl Engine {
     pub(crate) fn run(mut self) {
         let _ended = Ended(self.shared.clone());
         while !self.stopping {
+            self.plan_lease_checkpoint();
             let Some(first) = self.wait() else { break };
             if let Err(error) = self.turn(first) {
                 self.fail(&error);
@@ -321,7 +328,7 @@ impl Engine {
                 } else {
                     Err(StoreError::NoLeader)
                 };
-                let _ = reply.send(renewed);
+                self.renewals.push((reply, renewed));
             }
             Message::Defragment { .. } if self.failed => {}
             Message::Reseal { .. } if self.failed => {}
@@ -382,18 +389,23 @@ impl Engine {
     /// of hours anew.
     fn checkpoint_leases(&mut self) {
         let Some(interval) = self.cluster.timing.lease_checkpoints else { return };
-        if !self.leads() || self.keyspace.next_expiry().is_none() {
-            self.cluster.next_lease_checkpoint = None;
-            return;
-        }
         let now = self.shared.clock.now();
-        let next = self.cluster.next_lease_checkpoint.get_or_insert(now + interval);
-        if *next > now {
+        if !self.leads() || self.cluster.next_lease_checkpoint.is_none_or(|next| next > now) {
             return;
         }
-        *next = now + interval;
+        self.cluster.next_lease_checkpoint = None;
         for some in self.keyspace.lease_checkpoints(now, interval).chunks(LEASE_CHECKPOINTS_MAX) {
             self.propose_own(Command::LeaseCheckpoint(some.to_vec()));
+        }
+    }
+
+    /// Decides when that is due next.
+    fn plan_lease_checkpoint(&mut self) {
+        let Some(interval) = self.cluster.timing.lease_checkpoints else { return };
+        if self.leads() && self.keyspace.next_expiry().is_some() {
+            self.cluster.next_lease_checkpoint.get_or_insert(self.shared.clock.now() + interval);
+        } else {
+            self.cluster.next_lease_checkpoint = None;
         }
     }
 
@@ -566,6 +578,9 @@ impl Engine {
         for (reply, answer) in self.answers.drain(..) {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
             let _ = reply.send(answer);
+        }
+        for (reply, renewed) in self.renewals.drain(..) {
+            let _ = reply.send(renewed);
         }
         for (reply, answer) in self.cluster.answers.drain(..) {
             let _ = reply.send(answer);
