@@ -27,6 +27,10 @@ cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
 sum() { # how many tests the runner's closing lines count as $1
   grep -E '^test result:' "$log" | grep -oE "[0-9]+ $1" | awk '{n += $1} END {print n + 0}'
 }
+if [ "${PILOTHOUSE_TEST_TIER:-}" = full ]; then
+  printf '\n== etcd'"'"'s own tests (%s s)\n' "$SECONDS"
+  tests/e2e/upstream/etcd-suites/run.sh 2>&1 | tee -a "$log" || status=$?
+fi
 skipped=$(grep -cE '^SKIPPED ' "$log" || true)
 printf '\n== done (%s s)\n' "$SECONDS"
 grep -E '^SKIPPED ' "$log" || true
