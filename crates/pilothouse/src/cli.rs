@@ -144,6 +144,8 @@ pub(crate) enum InspectFormat {
 pub(crate) enum Subject {
     /// Who trusts whom in each cluster, by the certificates that are really shown
     Trust,
+    /// How far each process is confined, and why no further
+    Hardening,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -18,7 +18,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
 use crate::fleet::Fleet;
-use crate::fleet::{report, trust};
+use crate::fleet::{hardening, report, trust};
 use crate::layout::{Layout, RunState};
 
 /// Larger than any report of a local sandbox.
@@ -42,6 +42,7 @@ pub(crate) fn router(fleet: Arc<Fleet>, cloud: Cloud, token: String, run: RunSta
         .route("/pilothouse/v1/inspect", get(inspect))
         .route("/pilothouse/v1/keys:rotate", post(rotate_keys))
         .route("/pilothouse/v1/trust", get(trust))
+        .route("/pilothouse/v1/hardening", get(hardening))
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authenticate))
         .with_state(control)
 }
@@ -81,6 +82,10 @@ async fn rotate_keys(State(control): State<Arc<Control>>) -> Result<Json<report:
 
 async fn trust(State(control): State<Arc<Control>>) -> Json<Vec<trust::ClusterTrust>> {
     Json(trust::look(&control.fleet).await)
+}
+
+async fn hardening(State(control): State<Arc<Control>>) -> Json<Vec<hardening::Attribute>> {
+    Json(hardening::look(&control.fleet))
 }
 
 /// Asks the running sandbox.

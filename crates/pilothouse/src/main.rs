@@ -9,6 +9,7 @@ mod channel;
 mod cli;
 mod commands;
 mod config;
+mod confine;
 mod control;
 mod edge;
 mod failure;
@@ -75,9 +76,23 @@ fn run(command: Command) -> Result<String> {
         Command::Etcd { args } => etcd(args),
         Command::Apiserver(args) => server(async move { api_server::run(&args).await }),
         Command::Cloud(args) => server(sandbox::run(&args)),
-        Command::Signer(args) => client(signer::run(&args)).map(|()| String::new()),
-        Command::Instance(args) => server(instance::run(&args)),
+        Command::Signer(args) => {
+            let missing = confine::confine();
+            client(confined(missing, signer::run(&args))).map(|()| String::new())
+        }
+        Command::Instance(args) => {
+            let missing = confine::confine();
+            server(confined(missing, instance::run(&args)))
+        }
     }
+}
+
+/// The work of a process that gave up rights before; says which it could not give up, now that there is a log.
+async fn confined(missing: Vec<String>, work: impl Future<Output = Result<()>>) -> Result<()> {
+    for what in missing {
+        tracing::warn!(what, "this process is less confined than it should be");
+    }
+    work.await
 }
 
 /// A process that mostly waits needs one thread.

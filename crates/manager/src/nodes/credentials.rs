@@ -214,17 +214,20 @@ impl Credentials {
                 tokio::time::sleep(next.since(now).min(LOOK_AGAIN)).await;
                 continue;
             }
-            let outcome = if due(client) <= now { self.renew_client(api).await } else { self.renew_serving(api).await };
+            let of_client = due(client) <= now;
+            let outcome = if of_client { self.renew_client(api).await } else { self.renew_serving(api).await };
             match outcome {
-                Ok(()) => {
-                    tracing::info!(node = self.node, "has a new certificate");
-                    retry = super::RETRY_FIRST;
-                }
-                Err(error) => {
-                    tracing::warn!(node = self.node, %error, "no new certificate yet");
-                    tokio::time::sleep(retry).await;
-                    retry = (retry * 2).min(super::REFUSED_RETRY_MAX);
-                }
+                Ok(()) => tracing::info!(node = self.node, "has a new certificate"),
+                Err(error) => tracing::warn!(node = self.node, %error, "no new certificate yet"),
+            }
+            let (client, serving) = self.validity();
+            let still_due = if of_client { client } else { serving }.is_none_or(|v| v.renew_at <= self.clock.now());
+            if still_due {
+                // Refused, or so short-lived that it is time for the next already.
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(super::REFUSED_RETRY_MAX);
+            } else {
+                retry = super::RETRY_FIRST;
             }
         }
     }

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use crate::cli::{DataDirArgs, InspectArgs, InspectFormat, OutputFormat, StatusArgs, Subject};
 use crate::commands::trust;
 use crate::control;
+use crate::fleet::hardening::Attribute;
 use crate::fleet::report::{Inspection, Rotation, Status};
 use crate::layout::Layout;
 
@@ -29,8 +30,12 @@ pub(crate) async fn run(args: &StatusArgs) -> Result<String> {
 /// When no sandbox runs.
 pub(crate) async fn inspect(args: &InspectArgs) -> Result<String> {
     let layout = Layout::resolve(args.data.data_dir.as_deref(), None)?;
-    if args.subject == Some(Subject::Trust) {
-        return trust::print(&control::ask::<Vec<_>>(&layout, "trust").await?, args.output);
+    match args.subject {
+        Some(Subject::Trust) => return trust::print(&control::ask::<Vec<_>>(&layout, "trust").await?, args.output),
+        Some(Subject::Hardening) => {
+            return hardening(&control::ask::<Vec<_>>(&layout, "hardening").await?, args.output);
+        }
+        None => {}
     }
     let inspection: Inspection = control::ask(&layout, "inspect").await?;
     match args.output {
@@ -94,6 +99,24 @@ fn text(status: &Status) -> Result<String> {
             };
             writeln!(out, "  {:<15}{alive}  restarts {}  {}", instance.role, instance.restarts, instance.name)?;
         }
+    }
+    Ok(out)
+}
+
+fn hardening(all: &[Attribute], format: InspectFormat) -> Result<String> {
+    match format {
+        InspectFormat::Json => return Ok(serde_json::to_string_pretty(all)? + "\n"),
+        InspectFormat::Svg => bail!("there is a picture of `inspect trust` only"),
+        InspectFormat::Text => {}
+    }
+    let mut out = String::new();
+    let mut last = None;
+    for Attribute { cluster, process, attribute, enforced, why } in all {
+        if last != Some((cluster, process)) {
+            writeln!(out, "{}{process} of cluster {cluster}", if last.is_some() { "\n" } else { "" })?;
+            last = Some((cluster, process));
+        }
+        writeln!(out, "  {enforced:<9}{attribute}: {why}")?;
     }
     Ok(out)
 }

@@ -26,7 +26,7 @@ pub(crate) async fn run(
     mut inbox: mpsc::Receiver<Command>,
 ) {
     let (sender, mut connections) = mpsc::channel(CONNECTIONS_WAITING_MAX);
-    let (instances, vault) = match start(&fleet, &cluster, members).await {
+    let (mut instances, vault) = match start(&fleet, &cluster, members).await {
         Ok(started) => started,
         Err(cause) => {
             error!(cluster = cluster.spec().name, "cannot run: {cause:#}");
@@ -42,6 +42,9 @@ pub(crate) async fn run(
     };
     cluster.delivery.send_replace(vec![Delivery::InProcess(sender)]);
     info!(cluster = cluster.spec().name, "running in this process");
+    for instance in &mut instances {
+        instance.begin().await;
+    }
     let ends = instances.iter().map(|instance| Box::pin(instance.store_ended()));
     let mut store_ended = futures_util::future::select_all(ends);
     let (mut has_store, mut turn) = (true, 0_usize);

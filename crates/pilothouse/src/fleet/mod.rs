@@ -2,6 +2,7 @@
 
 mod addresses;
 mod cluster;
+pub(crate) mod hardening;
 mod in_process;
 mod key;
 mod machines;

@@ -218,7 +218,7 @@ fn boundaries(in_process: bool) -> Vec<Boundary> {
         boundary(
             "system calls and files of an instance are confined",
             "none",
-            "seccomp and Landlock are not applied yet",
+            "seccomp and Landlock are not applied yet; `inspect hardening` tells what is",
         ),
         boundary("nodes and control plane are separate machines", "none", "simulated nodes live in the instance"),
     ]

@@ -52,6 +52,7 @@ pub(crate) struct Instance {
     /// What its member shows to the others; alone it shows nothing.
     shown_to_peers: Option<CertificateDer<'static>>,
     name: String,
+    first_nodes: Vec<NodeSpec>,
     /// Kept locked.
     directory: Arc<SealedDirectory>,
 }
@@ -91,9 +92,19 @@ impl Instance {
         let seed = u64::from_be_bytes(entropy.bytes());
         let given = (machines.clone(), directory.clone(), kubelet_client.clone());
         let nodes = Nodes::new(&start, server.clone(), doors.signer, clock, seed, given);
-        nodes.set(start.nodes).await;
-        let instance =
-            Self { server, member, nodes, shutdown, tasks, machines, kubelet_client, shown_to_peers, name, directory };
+        let instance = Self {
+            server,
+            member,
+            nodes,
+            shutdown,
+            tasks,
+            machines,
+            kubelet_client,
+            shown_to_peers,
+            name,
+            first_nodes: start.nodes,
+            directory,
+        };
         if instance.directory.has_earlier_keys() {
             instance.seal_anew();
         }
@@ -146,6 +157,11 @@ impl Instance {
     /// Completes when the store cannot go on in this process.
     pub(crate) fn store_ended(&self) -> impl Future<Output = ()> + Send + 'static {
         self.member.ended()
+    }
+
+    /// Starts the nodes: once it is said that the API server serves, as nobody waits for them.
+    pub(crate) async fn begin(&mut self) {
+        self.nodes.set(std::mem::take(&mut self.first_nodes)).await;
     }
 
     /// Gives the cluster these nodes.

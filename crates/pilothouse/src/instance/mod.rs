@@ -28,7 +28,7 @@ pub(crate) use control_plane::{Doors, Instance};
 /// When the fleet does not speak first, or a part does not start.
 pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
     let channel = Channel::from_stdin().context("an instance is started by the fleet, not by hand")?;
-    let (instance, signer) = match start(&channel, args).await {
+    let (mut instance, signer) = match start(&channel, args).await {
         Ok(started) => started,
         Err(error) => {
             channel.send(&FromInstance::Failed { message: crate::failure::line(&error) }, &[]).await?;
@@ -37,6 +37,7 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
     };
     channel.send(&FromInstance::Ready, &[]).await?;
     info!(cluster = args.cluster, "serving");
+    instance.begin().await;
     let store_ended = instance.store_ended();
     tokio::pin!(store_ended);
     loop {

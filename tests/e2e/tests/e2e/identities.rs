@@ -185,8 +185,12 @@ fn the_roots_key_is_nowhere_near_the_api_server() -> Result<()> {
         let found = Command::new("grep").args(["-rlE", "BEGIN ([A-Z]+ )?PRIVATE KEY", directory]).output()?;
         ensure!(found.stdout.is_empty(), "{}", String::from_utf8_lossy(&found.stdout));
         let pid = instance["pid"].as_u64().context("it runs")?;
-        let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
-        ensure!(!String::from_utf8_lossy(&environment).contains("PRIVATE KEY"), "in the environment");
+        match std::fs::read(format!("/proc/{pid}/environ")) {
+            Ok(environment) => {
+                ensure!(!String::from_utf8_lossy(&environment).contains("PRIVATE KEY"), "in the environment");
+            }
+            Err(error) => ensure!(error.kind() == std::io::ErrorKind::PermissionDenied, "{error}"),
+        }
         let line = std::fs::read(format!("/proc/{pid}/cmdline"))?;
         ensure!(!String::from_utf8_lossy(&line).contains("PRIVATE KEY"), "on the command line");
     }
@@ -354,4 +358,36 @@ fn a_service_accounts_token_is_signed_by_the_published_key_and_dies_with_its_acc
         ensure!(code()? == "401", "the new account is not the old one");
         Ok(())
     })
+}
+
+#[test]
+fn signer_and_instance_give_up_what_they_do_not_need_and_inspect_says_so() -> Result<()> {
+    let sandbox = Sandbox::start_with(&["--nodes", "1"])?;
+    let found: Value = serde_json::from_str(&sandbox.pilothouse(&["inspect", "hardening", "-o", "json"])?)?;
+    let found = found.as_array().context("a list")?;
+    for (pid, role) in sandbox.processes()?.into_iter().filter(|(_, role)| role != "cloud") {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        ensure!(status.contains("NoNewPrivs:\t1"), "{role}: {status}");
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).context("a limit")?;
+        ensure!(core.split_whitespace().skip(4).take(2).eq(["0", "0"]), "{role}: {core}");
+        // Another process of this user may not look into it, unless the user is root.
+        let environment = std::fs::read(format!("/proc/{pid}/environ"));
+        let name = if role == "signer" { "signer" } else { "control-plane-0" };
+        let said = |attribute: &str| {
+            let own = found.iter().find(|a| a["process"] == name && a["attribute"] == attribute);
+            own.map(|a| a["enforced"].as_str().unwrap_or_default().to_owned())
+                .with_context(|| format!("{name}: {attribute}"))
+        };
+        ensure!(said("no new privileges")? == "full" && said("no core dumps")? == "full", "{found:?}");
+        ensure!(said("own directory")? == "full" && said("one cluster per process")? == "full", "{found:?}");
+        ensure!(said("memory kept from others")? == if environment.is_ok() { "partial" } else { "full" }, "{found:?}");
+        // What is not done is not claimed.
+        let filtered = status.contains("Seccomp:\t2");
+        ensure!(said("system calls")? == if filtered { "full" } else { "none" }, "{found:?}");
+        ensure!(said("files")? == "none" && said("verified start")? == "none", "{found:?}");
+    }
+    let text = sandbox.pilothouse(&["inspect", "hardening"])?;
+    ensure!(text.contains("signer of cluster demo") && text.contains("full     no new privileges"), "{text}");
+    Ok(())
 }
