@@ -77,7 +77,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(directory.join("ca.crt"), &ca)?;
     let begun = Instant::now();
     let mut config = Config::new(member.store(), clock, entropy, signer, serving, ca);
-    config.tokens.insert(token, UserInfo::authenticated("admin", &["system:masters"]));
+    config.set_tokens([(token, UserInfo::authenticated("admin", &["system:masters"]))].into());
     let server = ApiServer::start(config).await?;
     tracing::info!(took = ?begun.elapsed(), port, "ready");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;

@@ -43,7 +43,13 @@ impl Audit {
             "requestReceivedTimestamp": call.server.config.clock.now().rfc3339_micros(), "method": method.as_str(),
         });
         event.remove("method");
-        event.set("user", call.user.to_value());
+        match &call.impersonator {
+            Some(own) => {
+                event.set("user", own.to_value());
+                event.set("impersonatedUser", call.user.to_value());
+            }
+            None => event.set("user", call.user.to_value()),
+        }
         if let Some(agent) = call.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()) {
             event.set("userAgent", agent);
         }
@@ -74,6 +80,13 @@ impl Audit {
             event.set("requestObject", tree.clone());
         }
         Some(Self { event, level })
+    }
+
+    /// Notes who decided, and how.
+    pub(crate) fn decided(&mut self, decision: &policy::Decision) {
+        let verdict = if decision.allowed { "allow" } else { "forbid" };
+        self.event["annotations"] = json!({"authorization.k8s.io/decision": verdict,
+            "authorization.k8s.io/reason": decision.reason});
     }
 
     pub(crate) fn close(mut self, server: &Inner, reply: &Reply) {

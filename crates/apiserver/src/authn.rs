@@ -1,7 +1,7 @@
 //! Who asks: client certificates, front proxies, bearer tokens, impersonation; else nobody in particular.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use base::Timestamp;
 use http::HeaderMap;
@@ -10,6 +10,7 @@ use policy::admission::Reader;
 use policy::authn::{self, BearerToken};
 use policy::{Attributes, GoogleIdentity, UserInfo};
 
+use crate::config::RequestHeader;
 use crate::message::Peer;
 use crate::server::Inner;
 
@@ -26,22 +27,15 @@ pub(crate) struct Judged {
 pub(crate) struct Identified {
     pub(crate) user: UserInfo,
     pub(crate) google: Option<GoogleIdentity>,
+    /// Who acts as `user`, when it is somebody else.
+    pub(crate) impersonator: Option<UserInfo>,
 }
 
 impl From<UserInfo> for Identified {
     fn from(user: UserInfo) -> Self {
-        Self { user, google: None }
+        Self { user, google: None, impersonator: None }
     }
 }
-
-/// Tokens whose signature was found good, so that it is checked once.
-#[derive(Default)]
-pub(crate) struct Verified {
-    claims: Mutex<BTreeMap<String, Arc<Value>>>,
-    keys: tokio::sync::Mutex<Option<Arc<serde_json::Value>>>,
-}
-
-const VERIFIED_MAX: usize = 4096;
 
 impl Inner {
     fn judge(&self, peer: &Peer) -> Judged {
@@ -49,7 +43,8 @@ impl Inner {
         let nobody = Judged { user: None, front_proxy: false, not_after: Timestamp::EPOCH };
         let Some(leaf) = chain.first() else { return nobody };
         let Ok(subject) = pki::subject(leaf) else { return nobody };
-        let front_proxy = self.front_proxies.as_ref().is_some_and(|v| v.verify(chain).is_ok());
+        let front_proxy = self.config.request_header.admits(&subject.common_name)
+            && self.front_proxies.as_ref().is_some_and(|v| v.verify(chain).is_ok());
         let user = match self.clients.verify(chain) {
             Ok(()) => authn::certificate_user(&subject.common_name, &subject.organizations, &pki::sha256(leaf)),
             Err(error) => {
@@ -66,14 +61,14 @@ impl Inner {
     ///
     /// # Errors
     /// 401 for credentials that are not good, and for none where anonymous callers are not let in.
-    pub(crate) async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<Identified, Status> {
+    pub(crate) async fn identify(&self, peer: &Peer, path: &str, headers: &HeaderMap) -> Result<Identified, Status> {
         let mut refused = false;
         if !peer.certificates.is_empty() {
             let judged = peer.judged.get_or_init(|| self.judge(peer));
             let valid = judged.not_after > self.config.clock.now();
             if judged.front_proxy
                 && valid
-                && let Some(user) = front_proxy_user(headers)
+                && let Some(user) = self.config.request_header.user(headers)
             {
                 return Ok(user.into());
             }
@@ -85,7 +80,7 @@ impl Inner {
         if let Some(token) = bearer(headers) {
             return self.identify_token(token, &self.config.audiences()).await.map(|(who, _)| who);
         }
-        if headers.contains_key(http::header::AUTHORIZATION) || refused || !self.config.anonymous {
+        if headers.contains_key(http::header::AUTHORIZATION) || refused || !self.access.load().anonymous.admits(path) {
             return Err(Status::unauthorized());
         }
         Ok(UserInfo::anonymous().into())
@@ -100,93 +95,65 @@ impl Inner {
         token: &str,
         audiences: &[String],
     ) -> Result<(Identified, Vec<String>), Status> {
-        if let Some(user) = self.config.tokens.get(token) {
+        if let Some(user) = self.config.tokens.get(&crate::identity::hash(token)) {
             let mut user = user.clone();
             user.add_group(policy::user::AUTHENTICATED);
-            return Ok((user.into(), Vec::new()));
+            return self.for_this_server(user.into(), audiences);
         }
-        match BearerToken::of(token) {
-            BearerToken::Jwt { claims } if claims.str_at(&["iss"]) == self.config.issuer => {
-                let claims = self.verify(token).await.ok_or_else(Status::unauthorized)?;
-                let now = self.config.clock.now();
-                let issuers = [self.config.issuer.clone()];
-                // The token may be newer than what the caches show.
-                self.caches.wait(self.written.load(std::sync::atomic::Ordering::Acquire)).await?;
-                match authn::check_claims(&claims, &issuers, audiences, now, &self.reader()) {
-                    Ok((user, met)) => Ok((user.into(), met)),
-                    Err(why) => {
-                        tracing::info!(%why, "a service account token is not accepted");
-                        Err(Status::unauthorized())
-                    }
+        let refused = match BearerToken::of(token) {
+            BearerToken::Jwt { claims } if self.is_own_issuer(claims.str_at(&["iss"])) => {
+                match self.service_account(token, audiences).await {
+                    Ok((user, met)) => return Ok((user.into(), met)),
+                    Err(status) => status,
                 }
             }
-            BearerToken::Bootstrap { id, secret } => {
-                self.bootstrap_user(&id, &secret).map(|u| (u.into(), Vec::new())).ok_or_else(Status::unauthorized)
-            }
-            BearerToken::Jwt { .. } | BearerToken::Opaque => {
-                let google = self.tokens.resolve(token).await.ok_or_else(Status::unauthorized)?;
-                let user = authn::google_user(&google).ok_or_else(Status::unauthorized)?;
-                Ok((Identified { user, google: Some(google) }, Vec::new()))
-            }
-        }
-    }
-
-    async fn verify(&self, token: &str) -> Option<Arc<Value>> {
-        if let Ok(known) = self.verified.claims.lock()
-            && let Some(claims) = known.get(token)
-        {
-            return Some(claims.clone());
-        }
-        let keys = self.jwks().await?;
-        let claims = Arc::new(Value::from(pki::verify_jwt(token, &keys)?));
-        if let Ok(mut known) = self.verified.claims.lock() {
-            if known.len() >= VERIFIED_MAX {
-                known.clear();
-            }
-            known.insert(token.to_owned(), claims.clone());
-        }
-        Some(claims)
-    }
-
-    /// The keys that verify service-account tokens; waits while they are being made.
-    pub(crate) async fn jwks(&self) -> Option<Arc<serde_json::Value>> {
-        let mut keys = self.verified.keys.lock().await;
-        if keys.is_none() {
-            *keys = self.config.signer.jwks().await.ok().map(Arc::new);
-        }
-        keys.clone()
-    }
-
-    /// A bootstrap token is a Secret in kube-system.
-    fn bootstrap_user(&self, id: &str, given: &str) -> Option<UserInfo> {
-        use base64::Engine;
-        let name = format!("bootstrap-token-{id}");
-        let secret = self.reader().get(&GroupResource::new("", "secrets"), "kube-system", &name)?;
-        if secret.str_at(&["type"]) != "bootstrap.kubernetes.io/token" {
-            return None;
-        }
-        let data = |key: &str| -> String {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(secret.str_at(&["data", key]));
-            bytes.ok().and_then(|b| String::from_utf8(b).ok()).unwrap_or_default()
+            BearerToken::Jwt { claims } => match self.issuers.user(token, claims.str_at(&["iss"])).await {
+                Some(Ok(user)) => return self.for_this_server(user.into(), audiences),
+                Some(Err(why)) => {
+                    tracing::info!(%why, "a token is not accepted");
+                    Status::unauthorized()
+                }
+                None => match self.google(token).await {
+                    Some(who) => return self.for_this_server(who, audiences),
+                    None => Status::unauthorized(),
+                },
+            },
+            BearerToken::Bootstrap { id, secret } => match self.bootstrap_user(&id, &secret) {
+                Some(user) if self.config.bootstrap_tokens => return self.for_this_server(user.into(), audiences),
+                _ => Status::unauthorized(),
+            },
+            BearerToken::Opaque => match self.google(token).await {
+                Some(who) => return self.for_this_server(who, audiences),
+                None => Status::unauthorized(),
+            },
         };
-        let same = aws_lc_rs::constant_time::verify_slices_are_equal(data("token-secret").as_bytes(), given.as_bytes());
-        let expiration = data("expiration");
-        let expired =
-            !expiration.is_empty() && Timestamp::parse(&expiration).map_or(true, |at| at <= self.config.clock.now());
-        if same.is_err() || data("token-id") != id || expired || data("usage-bootstrap-authentication") != "true" {
-            return None;
+        // Whoever nobody else knows, as in upstream's union of authenticators.
+        if refused.code == 401
+            && let Some(webhook) = &self.webhook
+            && let Some((user, met)) = webhook.user(token, audiences, &self.config.audiences()).await
+        {
+            return Ok((user.into(), met));
         }
-        let mut user = UserInfo::authenticated(&format!("system:bootstrap:{id}"), &["system:bootstrappers"]);
-        for group in data("auth-extra-groups").split(',').filter(|g| g.starts_with("system:bootstrappers:")) {
-            user.add_group(group);
-        }
-        Some(user)
+        Err(refused)
+    }
+
+    /// Tokens that name no audience are for this server alone.
+    fn for_this_server(&self, who: Identified, audiences: &[String]) -> Result<(Identified, Vec<String>), Status> {
+        let own = self.config.audiences();
+        let met: Vec<String> = audiences.iter().filter(|audience| own.contains(audience)).cloned().collect();
+        if met.is_empty() { Err(Status::unauthorized()) } else { Ok((who, met)) }
+    }
+
+    async fn google(&self, token: &str) -> Option<Identified> {
+        let google = self.tokens.resolve(token).await?;
+        let user = authn::google_user(&google)?;
+        Some(Identified { user, google: Some(google), impersonator: None })
     }
 
     /// The user that the caller wants to be taken for, if it may.
     ///
     /// # Errors
-    /// 403 when it may not; 500 as upstream answers for groups without a user.
+    /// 403 when it may not.
     pub(crate) fn impersonate(&self, who: Identified, headers: &HeaderMap) -> Result<Identified, Status> {
         let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let all = |name: &str| -> Vec<String> {
@@ -195,11 +162,7 @@ impl Inner {
         let (name, groups, uid) = (text("impersonate-user"), all("impersonate-group"), text("impersonate-uid"));
         let extra = prefixed(headers, "impersonate-extra-");
         if name.is_empty() {
-            if groups.is_empty() && uid.is_empty() && extra.is_empty() {
-                return Ok(who);
-            }
-            let wanted = "requested [] without impersonating a user";
-            return Err(crate::message::internal(wanted));
+            return Ok(who);
         }
         let may = |group: &str, resource: &str, namespace: &str, subresource: &str, name: &str| {
             let a = Attributes {
@@ -209,7 +172,7 @@ impl Inner {
                 version: "v1",
                 ..Attributes::resource(&who.user, "impersonate", group, resource)
             };
-            let decision = self.authorizers.load().authorize(&a, who.google.as_ref());
+            let decision = self.authorize(&a, who.google.as_ref());
             if decision.allowed { Ok(()) } else { Err(policy::forbidden(&a, &decision)) }
         };
         let mut user = UserInfo { name: name.clone(), uid: uid.clone(), groups, extra };
@@ -238,7 +201,7 @@ impl Inner {
         } else if !user.in_group(policy::user::UNAUTHENTICATED) {
             user.add_group(policy::user::AUTHENTICATED);
         }
-        Ok(user.into())
+        Ok(Identified { user, google: None, impersonator: Some(who.user) })
     }
 
     /// Is the object still there, by the caches?
@@ -247,23 +210,58 @@ impl Inner {
     }
 }
 
+/// Why a wish to be somebody else makes no sense: groups, a UID or extras without a user. References are printed as Go
+/// prints them.
+pub(crate) fn groundless(headers: &HeaderMap) -> Option<String> {
+    let has = |name: &str| headers.get(name).is_some_and(|value| !value.is_empty());
+    if has("impersonate-user") {
+        return None;
+    }
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let groups = headers.get_all("impersonate-group").iter();
+    let mut all: Vec<String> = groups.map(|group| format!("{{Group  {}    }}", text(group))).collect();
+    for (key, values) in prefixed(headers, "impersonate-extra-") {
+        all.extend(values.iter().map(|value| format!("{{UserExtra  {value}  authentication.k8s.io/v1  {key}}}")));
+    }
+    if has("impersonate-uid") {
+        let uid = headers.get("impersonate-uid").map(text).unwrap_or_default();
+        all.push(format!("{{UID  {uid}  authentication.k8s.io/v1  }}"));
+    }
+    (!all.is_empty()).then(|| format!("requested [{}] without impersonating a user", all.join(" ")))
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let header = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = header.trim().split_once(' ')?;
     (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
 }
 
-fn front_proxy_user(headers: &HeaderMap) -> Option<UserInfo> {
-    let all = |name: &str| -> Vec<String> {
-        headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
-    };
-    let name = all("x-remote-user").into_iter().next().filter(|n| !n.is_empty())?;
-    let uid = all("x-remote-uid").into_iter().next().unwrap_or_default();
-    let mut user = UserInfo { name, uid, groups: all("x-remote-group"), extra: prefixed(headers, "x-remote-extra-") };
-    if !user.is_anonymous() {
-        user.add_group(policy::user::AUTHENTICATED);
+impl RequestHeader {
+    /// May a proxy with this name speak for others?
+    fn admits(&self, name: &str) -> bool {
+        self.allowed_names.is_empty() || self.allowed_names.iter().any(|n| n == name)
     }
-    Some(user)
+
+    /// The user in the headers (`apiserver/pkg/authentication/request/headerrequest`): of the headers for names the first
+    /// that has a value, of those for groups all.
+    fn user(&self, headers: &HeaderMap) -> Option<UserInfo> {
+        let values = |names: &[String]| -> Vec<String> {
+            let all = names.iter().flat_map(|name| headers.get_all(name.to_lowercase().as_str()));
+            all.filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
+        };
+        let first = |names: &[String]| values(names).into_iter().find(|value| !value.is_empty());
+        let name = first(&self.username)?;
+        let uid = first(&self.uid).unwrap_or_default();
+        let mut extra = BTreeMap::new();
+        for prefix in &self.extra_prefixes {
+            extra.append(&mut prefixed(headers, &prefix.to_lowercase()));
+        }
+        let mut user = UserInfo { name, uid, groups: values(&self.groups), extra };
+        if !user.is_anonymous() {
+            user.add_group(policy::user::AUTHENTICATED);
+        }
+        Some(user)
+    }
 }
 
 fn prefixed(headers: &HeaderMap, prefix: &str) -> BTreeMap<String, Vec<String>> {

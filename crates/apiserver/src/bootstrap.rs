@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use etcd::{Compare, PutRequest, RequestOp, TxnRequest};
 use machinery::{GroupVersionKind, Status, Value, json, meta};
+use policy::rbac::{Rule, missing_rules};
 use registry::{Context, Resource, Subresource};
 
 use crate::caches::revision;
@@ -92,6 +93,10 @@ impl Inner {
     }
 
     fn prepare(&self, row: &Arc<Resource>, mut object: Value) -> Result<Value, Status> {
+        // An aggregated role is filled in by its controller; until then it says that it has no rules.
+        if matches!(row.plural.as_str(), "roles" | "clusterroles") && object.get("rules").is_none() {
+            object.set("rules", Value::Null);
+        }
         self.defaults.apply(row.type_name(), &mut object);
         let cx = Context {
             user: "system:apiserver".to_owned(),
@@ -170,7 +175,12 @@ fn complete(found: &Value, wanted: &Value) -> Option<Value> {
             }
             let member = if kind.ends_with("Role") { "rules" } else { "subjects" };
             let have = found[member].items();
-            let lacking: Vec<Value> = wanted[member].items().iter().filter(|r| !have.contains(r)).cloned().collect();
+            let lacking: Vec<Value> = if member == "rules" {
+                let (have, wanted) = (Rule::list(&found["rules"]), Rule::list(&wanted["rules"]));
+                missing_rules(&have, &wanted).iter().map(Rule::to_value).collect()
+            } else {
+                wanted[member].items().iter().filter(|subject| !have.contains(subject)).cloned().collect()
+            };
             if lacking.is_empty() {
                 return None;
             }

@@ -162,7 +162,7 @@ impl ApiServer {
         let headers = response.headers_mut();
         headers.extend(reply.headers);
         headers.insert("audit-id", audit_id);
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
         for warning in reply.warnings.iter().take(100) {
             if let Ok(value) = HeaderValue::from_str(&format!("299 - {warning:?}")) {
                 headers.append(header::WARNING, value);

@@ -8,6 +8,7 @@
 //! [`ApiServer::start`] reads the store and makes what a new cluster needs; [`ApiServer::serve_connection`] speaks
 //! HTTPS; [`ApiServer::handle`] answers callers in this process with trees instead of bytes.
 
+mod access_review;
 mod audit;
 mod authn;
 mod bootstrap;
@@ -26,9 +27,11 @@ mod filter;
 mod http_shell;
 mod identity;
 mod info;
+mod issuers;
 mod message;
 mod metrics;
 mod openapi;
+mod outbound;
 mod paths;
 mod proxy;
 mod read;
@@ -36,16 +39,20 @@ mod reader;
 mod reviews;
 mod route;
 mod server;
+mod service_tokens;
 mod special;
 mod stored;
+mod token_webhook;
 mod update;
 mod watch;
 mod write;
 
-pub use config::{AuditSink, Config};
+pub use config::{AuditSink, Config, RequestHeader};
 pub use error::Error;
-pub use identity::Identity;
+pub use identity::{Channel, Identity};
+pub use issuers::TrustedIssuer;
 pub use message::{Body, Caller, Content, List, Peer, Reply, Request};
 pub use proxy::{FindKubelet, Kubelets};
 pub use server::ApiServer;
+pub use token_webhook::{TokenWebhook, WebhookAddress, read_webhook_config};
 pub use watch::{WatchEvent, WatchKind, WatchObject, WatchStream};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
-use machinery::{Value, json};
+use machinery::{Reason, Status, Value, json};
 use registry::{Registry, discovery};
 
 use crate::message::{Content, Reply};
@@ -87,9 +87,12 @@ impl Call<'_> {
             "/api" | "/apis" => self.groups(path == "/api"),
             "/openapi/v2" => self.openapi_v2(),
             "/openapi/v3" => self.openapi_v3_index(),
+            "/.well-known/openid-configuration" | "/openid/v1/jwks" if self.unacceptable(path).is_some() => {
+                self.unacceptable(path).unwrap_or_else(Self::not_found)
+            }
             "/.well-known/openid-configuration" => self.openid_configuration(),
             "/openid/v1/jwks" => match self.server.jwks().await {
-                Some(keys) => document(200, "application/jwk-set+json", keys.to_string().into_bytes()),
+                Some(keys) => cached(document(200, "application/jwk-set+json", keys.to_string().into_bytes())),
                 None => Reply::text(503, "the keys are not made yet\n"),
             },
             _ => self.deeper(path).await,
@@ -223,15 +226,43 @@ impl Call<'_> {
         reply
     }
 
+    /// 406 as go-restful answers who wants another representation than the only one there is.
+    fn unacceptable(&self, path: &str) -> Option<Reply> {
+        let only = if path == "/openid/v1/jwks" { "application/jwk-set+json" } else { "application/json" };
+        let accept = self.accept();
+        let kinds = || accept.split(',').map(|one| one.split(';').next().unwrap_or_default().trim());
+        if accept.is_empty() || kinds().any(|kind| kind == only || kind == "*/*") {
+            return None;
+        }
+        let text = format!("406: Not Acceptable\n\nAvailable representations: {only}");
+        Some(Status { generic: true, ..Status::new(Reason::NotAcceptable, text) }.into())
+    }
+
     fn openid_configuration(&self) -> Reply {
         let issuer = &self.server.config.issuer;
+        if !issuer.starts_with("https://") {
+            return Self::not_found();
+        }
+        let own = match self.server.config.jwks_uri.as_str() {
+            "" => {
+                let config = &self.server.config;
+                format!("https://{}:{}/openid/v1/jwks", config.advertise_address, config.advertise_port)
+            }
+            uri => uri.to_owned(),
+        };
         let value = json!({
-            "issuer": issuer, "jwks_uri": format!("{}/openid/v1/jwks", issuer.trim_end_matches('/')),
+            "issuer": issuer, "jwks_uri": own,
             "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["RS256"],
         });
-        document(200, "application/json", value.to_vec())
+        cached(document(200, "application/json", value.to_vec()))
     }
+}
+
+/// As upstream serves what relying parties read: it may be kept for an hour.
+fn cached(mut reply: Reply) -> Reply {
+    reply.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    reply
 }
 
 /// Does an Accept header take v2 itself, not only v2beta1?

@@ -1,10 +1,10 @@
 //! Resources that are questions: access reviews, token reviews, who am I.
 
-use machinery::fields::Operator;
 use machinery::{Status, Value, json};
-use policy::{Attributes, UserInfo};
+use policy::UserInfo;
 use registry::Resource;
 
+use crate::access_review::{self, Kind};
 use crate::decode::Expected;
 use crate::info::WriteOptions;
 use crate::message::Reply;
@@ -28,20 +28,20 @@ impl Call<'_> {
         let (mut review, warnings) = self.object_as(&expected, options.validation)?;
         let status = match row.plural.as_str() {
             "selfsubjectreviews" => json!({"userInfo": {}}).with("userInfo", self.user.to_value()),
-            "selfsubjectaccessreviews" => self.access(&review, &self.user, self.google.as_ref())?,
-            "subjectaccessreviews" => self.access(&review, &subject(&review)?, None)?,
-            "localsubjectaccessreviews" => {
-                if review.str_at(&["spec", "resourceAttributes", "namespace"]) != self.info.namespace {
-                    return Err(Status::bad_request("spec.resourceAttributes.namespace must match namespace"));
-                }
-                self.access(&review, &subject(&review)?, None)?
-            }
+            "selfsubjectaccessreviews" => self.access(&review, Kind::Own)?,
+            "subjectaccessreviews" => self.access(&review, Kind::Cluster)?,
+            "localsubjectaccessreviews" => self.access(&review, Kind::Local(&self.info.namespace))?,
             "selfsubjectrulesreviews" => {
                 let namespace = review.str_at(&["spec", "namespace"]);
                 if namespace.is_empty() {
                     return Err(Status::bad_request("no namespace on request"));
                 }
-                self.server.authorizers.load().rbac.rules_review(&self.user, namespace)
+                let mut status = self.server.authorizers.load().rbac.rules_review(&self.user, namespace);
+                // IAM is asked request by request, as GKE's webhook is: what it would allow cannot be listed.
+                if !matches!(self.server.config.identity, crate::Identity::None) {
+                    add_error(&mut status, "webhook authorizer does not support user rule resolution");
+                }
+                status
             }
             "tokenreviews" => self.token_review(&review).await?,
             _ => return Err(Status::method_not_supported(&row.group_resource(), "create")),
@@ -49,63 +49,23 @@ impl Call<'_> {
         if review["metadata"].as_object().is_none() {
             review.set("metadata", json!({"creationTimestamp": null}));
         }
+        if row.plural == "selfsubjectrulesreviews" {
+            review.set("spec", Value::object());
+        }
         review.set("status", status);
         let mut reply = Reply::tree(201, review, row.type_name());
         reply.warnings = warnings;
         Ok(reply)
     }
 
-    fn access(
-        &self,
-        review: &Value,
-        user: &UserInfo,
-        google: Option<&policy::GoogleIdentity>,
-    ) -> Result<Value, Status> {
+    /// Others are judged by what is in the cluster; for the caller's own Google token IAM counts too.
+    fn access(&self, review: &Value, kind: Kind<'_>) -> Result<Value, Status> {
+        access_review::check(review, kind)?;
         let spec = &review["spec"];
-        let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-        if resource.is_null() == path.is_null() {
-            let why = if resource.is_null() {
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified"
-            } else {
-                "cannot be specified in combination with resourceAttributes"
-            };
-            let at = machinery::FieldPath::new("spec").child(if resource.is_null() {
-                "resourceAttributes"
-            } else {
-                "nonResourceAttributes"
-            });
-            let error = machinery::FieldError::invalid(&at, &path.clone(), why);
-            let kind = review.str_at(&["kind"]);
-            return Err(Status::invalid("authorization.k8s.io", kind, "", &vec![error]));
-        }
-        let decision = if resource.is_null() {
-            let a = Attributes::path(user, path.str_at(&["verb"]), path.str_at(&["path"]));
-            self.server.authorizers.load().authorize(&a, google)
-        } else {
-            let raw = resource.str_at(&["fieldSelector", "rawSelector"]);
-            let selector = machinery::fields::Selector::parse(raw).unwrap_or_default();
-            let equal: Vec<(&str, &str)> =
-                selector.requirements().filter(|(_, op, _)| *op == Operator::Equals).map(|(f, _, v)| (f, v)).collect();
-            let a = Attributes {
-                namespace: resource.str_at(&["namespace"]),
-                version: resource.str_at(&["version"]),
-                subresource: resource.str_at(&["subresource"]),
-                name: resource.str_at(&["name"]),
-                field_selector: &equal,
-                ..Attributes::resource(
-                    user,
-                    resource.str_at(&["verb"]),
-                    resource.str_at(&["group"]),
-                    resource.str_at(&["resource"]),
-                )
-            };
-            self.server.authorizers.load().authorize(&a, google)
-        };
-        let mut status = json!({"allowed": decision.allowed});
-        if !decision.reason.is_empty() {
-            status.set("reason", decision.reason);
-        }
-        Ok(status)
+        Ok(match kind {
+            Kind::Own => self.server.access_status(spec, &self.user, self.google.as_ref()),
+            Kind::Cluster | Kind::Local(_) => self.server.access_status(spec, &UserInfo::from_value(spec), None),
+        })
     }
 
     async fn token_review(&self, review: &Value) -> Result<Value, Status> {
@@ -150,14 +110,12 @@ impl Call<'_> {
     }
 }
 
-fn subject(review: &Value) -> Result<UserInfo, Status> {
-    let user = UserInfo::from_value(&review["spec"]);
-    if user.name.is_empty() && user.groups.is_empty() {
-        let at = machinery::FieldPath::new("spec").child("user");
-        let error = machinery::FieldError::invalid(&at, &"".into(), "at least one of user or group must be specified");
-        return Err(Status::invalid("authorization.k8s.io", review.str_at(&["kind"]), "", &vec![error]));
-    }
-    Ok(user)
+/// Notes that a list of rules lacks something, and why.
+fn add_error(status: &mut Value, why: &str) {
+    let before = status.str_at(&["evaluationError"]);
+    let errors = if before.is_empty() { why.to_owned() } else { format!("{before}, {why}") };
+    status.set("incomplete", true);
+    status.set("evaluationError", errors);
 }
 
 /// Sets a member and gives the value back.

@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
 use base::Rng;
@@ -11,19 +11,22 @@ use http::HeaderMap;
 use machinery::schema::Types;
 use machinery::{Status, Value};
 use pki::{ClientCertificates, ClientVerifier, ServingCertificate};
-use policy::{Attributes, Authorizers, GoogleIdentity, UserInfo};
+use policy::{AccessSettings, Attributes, Authorizers, Beside, Decision, GoogleIdentity, UserInfo};
 use registry::defaults::Defaults;
 use registry::{Options, Registry, Resource};
 use tokio::sync::watch;
 
-use crate::authn::{Identified, Verified};
+use crate::authn::Identified;
 use crate::caches::Caches;
 use crate::derived::Derived;
 use crate::identity::Tokens;
 use crate::info::{Query, RequestInfo};
-use crate::message::{Body, Caller, Reply, Request};
+use crate::issuers::Issuers;
+use crate::message::{Body, Caller, Peer, Reply, Request};
 use crate::metrics::Metrics;
 use crate::reader::CacheReader;
+use crate::service_tokens::Verified;
+use crate::token_webhook::Webhook;
 use crate::{Config, Error};
 
 /// A running API server. Clones are handles on the same one.
@@ -39,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) defaults: Defaults,
     pub(crate) registry: Arc<ArcSwap<Registry>>,
     pub(crate) authorizers: Arc<ArcSwap<Authorizers>>,
+    /// What the cluster's owner says of access; changes while the server runs.
+    pub(crate) access: ArcSwap<AccessSettings>,
     pub(crate) caches: Arc<Caches>,
     pub(crate) clients: ClientVerifier,
     pub(crate) front_proxies: Option<ClientVerifier>,
@@ -46,6 +51,10 @@ pub(crate) struct Inner {
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) tokens: Tokens,
     pub(crate) verified: Verified,
+    pub(crate) issuers: Issuers,
+    pub(crate) webhook: Option<Webhook>,
+    /// This server, for requests that it makes to itself.
+    pub(crate) own: OnceLock<Weak<Inner>>,
     pub(crate) rng: Mutex<Rng>,
     /// Revision of the newest write whose effect the next request must see.
     pub(crate) written: AtomicU64,
@@ -64,6 +73,8 @@ pub(crate) struct Call<'a> {
     pub(crate) info: RequestInfo,
     pub(crate) query: Query,
     pub(crate) user: UserInfo,
+    /// Who acts as `user`, when it is somebody else.
+    pub(crate) impersonator: Option<UserInfo>,
     pub(crate) google: Option<GoogleIdentity>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
@@ -101,6 +112,7 @@ impl ApiServer {
             defaults,
             registry: published.registry,
             authorizers: published.authorizers,
+            access: ArcSwap::from_pointee(config.access.clone()),
             caches,
             clients: verifier(&config.client_ca)?,
             front_proxies,
@@ -108,6 +120,9 @@ impl ApiServer {
             tls,
             tokens: Tokens::new(config.identity.clone(), config.clock.clone()),
             verified: Verified::default(),
+            issuers: Issuers::new(&config.jwt, config.clock.clone()),
+            webhook: config.webhook.clone().map(|webhook| Webhook::new(webhook, config.clock.clone())),
+            own: OnceLock::new(),
             rng: Mutex::new(Rng::new(u64::from_le_bytes(config.entropy.bytes()))),
             written: AtomicU64::new(0),
             service_turn: tokio::sync::Mutex::default(),
@@ -118,6 +133,8 @@ impl ApiServer {
             config,
         };
         let server = Self { inner: Arc::new(inner) };
+        let _ = server.inner.own.set(Arc::downgrade(&server.inner));
+        server.inner.issuers.start(&server.inner.stop);
         tokio::spawn(feeder.run(server.inner.stop.subscribe()));
         server.inner.bootstrap().await?;
         tokio::spawn(crate::crd::run(server.inner.clone()));
@@ -136,6 +153,19 @@ impl ApiServer {
     /// When key and certificate do not belong together.
     pub fn replace_certificate(&self, identity: &pki::Identity) -> Result<(), Error> {
         self.inner.serving.replace(identity).map_err(Error::Certificates)
+    }
+
+    /// Other rules of access from the next request on; open watches stay.
+    pub fn set_access(&self, settings: AccessSettings) {
+        self.inner.access.store(Arc::new(settings));
+    }
+
+    /// Whom the holder of these credentials is taken for, before any impersonation.
+    ///
+    /// # Errors
+    /// 401 for credentials that are not good, and for none where nobody comes in without.
+    pub async fn identify(&self, peer: &Peer, path: &str, headers: &HeaderMap) -> Result<UserInfo, Status> {
+        self.inner.identify(peer, path, headers).await.map(|who| who.user)
     }
 
     /// Answers one request. A panic on the way is a 500 and harms nobody else.
@@ -160,10 +190,15 @@ impl Inner {
         let info = RequestInfo::parse(&request.method, &request.path, &query);
         let who = match &request.caller {
             Caller::Verified(user) => Ok(Identified::from(user.clone())),
-            Caller::Connection(peer) => self.identify(peer, &request.headers).await,
+            Caller::Connection(peer) => self.identify(peer, &request.path, &request.headers).await,
         };
         if let Err(status) = self.caches.wait(self.written.load(Ordering::Acquire)).await {
             return status.into();
+        }
+        if let (Ok(_), Some(why)) = (&who, crate::authn::groundless(&request.headers)) {
+            let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
+            let uri = format!("{}{query}", request.path);
+            return Reply::text(500, format!("Internal Server Error: {uri:?}: {why}\n")).nosniff();
         }
         let who = match who.and_then(|who| self.impersonate(who, &request.headers)) {
             Ok(who) => who,
@@ -174,12 +209,13 @@ impl Inner {
             info,
             query,
             user: who.user,
+            impersonator: who.impersonator,
             google: who.google,
             headers: request.headers,
             body: request.body,
         };
-        let audit = crate::audit::Audit::open(&call, &request.path, &request.query, &request.method);
-        let reply = match call.authorize() {
+        let mut audit = crate::audit::Audit::open(&call, &request.path, &request.query, &request.method);
+        let reply = match call.authorize(&mut audit) {
             Ok(()) => call.dispatch().await,
             Err(status) => status.into(),
         };
@@ -191,6 +227,12 @@ impl Inner {
 
     pub(crate) fn reader(&self) -> CacheReader<'_> {
         CacheReader { caches: &self.caches, registry: self.registry.load_full() }
+    }
+
+    /// Asks the authorizers as they are now.
+    pub(crate) fn authorize(&self, attributes: &Attributes<'_>, google: Option<&GoogleIdentity>) -> Decision {
+        let legacy_abac = self.access.load().legacy_abac;
+        self.authorizers.load().authorize(attributes, Beside { google, legacy_abac })
     }
 
     pub(crate) fn with_rng<T>(&self, make: impl FnOnce(&mut Rng) -> T) -> T {
@@ -216,7 +258,7 @@ impl Inner {
 }
 
 impl Call<'_> {
-    fn authorize(&self) -> Result<(), Status> {
+    fn authorize(&self, audit: &mut Option<crate::audit::Audit>) -> Result<(), Status> {
         let info = &self.info;
         let selector = self.equalities();
         let selector: Vec<(&str, &str)> = selector.iter().map(|(f, v)| (f.as_str(), v.as_str())).collect();
@@ -233,13 +275,11 @@ impl Call<'_> {
             path: &info.path,
             field_selector: &selector,
         };
-        self.decide(&attributes)
-    }
-
-    /// 403 unless the caller may.
-    pub(crate) fn decide(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
-        let decision = self.server.authorizers.load().authorize(attributes, self.google.as_ref());
-        if decision.allowed { Ok(()) } else { Err(policy::forbidden(attributes, &decision)) }
+        let decision = self.server.authorize(&attributes, self.google.as_ref());
+        if let Some(audit) = audit {
+            audit.decided(&decision);
+        }
+        if decision.allowed { Ok(()) } else { Err(policy::forbidden(&attributes, &decision)) }
     }
 
     fn equalities(&self) -> Vec<(String, String)> {

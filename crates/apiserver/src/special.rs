@@ -103,6 +103,7 @@ impl Call<'_> {
             info,
             query: self.query.clone(),
             user: self.user.clone(),
+            impersonator: self.impersonator.clone(),
             google: self.google.clone(),
             headers: self.headers.clone(),
             body: crate::message::Body::Tree(given),
@@ -162,6 +163,13 @@ impl Call<'_> {
         let mut request = token::prepare(given, &account.object, &config.audiences(), now)?;
         let bound = self.bound_object(&request).await?;
         let kind = request.str_at(&["spec", "boundObjectRef", "kind"]);
+        let runs_as = bound.as_ref().map_or("", |pod| pod.str_at(&["spec", "serviceAccountName"]));
+        if kind == "Pod" && runs_as != self.info.name {
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                self.info.name
+            )));
+        }
         let mut objects = policy::authn::Bound::default();
         match kind {
             "Pod" => objects.pod = bound.as_ref(),
@@ -170,8 +178,11 @@ impl Call<'_> {
             _ => {}
         }
         let node = bound.as_ref().filter(|_| kind == "Pod").map(|p| p.str_at(&["spec", "nodeName"]).to_owned());
-        let node = node.filter(|n| !n.is_empty()).and_then(|n| {
-            self.server.cached(&machinery::GroupResource::new("", "nodes"), &machinery::ObjectKey::new("", &n))
+        // Of a node that is not there the name alone is told, as upstream does.
+        let node = node.filter(|n| !n.is_empty()).map(|n| {
+            let nodes = machinery::GroupResource::new("", "nodes");
+            let found = self.server.cached(&nodes, &machinery::ObjectKey::new("", &n));
+            found.unwrap_or_else(|| Arc::new(json!({"metadata": {"name": n}})))
         });
         if objects.node.is_none() {
             objects.node = node.as_deref();
@@ -179,7 +190,21 @@ impl Call<'_> {
         let spec = &request["spec"];
         let audiences: Vec<String> =
             spec["audiences"].items().iter().filter_map(Value::as_str).map(str::to_owned).collect();
-        let seconds = spec["expirationSeconds"].as_i64().unwrap_or(3600);
+        let mut seconds = spec["expirationSeconds"].as_i64().unwrap_or(3600);
+        let mut shortened = None;
+        if let Some(most) = config.token_seconds_max.filter(|most| seconds > *most) {
+            shortened = Some(format!("requested expiration of {seconds} seconds shortened to {most} seconds"));
+            seconds = most;
+        }
+        // What kubelets mount lives on after its time, so that programs which never read it again do not fail (upstream's
+        // `WarnOnlyBoundTokenExpirationSeconds`).
+        let own = config.audiences();
+        let extended = config.extend_tokens
+            && objects.pod.is_some()
+            && seconds == policy::authn::WARN_ONLY_SECONDS
+            && audiences.iter().all(|audience| own.contains(audience));
+        let (lives, warn_after) =
+            if extended { (policy::authn::EXTENDED_SECONDS, Some(seconds)) } else { (seconds, None) };
         let jti = config.entropy.uuid().to_string();
         let claims = policy::authn::token_claims(
             &account.object,
@@ -187,14 +212,17 @@ impl Call<'_> {
             &config.issuer,
             &audiences,
             now,
-            (seconds, None),
+            (lives, warn_after),
             &jti,
         );
         let claims = machinery::serde_json::to_value(&claims).map_err(crate::message::internal)?;
         let signed = config.signer.sign_jwt(claims).await.map_err(|e| Status::unavailable(e.to_string()))?;
         let until = now + std::time::Duration::from_secs(seconds.max(0).unsigned_abs());
+        request["spec"].set("expirationSeconds", seconds);
         request.set("status", json!({"token": signed, "expirationTimestamp": until.rfc3339()}));
-        Ok(Reply::tree(201, request, type_name))
+        let mut reply = Reply::tree(201, request, type_name);
+        reply.warnings.extend(shortened);
+        Ok(reply)
     }
 
     async fn bound_object(&self, request: &Value) -> Result<Option<Value>, Status> {
@@ -207,8 +235,9 @@ impl Call<'_> {
             "Secret" => ("secrets", self.info.namespace.as_str()),
             "Node" => ("nodes", ""),
             other => {
+                let version = reference.str_at(&["apiVersion"]);
                 return Err(Status::bad_request(format!(
-                    "cannot bind token for serviceaccount to object of kind {other}"
+                    "cannot bind token to object of type {version}, Kind={other}"
                 )));
             }
         };

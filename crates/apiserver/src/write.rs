@@ -105,8 +105,7 @@ impl Call<'_> {
         object: Option<&Value>,
         run: impl FnOnce(&AdmissionRequest<'_>) -> T,
     ) -> T {
-        let authorizers = self.server.authorizers.load_full();
-        let may = |a: &policy::Attributes<'_>| authorizers.authorize(a, self.google.as_ref()).allowed;
+        let may = |a: &policy::Attributes<'_>| self.server.authorize(a, self.google.as_ref()).allowed;
         let resource = row.gvr();
         run(&AdmissionRequest {
             operation: asked.operation,
@@ -152,9 +151,10 @@ impl Call<'_> {
             return Ok(());
         }
         let Some(kind) = RbacKind::of_resource(&row.plural) else { return Ok(()) };
+        self.server.access.load().check_binding(kind, object, old)?;
         let authorizers = self.server.authorizers.load_full();
         let request = EscalationRequest { kind, user: &self.user, namespace: self.namespace(row), object, old };
-        check_escalation(&authorizers.rbac, &request, |a| authorizers.authorize(a, self.google.as_ref()))
+        check_escalation(&authorizers.rbac, &request, |a| self.server.authorize(a, self.google.as_ref()))
     }
 }
 

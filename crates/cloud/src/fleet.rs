@@ -1,7 +1,8 @@
 //! The port through which the cloud gets control planes and machines.
 
 use futures_util::future::BoxFuture;
-pub use gke::NodeSpec;
+pub use gke::{ClientCertificate, NodeSpec};
+use policy::AccessSettings;
 
 /// A cluster that shall exist.
 #[derive(Clone, PartialEq, Debug)]
@@ -18,6 +19,9 @@ pub struct ClusterSpec {
     pub kubernetes_version: String,
     pub pod_cidr: String,
     pub service_cidr: String,
+    pub access: AccessSettings,
+    /// Shall a client certificate be issued for the cluster's owner?
+    pub client_certificate: bool,
 }
 
 /// How a running cluster is reached.
@@ -30,6 +34,8 @@ pub struct ClusterAccess {
     pub ca_pem: String,
     /// URLs.
     pub etcd_endpoints: Vec<String>,
+    /// Where one was asked for, from [`Fleet::create`].
+    pub client: Option<ClientCertificate>,
 }
 
 /// Makes and unmakes control planes. Every call may come again after a restart, with the same arguments.
@@ -38,6 +44,11 @@ pub trait Fleet: Send + Sync + 'static {
     fn create(&self, spec: ClusterSpec) -> BoxFuture<'_, Result<ClusterAccess, String>>;
     /// Removes the cluster with its data; no error when it is gone already.
     fn delete(&self, id: &str) -> BoxFuture<'_, Result<(), String>>;
+    /// Gives the cluster's running API servers these rules of access, and those that start later; in force when it
+    /// returns.
+    fn configure(&self, id: &str, access: AccessSettings) -> BoxFuture<'_, Result<(), String>>;
+    /// The keys that verify the cluster's service-account tokens, as a JWK set.
+    fn jwks(&self, id: &str) -> BoxFuture<'_, Result<serde_json::Value, String>>;
     /// Brings the cluster's machines to these.
     fn resize(&self, id: &str, nodes: Vec<NodeSpec>) -> BoxFuture<'_, Result<(), String>>;
     /// Where the cluster is, as soon as it runs, however often it failed before. An error when there is no such cluster.

@@ -62,6 +62,25 @@ pub(crate) fn new_account(service: bool, display_name: &str, entropy: &base::Ent
     Account { service, unique_id, display_name: display_name.to_owned(), keys: std::collections::BTreeMap::new() }
 }
 
+/// The account with this address, made if it is a person's; its address in lower case. Blocks for a write.
+pub(crate) fn ensure_account(inner: &Inner, email: &str) -> Result<String, ApiError> {
+    let email = email.to_lowercase();
+    if inner.store.read().accounts.contains_key(&email) {
+        return Ok(email);
+    }
+    let service = email.ends_with(".gserviceaccount.com");
+    if service || !crate::services::is_address(&email) {
+        let what = if service { "Unknown service account" } else { "Invalid address" };
+        return Err(ApiError::not_found(format!("{what} {email}")));
+    }
+    let account = new_account(false, "", &inner.entropy);
+    inner.store.write(|state| {
+        state.accounts.entry(email.clone()).or_insert(account);
+        Ok(())
+    })?;
+    Ok(email)
+}
+
 /// Who calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
@@ -139,7 +158,7 @@ impl Inner {
             .iter()
             .map(|(kid, key)| serde_json::json!({"kty": "RSA", "alg": "RS256", "kid": kid, "n": key.n, "e": key.e}))
             .collect();
-        let claims = pki::verify_jwt(jwt, &serde_json::json!({"keys": keys}))?;
+        let claims = pki::verify_jwt(jwt, &serde_json::json!({"keys": keys}), &["RS256"])?;
         let now = self.clock.now().unix_seconds();
         let near = |key: &str, ok: fn(i64, i64) -> bool| claims[key].as_i64().is_some_and(|at| ok(at, now));
         let fresh = near("exp", |exp, now| exp > now - 60) && near("iat", |iat, now| iat < now + 600);
@@ -151,17 +170,23 @@ impl Inner {
         let state = self.store.read();
         if let Some(found) = self.token(token, false) {
             let email_scope = found.scopes.iter().any(|s| s == EMAIL_SCOPE || s == "email");
-            return Some(GoogleIdentity { roles: self.roles(&state, &found.email), email: found.email, email_scope });
+            return Some(GoogleIdentity {
+                roles: self.roles(&state, &found.email),
+                email: found.email,
+                email_scope,
+                expires: found.expires,
+            });
         }
         let open = self.auth == Auth::Open && !token.is_empty();
         open.then(|| GoogleIdentity {
             email: self.account.clone(),
             email_scope: true,
             roles: vec!["roles/owner".to_owned()],
+            expires: None,
         })
     }
 
-    fn roles(&self, state: &State, email: &str) -> Vec<String> {
+    pub(crate) fn roles(&self, state: &State, email: &str) -> Vec<String> {
         if self.auth == Auth::Open { vec!["roles/owner".to_owned()] } else { state.roles_of(email) }
     }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use base::{Clock, Entropy};
 use disk::Platform;
-pub use fleet::{ClusterAccess, ClusterSpec, Fleet, NodeSpec};
+pub use fleet::{ClientCertificate, ClusterAccess, ClusterSpec, Fleet, NodeSpec};
 use gke::ApiError;
 use machinery::json;
 use state::Store;
@@ -49,6 +49,8 @@ pub struct CloudConfig {
     /// The email of the user who owns the project.
     pub account: String,
     pub auth: Auth,
+    /// Of clusters that are made from now on.
+    pub profile: gke::cluster::Profile,
     pub fleet: Arc<dyn Fleet>,
     /// `http://127.0.0.1:8642`: where clients find this cloud. Its host is an allowed one.
     pub endpoint: String,
@@ -100,6 +102,7 @@ struct Inner {
     project_number: String,
     account: String,
     auth: Auth,
+    profile: gke::cluster::Profile,
     fleet: Arc<dyn Fleet>,
     endpoint: String,
     operation_millis: AtomicU64,
@@ -127,6 +130,7 @@ impl Cloud {
             project_number: config.project_number,
             account: config.account,
             auth: config.auth,
+            profile: config.profile,
             fleet: config.fleet,
             endpoint: config.endpoint.trim_end_matches('/').to_owned(),
             operation_millis: AtomicU64::new(OPERATION_MILLIS),
@@ -170,6 +174,16 @@ impl Cloud {
         self.0.store.write(|_| Ok(())).map_err(CloudError::Refused)
     }
 
+    /// The roles an account has by the project's policy; none for what is no mail address.
+    pub fn roles_of(&self, email: &str) -> Vec<String> {
+        if services::is_address(email) { self.0.roles(&self.0.store.read(), email) } else { Vec::new() }
+    }
+
+    /// Changes whenever answers of [`Cloud::resolve_token`] may: the policy, a revoked token, a deleted account.
+    pub fn access_changes(&self) -> watch::Receiver<u64> {
+        self.0.store.access_changes()
+    }
+
     /// A token of an account that lives as long as the sandbox. Blocks for a write.
     ///
     /// # Errors
@@ -177,6 +191,18 @@ impl Cloud {
     pub fn issue_token(&self, email: &str) -> Result<String, CloudError> {
         let scopes = identity::all_scopes();
         self.0.new_token(email, scopes, None).map_err(CloudError::Refused)
+    }
+
+    /// An access token of an account as Google hands them out: for an hour, with these scopes (none: all of Google Cloud
+    /// and the email). A user who was not heard of before gets an account, as anybody may have one. Blocks for a write.
+    ///
+    /// # Errors
+    /// When the address is none, or that of a service account of this project that does not exist.
+    pub fn access_token(&self, email: &str, scopes: Vec<String>) -> Result<String, CloudError> {
+        let scopes = if scopes.is_empty() { identity::all_scopes() } else { scopes };
+        identity::ensure_account(&self.0, email)
+            .and_then(|email| self.0.new_token(&email, scopes, Some(identity::TOKEN_SECONDS)))
+            .map_err(CloudError::Refused)
     }
 
     /// A refresh token of an account, for clients that keep `authorized_user` credentials. Blocks for a write.

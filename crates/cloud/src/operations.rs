@@ -145,16 +145,25 @@ async fn perform(inner: &Inner, work: &Work, cluster: &Cluster) -> Result<Option
                 kubernetes_version: cluster.master_version.clone(),
                 pod_cidr: cluster.pod_cidr().to_owned(),
                 service_cidr: cluster.service_cidr().to_owned(),
+                access: gke::access::settings(&cluster.body),
+                client_certificate: gke::access::wants_client_certificate(&cluster.body),
             };
             let access = fleet.create(spec).await?;
             Ok(Some(Access {
                 endpoint: access.endpoint,
                 private_endpoint: access.private_endpoint,
                 ca_pem: access.ca_pem,
+                client: access.client,
             }))
         }
         Work::DeleteCluster => fleet.delete(&cluster.id).await.map(|()| None),
-        Work::UpdateCluster(_) => Ok(None),
+        Work::UpdateCluster(body) => {
+            let wanted = gke::access::settings(body);
+            if wanted != gke::access::settings(&cluster.body) {
+                fleet.configure(&cluster.id, wanted).await?;
+            }
+            Ok(None)
+        }
         Work::CreatePool(_) | Work::DeletePool(_) => {
             fleet.resize(&cluster.id, pool::nodes(cluster)).await.map(|()| None)
         }

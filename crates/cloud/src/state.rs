@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use disk::{DiskError, Platform};
 use gke::{ApiError, Cluster, Code, Operation};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 const FILE: &str = "state.sealed";
 const CONTEXT: &str = "cloud/state";
@@ -83,6 +84,14 @@ impl State {
         self.operations.iter_mut().find(|o| o.name == name)
     }
 
+    /// Is there a policy, token or account that was another before? New tokens and accounts are none: nobody was told of
+    /// them.
+    fn takes_access_from(&self, before: &Self) -> bool {
+        self.policy_revision != before.policy_revision
+            || before.tokens.keys().any(|token| !self.tokens.contains_key(token))
+            || before.accounts.keys().any(|email| !self.accounts.contains_key(email))
+    }
+
     /// The roles an account has by the project's policy.
     pub(crate) fn roles_of(&self, email: &str) -> Vec<String> {
         let is = |member: &String| {
@@ -102,6 +111,8 @@ impl State {
 pub(crate) struct Store {
     current: ArcSwap<State>,
     writer: Mutex<()>,
+    /// Changes when whom tokens stand for, or what accounts may do, may have changed.
+    access: watch::Sender<u64>,
     platform: Platform,
     path: PathBuf,
 }
@@ -123,7 +134,13 @@ impl Store {
             Err(DiskError::Missing { .. }) => (fresh(), true),
             Err(other) => return Err(other),
         };
-        let store = Self { current: ArcSwap::from_pointee(state), writer: Mutex::new(()), platform, path };
+        let store = Self {
+            current: ArcSwap::from_pointee(state),
+            writer: Mutex::new(()),
+            access: watch::Sender::new(0),
+            platform,
+            path,
+        };
         if new {
             store.save(&store.read())?;
         }
@@ -149,7 +166,16 @@ impl Store {
             tracing::error!(%error, "the cloud's state cannot be written");
             ApiError::new(Code::Unavailable, "The service is currently unavailable.")
         })?;
+        let access_changed = state.takes_access_from(&self.current.load());
         self.current.store(Arc::new(state));
+        if access_changed {
+            self.access.send_modify(|revision| *revision += 1);
+        }
         Ok(value)
+    }
+
+    /// See [`crate::Cloud::access_changes`].
+    pub(crate) fn access_changes(&self) -> watch::Receiver<u64> {
+        self.access.subscribe()
     }
 }

@@ -115,7 +115,10 @@ pub enum Action {
     /// Have the first rule that applies decide on a CertificateSigningRequest, by SubjectAccessReview, then PUT its `approval`.
     /// Nothing is done when none allows it.
     Approve { request: Value, rules: Vec<Approval> },
-    /// Ask the API, not the world, for an object. While it exists with that uid, all that follows is skipped.
+    /// Have the cluster's signer make a token of these claims, then PUT the Secret with it in `data.token`.
+    SignToken { secret: Value, claims: Value },
+    /// Ask the API, not the world, for an object. While it exists with that uid (empty: with any), all that follows is
+    /// skipped.
     EnsureAbsent { resource: GroupVersionResource, object: ObjectKey, uid: CompactString },
     /// Look at the key again after a while, whatever happens.
     Requeue { after: Duration },
@@ -205,6 +208,9 @@ impl std::fmt::Display for Action {
             Self::Approve { request, rules } => {
                 let rules: Vec<&str> = rules.iter().map(|rule| rule.subresource).collect();
                 write!(f, "approve {} as {}", meta::name(request), rules.join(", "))
+            }
+            Self::SignToken { secret, claims } => {
+                write!(f, "sign-token {} for {}", meta::key(secret), claims.str_at(&["sub"]))
             }
             Self::EnsureAbsent { resource, object, .. } => write!(f, "ensure-absent {} {object}", named(resource, "")),
             Self::Requeue { after } => write!(f, "requeue {after:?}"),

@@ -19,6 +19,7 @@ pub mod selector;
 pub mod template;
 pub mod world;
 
+mod account_tokens;
 mod certificates;
 mod cronjob;
 mod daemonset;
@@ -74,6 +75,9 @@ pub struct Controller {
     pub settle_ms: u64,
 }
 
+/// The controllers that act as `system:kube-controller-manager` itself, as upstream's root client.
+pub const WITHOUT_ACCOUNT: &[&str] = &["serviceaccount-token-controller"];
+
 /// Every controller.
 pub static ALL: &[&Controller] = &[
     &deployment::CONTROLLER,
@@ -89,6 +93,7 @@ pub static ALL: &[&Controller] = &[
     &namespace::CONTROLLER,
     &publisher::SERVICE_ACCOUNT,
     &publisher::ROOT_CA,
+    &account_tokens::CONTROLLER,
     &garbage::CONTROLLER,
     &endpoints::ENDPOINT_SLICE,
     &endpoints::ENDPOINTS,

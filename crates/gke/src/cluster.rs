@@ -18,6 +18,17 @@ pub struct Creation<'a> {
     pub id: &'a str,
     /// Every cluster of the project, whatever its location.
     pub existing: &'a [&'a Cluster],
+    pub profile: Profile,
+}
+
+/// Which of GKE's ages the defaults of new clusters come from, where the version alone does not say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Profile {
+    /// As GKE's control plane security was first described.
+    #[default]
+    Classic,
+    /// As GKE is in 2026: anonymous requests get no further than the health endpoints.
+    Year2026,
 }
 
 /// Pods' range when none is named: the nth /14 of 10/8 that nobody uses. The first four hold nodes' subnets.
@@ -39,6 +50,7 @@ pub fn create(request: &Value, creation: &Creation<'_>) -> Result<Cluster, ApiEr
         return Err(ApiError::new(Code::AlreadyExists, format!("Already exists: {path}.")));
     }
     refused::at_create(asked)?;
+    crate::access::check_master_auth(&asked["masterAuth"])?;
     let autopilot = asked["autopilot"]["enabled"].as_bool() == Some(true);
     if autopilot && place.zonal {
         return Err(ApiError::invalid("Autopilot clusters must be regional clusters."));
@@ -107,6 +119,7 @@ fn asked_pools(asked: &Value, autopilot: bool) -> Result<Vec<Value>, ApiError> {
 
 fn defaults(creation: &Creation<'_>, place: &Place, minor: u32) -> Value {
     let short_id = &creation.id[..8];
+    let limited = minor >= 35 || creation.profile == Profile::Year2026;
     let mut body = json!({
         "network": "default",
         "subnetwork": "default",
@@ -125,7 +138,7 @@ fn defaults(creation: &Creation<'_>, place: &Place, minor: u32) -> Value {
             "imageType": "COS_CONTAINERD", "management": {"autoRepair": true, "autoUpgrade": true},
             "oauthScopes": pool::default_scopes(), "serviceAccount": "default",
         }},
-        "anonymousAuthenticationConfig": {"mode": if minor >= 35 { "LIMITED" } else { "ENABLED" }},
+        "anonymousAuthenticationConfig": {"mode": if limited { "LIMITED" } else { "ENABLED" }},
         "controlPlaneEgress": {"mode": "VIA_CONTROL_PLANE"},
         "databaseEncryption": {"state": "DECRYPTED", "currentState": "CURRENT_STATE_DECRYPTED"},
         "enterpriseConfig": {"clusterTier": "STANDARD"},
@@ -307,7 +320,7 @@ mod tests {
 
     fn make(cluster: serde_json::Value, location: &str, existing: &[&Cluster]) -> Result<Cluster, String> {
         let now = Timestamp::from_unix_seconds(1_700_000_000);
-        let creation = Creation { project: "p", location, now, id: ID, existing };
+        let creation = Creation { project: "p", location, now, id: ID, existing, profile: Profile::Classic };
         create(&json!({"cluster": cluster}), &creation).map_err(|error| error.message)
     }
 
@@ -347,9 +360,14 @@ mod tests {
                 "Invalid value for field \"cluster.ip_allocation_policy.cluster_ipv4_cidr_block\"",
             ),
             (
-                serde_json::json!({"name": "a", "initialNodeCount": 1, "legacyAbac": {"enabled": true}}),
+                serde_json::json!({"name": "a", "initialNodeCount": 1, "networkPolicy": {"enabled": true}}),
                 "us-central1-a",
-                "cluster.legacyAbac.enabled is not implemented",
+                "cluster.networkPolicy.enabled is not implemented",
+            ),
+            (
+                serde_json::json!({"name": "a", "initialNodeCount": 1, "masterAuth": {"username": "admin"}}),
+                "us-central1-a",
+                "Basic authentication was removed for GKE cluster versions >= 1.19.",
             ),
             (
                 serde_json::json!({"name": "a", "autopilot": {"enabled": true}}),

@@ -5,6 +5,7 @@
 //! ```
 //! Pure functions over records; `cloud` stores them, runs operations and asks the fleet for control planes.
 
+pub mod access;
 pub mod cluster;
 mod error;
 mod merge;
@@ -21,7 +22,7 @@ pub mod versions;
 
 pub use error::{ApiError, Code};
 pub use methods::{Call, METHODS, Method};
-pub use record::{Access, Cluster, NodeSpec, Operation, OperationStatus, Pool, Work};
+pub use record::{Access, ClientCertificate, Cluster, NodeSpec, Operation, OperationStatus, Pool, Work};
 pub use refused::refused_fields;
 pub use render::View;
 

@@ -33,6 +33,22 @@ pub struct Access {
     pub private_endpoint: String,
     /// The cluster CA.
     pub ca_pem: String,
+    /// Where one was asked for.
+    #[serde(default)]
+    pub client: Option<ClientCertificate>,
+}
+
+/// The client certificate of `--issue-client-certificate`, and its key, as PEM.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientCertificate {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl std::fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientCertificate(secret)")
+    }
 }
 
 /// A node pool.

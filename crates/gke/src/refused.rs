@@ -7,10 +7,6 @@ use crate::merge::is_empty;
 
 /// Fields of a new cluster that would be a promise about security or behaviour: refused when set to this.
 const AT_CREATE: &[(&[&str], Set)] = &[
-    (&["legacyAbac", "enabled"], Set::True),
-    (&["masterAuth", "username"], Set::Any),
-    (&["masterAuth", "password"], Set::Any),
-    (&["masterAuth", "clientCertificateConfig", "issueClientCertificate"], Set::True),
     (&["masterAuthorizedNetworksConfig", "enabled"], Set::True),
     (&["controlPlaneEndpointsConfig", "ipEndpointsConfig", "authorizedNetworksConfig", "enabled"], Set::True),
     (&["controlPlaneEndpointsConfig", "ipEndpointsConfig", "enabled"], Set::False),
@@ -25,8 +21,6 @@ const AT_CREATE: &[(&[&str], Set)] = &[
     (&["confidentialNodes", "enabled"], Set::True),
     (&["enableKubernetesAlpha"], Set::True),
     (&["identityServiceConfig", "enabled"], Set::True),
-    (&["rbacBindingConfig", "enableInsecureBindingSystemAuthenticated"], Set::False),
-    (&["rbacBindingConfig", "enableInsecureBindingSystemUnauthenticated"], Set::False),
     (&["ipAllocationPolicy", "useRoutes"], Set::True),
 ];
 
@@ -52,9 +46,6 @@ pub(crate) fn at_create(cluster: &Value) -> Result<(), ApiError> {
         if hit {
             return Err(ApiError::unimplemented(&format!("cluster.{}", path.join("."))));
         }
-    }
-    if cluster["anonymousAuthenticationConfig"].str_at(&["mode"]) == "LIMITED" {
-        return Err(ApiError::unimplemented("cluster.anonymousAuthenticationConfig.mode LIMITED"));
     }
     Ok(())
 }

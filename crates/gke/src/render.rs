@@ -16,6 +16,8 @@ pub struct View<'a> {
     pub version: ApiVersion,
     pub project: &'a str,
     pub project_number: &'a str,
+    /// Does the caller hold `container.clusters.getCredentials`? Without it the client certificate is not shown.
+    pub credentials: bool,
 }
 
 impl View<'_> {
@@ -50,7 +52,7 @@ impl View<'_> {
         out["maintenancePolicy"]["resourceVersion"] = maintenance_version(&cluster.body).into();
         out["controlPlaneEndpointsConfig"]["dnsEndpointConfig"]["endpoint"] = self.dns_name(cluster).into();
         if let Some(access) = &cluster.access {
-            show_access(&mut out, access);
+            show_access(&mut out, access, self.credentials);
         }
         let pools: Vec<Value> = cluster.pools.iter().map(|pool| self.raw_pool(cluster, pool)).collect();
         let groups: Vec<Value> = pools.iter().flat_map(|pool| pool["instanceGroupUrls"].items().to_vec()).collect();
@@ -124,9 +126,13 @@ impl View<'_> {
     }
 }
 
-fn show_access(out: &mut Value, access: &Access) {
+fn show_access(out: &mut Value, access: &Access, credentials: bool) {
     out.set("endpoint", access.endpoint.as_str());
     out["masterAuth"]["clusterCaCertificate"] = STANDARD.encode(&access.ca_pem).into();
+    if let Some(client) = access.client.as_ref().filter(|_| credentials) {
+        out["masterAuth"]["clientCertificate"] = STANDARD.encode(&client.certificate).into();
+        out["masterAuth"]["clientKey"] = STANDARD.encode(&client.key).into();
+    }
     for (field, value) in [("publicEndpoint", &access.endpoint), ("privateEndpoint", &access.private_endpoint)] {
         out["controlPlaneEndpointsConfig"]["ipEndpointsConfig"][field] = value.into();
         out["privateClusterConfig"][field] = value.into();

@@ -35,6 +35,11 @@ pub fn update(cluster: &Cluster, update: &Value) -> Result<Value, ApiError> {
             "desiredCostManagementConfig" => body.set("costManagementConfig", value.clone()),
             "desiredSecurityPostureConfig" => merge(&mut body["securityPostureConfig"], value),
             "desiredReleaseChannel" => body.set("releaseChannel", value.clone()),
+            "desiredRbacBindingConfig" => merge(&mut body["rbacBindingConfig"], value),
+            "desiredAnonymousAuthenticationConfig" => match value.str_at(&["mode"]) {
+                "ENABLED" | "LIMITED" => body.set("anonymousAuthenticationConfig", value.clone()),
+                _ => return Err(ApiError::invalid("Anonymous authentication mode must be ENABLED or LIMITED.")),
+            },
             other => return Err(ApiError::unimplemented(&format!("update.{other}"))),
         }
     }

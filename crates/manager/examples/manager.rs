@@ -57,6 +57,7 @@ async fn main() {
         pod_cidr: Some("10.0.0.0/14".into()),
         sign: None,
         machines: None,
+        sign_token: None,
     };
     let nodes = (1..=3).map(|n| NodeSpec {
         name: format!("n{n}"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base::Clock;
 use futures_util::future::BoxFuture;
+use machinery::Value;
 
 use crate::api::Api;
 
@@ -49,6 +50,9 @@ pub enum MachineVerdict {
 /// Answers questions about the cluster's machines.
 pub type MachineFn = Arc<dyn Fn(MachineQuestion) -> MachineVerdict + Send + Sync>;
 
+/// Signs the claims of a service-account token, or says why not.
+pub type SignTokenFn = Arc<dyn Fn(Value) -> BoxFuture<'static, Result<String, String>> + Send + Sync>;
+
 /// Makes a door to the API for a user: name and groups.
 pub type ApiFn = Arc<dyn Fn(&str, &[&str]) -> Api + Send + Sync>;
 
@@ -78,6 +82,8 @@ pub struct ManagerConfig {
     pub sign: Option<SignFn>,
     /// Knows the cluster's machines; none: requests that need it are left alone.
     pub machines: Option<MachineFn>,
+    /// Signs the tokens of Secrets; none: they stay empty.
+    pub sign_token: Option<SignTokenFn>,
 }
 
 /// One simulated machine.

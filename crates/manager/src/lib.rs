@@ -30,7 +30,7 @@ use tokio::sync::{Semaphore, watch};
 pub use api::{Api, HttpsClient, InProcess};
 pub use config::{
     ApiFn, AttestFn, Bootstrap, MachineFn, MachineQuestion, MachineVerdict, ManagerConfig, NodeIdentity, NodeSpec,
-    NodesConfig, SecretFn, SignFn, SignRequest,
+    NodesConfig, SecretFn, SignFn, SignRequest, SignTokenFn,
 };
 pub use nodes::run_nodes;
 
@@ -77,6 +77,7 @@ pub async fn run(config: ManagerConfig, shutdown: impl Future<Output = ()> + Sen
         limit: limit.clone(),
         sign: config.sign.clone(),
         machines: config.machines.clone(),
+        sign_token: config.sign_token.clone(),
     };
     let mut doors = BTreeMap::new();
     for controller in controllers::ALL {
@@ -86,7 +87,11 @@ pub async fn run(config: ManagerConfig, shutdown: impl Future<Output = ()> + Sen
             }
             let user = format!("system:serviceaccount:kube-system:{}", controller.name);
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
-            door((config.api)(&user, &groups), controller.name)
+            let api = match controllers::WITHOUT_ACCOUNT.contains(&controller.name) {
+                true => (config.api)("system:kube-controller-manager", &["system:authenticated"]),
+                false => (config.api)(&user, &groups),
+            };
+            door(api, controller.name)
         });
     }
     let reader = (config.api)("system:kube-controller-manager", &["system:authenticated"]);

@@ -12,7 +12,7 @@ use machinery::{CompactString, GroupResource, GroupVersionResource, ObjectKey, S
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::api::{Api, Request, collection_path, object_path};
-use crate::config::{MachineFn, MachineQuestion, MachineVerdict, SignFn, SignRequest};
+use crate::config::{MachineFn, MachineQuestion, MachineVerdict, SignFn, SignRequest, SignTokenFn};
 use crate::engine::Input;
 use crate::events::Recorder;
 
@@ -28,6 +28,7 @@ pub(crate) struct Door {
     pub(crate) limit: Arc<Semaphore>,
     pub(crate) sign: Option<SignFn>,
     pub(crate) machines: Option<MachineFn>,
+    pub(crate) sign_token: Option<SignTokenFn>,
 }
 
 /// What the API answered to a write.
@@ -49,7 +50,14 @@ async fn tell(engine: &mpsc::Sender<Input>, written: Written) {
 }
 
 fn waits(action: &Action) -> bool {
-    matches!(action, Action::Update { .. } | Action::EnsureAbsent { .. } | Action::Sign { .. } | Action::Approve { .. })
+    matches!(
+        action,
+        Action::Update { .. }
+            | Action::EnsureAbsent { .. }
+            | Action::Sign { .. }
+            | Action::SignToken { .. }
+            | Action::Approve { .. }
+    )
 }
 
 impl Door {
@@ -148,7 +156,7 @@ impl Door {
             Action::EnsureAbsent { resource, object, uid } => {
                 let path = object_path(&resource, &object.namespace, &object.name, "");
                 match self.call(Request::get(path)).await {
-                    Ok(found) if meta::uid(&found) == uid => {
+                    Ok(found) if uid.is_empty() || meta::uid(&found) == uid => {
                         Err(Status::conflict(&resource.group_resource(), &object.name, "the owner exists after all"))
                     }
                     Ok(_) => Ok(Written::Nothing),
@@ -162,6 +170,7 @@ impl Door {
             }
             Action::Sign { request } => self.sign(request).await,
             Action::Approve { request, rules } => self.approve(request, &rules).await,
+            Action::SignToken { secret, claims } => self.sign_token(secret, claims).await,
             Action::Requeue { .. } => Ok(Written::Nothing),
         }
     }
@@ -240,6 +249,16 @@ impl Door {
         let path = object_path(&requests, "", meta::name(&request), "approval");
         let answer = self.call(Request::new("PUT", path, Some(request))).await?;
         Ok(Written::Object(requests.group_resource(), answer))
+    }
+
+    async fn sign_token(&self, mut secret: Value, claims: Value) -> Result<Written, Status> {
+        let Some(sign) = &self.sign_token else { return Ok(Written::Nothing) };
+        let token = sign(claims).await.map_err(Status::internal)?;
+        secret.at_mut(&["data"]).set("token", STANDARD.encode(token));
+        let secrets = controllers::resource::SECRETS.clone();
+        let path = object_path(&secrets, meta::namespace(&secret), meta::name(&secret), "");
+        let answer = self.call(Request::new("PUT", path, Some(secret))).await?;
+        Ok(Written::Object(secrets.group_resource(), answer))
     }
 
     async fn sign(&self, mut request: Value) -> Result<Written, Status> {

@@ -4,6 +4,8 @@
 //! It keeps nothing on disk but, without `--tls-cert-file`, the certificate that clients need to trust it. Controllers and
 //! nodes are not part of it.
 
+mod authentication;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::{commands, system};
+use authentication::AuthenticationArgs;
 
 /// kube-apiserver's flags, as far as they mean something here; their names and defaults are its own unless a text says
 /// otherwise.
@@ -65,9 +68,6 @@ pub(crate) struct ApiServerArgs {
     /// Static bearer tokens: lines of token,user,uid,"group,..."
     #[arg(long, value_name = "FILE")]
     token_auth_file: Option<PathBuf>,
-    /// Issuer of service-account tokens, an https URL
-    #[arg(long, value_name = "URL", required = true)]
-    service_account_issuer: String,
     /// RSA key that signs service-account tokens
     #[arg(long, value_name = "FILE", required = true)]
     service_account_signing_key_file: PathBuf,
@@ -83,9 +83,8 @@ pub(crate) struct ApiServerArgs {
     /// Who decides what callers may do; RBAC always does (kube-apiserver: AlwaysAllow)
     #[arg(long, value_name = "MODE,...", value_delimiter = ',', default_value = "RBAC")]
     authorization_mode: Vec<String>,
-    /// Answer requests without credentials as system:anonymous
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    anonymous_auth: bool,
+    #[command(flatten)]
+    authentication: AuthenticationArgs,
     /// Let pods be privileged (kube-apiserver: false)
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_privileged: bool,
@@ -135,14 +134,12 @@ async fn config(args: &ApiServerArgs, port: u16) -> Result<Config> {
     };
     let mut config = Config::new(store, clock, entropy, signer, serving, client_ca);
     config.front_proxy_ca = args.requestheader_client_ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
-    config.tokens = match &args.token_auth_file {
-        Some(file) => tokens(&read(file)?).with_context(|| file.display().to_string())?,
-        None => BTreeMap::new(),
-    };
-    config.issuer.clone_from(&args.service_account_issuer);
+    if let Some(file) = &args.token_auth_file {
+        config.set_tokens(tokens(&read(file)?).with_context(|| file.display().to_string())?);
+    }
+    args.authentication.apply(&mut config)?;
     config.audiences.clone_from(&args.api_audiences);
     config.service_cidrs.clone_from(&args.service_cluster_ip_range);
-    config.anonymous = args.anonymous_auth;
     config.allow_privileged = args.allow_privileged;
     config.feature_gates.clone_from(&args.feature_gates);
     config.runtime_config.clone_from(&args.runtime_config);
@@ -289,7 +286,7 @@ mod tests {
         ]);
         let args = args.expect("good flags");
         assert_eq!((args.etcd_servers.len(), args.service_account_key_file.len(), args.secure_port), (2, 2, 0));
-        assert_eq!((args.anonymous_auth, args.allow_privileged), (false, true));
+        assert!(args.allow_privileged);
         assert!(check_authorization(&args.authorization_mode).is_ok());
         for (flag, error) in [
             ("--etcd-certfile=/c", "--etcd-keyfile"),

@@ -28,6 +28,11 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Give the platform and each data directory a new key; what is stored is sealed anew in the background
     RotateKeys(DataDirArgs),
+    /// Print an access token of a Google account, as `gcloud auth print-access-token` would
+    Token(TokenArgs),
+    /// Say who decides what, and why
+    #[command(subcommand)]
+    Explain(Explain),
     /// Print the logs of the sandbox's processes
     Logs(LogsArgs),
     /// Stop the sandbox; its data stays
@@ -71,6 +76,28 @@ pub(crate) enum AuthMode {
     Open,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+pub(crate) enum Profile {
+    #[default]
+    #[serde(rename = "classic")]
+    /// As GKE's control plane security was first described
+    Classic,
+    #[value(name = "2026")]
+    #[serde(rename = "2026")]
+    /// As GKE is in 2026: without credentials only the health endpoints answer
+    Year2026,
+}
+
+impl Profile {
+    /// As typed.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Year2026 => "2026",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UpArgs {
     #[command(flatten)]
@@ -108,6 +135,9 @@ pub(crate) struct UpArgs {
     /// API groups and versions the default cluster serves when it is made, as kube-apiserver takes them
     #[arg(long, value_name = "KEY=BOOL,...", default_value = "", hide_default_value = true, conflicts_with = "no_cluster", value_parser = runtime_config)]
     pub(crate) runtime_config: String,
+    /// What GKE of which age new clusters are like [default: as before, else classic]
+    #[arg(long, value_enum)]
+    pub(crate) profile: Option<Profile>,
     /// Which credentials are taken [default: strict]
     #[arg(long, value_enum)]
     pub(crate) auth: Option<AuthMode>,
@@ -191,6 +221,57 @@ pub(crate) struct LogsArgs {
     /// Go on printing what is added
     #[arg(long, short)]
     pub(crate) follow: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Explain {
+    /// May somebody do this in the cluster? Names the rule or role that decides, or the smallest grant that would
+    #[command(name = "can-i")]
+    CanI(CanIArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CanIArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// What: get, list, create, …, or an HTTP method for a path
+    pub(crate) verb: String,
+    /// On what: a resource (`pods`, `deploy`, `deployments.apps`, `pods/log`) or a path (`/metrics`)
+    pub(crate) what: String,
+    /// Only the object of this name
+    pub(crate) name: Option<String>,
+    /// Who [default: the sandbox's owner]
+    #[arg(long = "as", value_name = "USER")]
+    pub(crate) as_user: Option<String>,
+    /// In which groups, beside those that everybody of the kind is in
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) as_group: Vec<String>,
+    /// Where
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    /// In all namespaces
+    #[arg(long, short = 'A')]
+    pub(crate) all_namespaces: bool,
+    /// A part of the resource, as `log` or `status`
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) subresource: String,
+    /// In which cluster [default: the first one]
+    #[arg(long)]
+    pub(crate) cluster: Option<String>,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Text)]
+    pub(crate) output: OutputFormat,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TokenArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Whose: the address of a person, who then has an account here, or of a service account
+    pub(crate) account: String,
+    /// OAuth scopes [default: cloud-platform and userinfo.email]
+    #[arg(long, value_name = "SCOPE,...", value_delimiter = ',')]
+    pub(crate) scopes: Vec<String>,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use gke::places::Place;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{AuthMode, UpArgs};
+use crate::cli::{AuthMode, Profile, UpArgs};
 use crate::fleet::message::Switches;
 use crate::fleet::parse_wish;
 use crate::layout::{Layout, RunState, write_private};
@@ -36,6 +36,9 @@ pub(crate) struct Settings {
     pub(crate) platform_dir: PathBuf,
     /// The default cluster; none after `--no-cluster`.
     pub(crate) cluster: Option<ClusterName>,
+    /// Of new clusters.
+    #[serde(default)]
+    pub(crate) profile: Profile,
 }
 
 impl Settings {
@@ -73,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) api: Option<(IpAddr, Option<u16>)>,
     /// Of the default cluster when it is made.
     pub(crate) switches: Switches,
+    /// Of clusters that are made from now on.
+    pub(crate) profile: Profile,
     pub(crate) auth: AuthMode,
     pub(crate) in_process: bool,
 }
@@ -107,6 +112,7 @@ impl Config {
                 feature_gates: args.feature_gates.clone(),
                 runtime_config: args.runtime_config.clone(),
             },
+            profile: args.profile.or(remembered.as_ref().map(|s| s.profile)).unwrap_or_default(),
             auth: args.auth.unwrap_or(AuthMode::Strict),
             in_process: args.in_process,
         })
@@ -118,6 +124,7 @@ impl Config {
             project: self.project.clone(),
             platform_dir: self.layout.platform().to_owned(),
             cluster: self.cluster.clone(),
+            profile: self.profile,
         }
     }
 }
@@ -206,6 +213,10 @@ pub(crate) fn difference(args: &UpArgs, running: &RunState) -> Option<String> {
         .or_else(|| {
             let typed = args.api_address.clone().filter(|typed| !is_at(typed, &running.api_address));
             differs("--api-address", typed, Some(running.api_address.clone()).filter(|a| !a.is_empty()))
+        })
+        .or_else(|| {
+            let typed = args.profile.map(|profile| profile.as_str().to_owned());
+            differs("--profile", typed, Some(running.profile.as_str().to_owned()))
         })
         .or_else(|| differs("--auth", args.auth.map(auth), Some(auth(running.auth))))
         .or_else(|| {

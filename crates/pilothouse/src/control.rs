@@ -13,9 +13,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use cloud::Cloud;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
 use crate::fleet::{hardening, report, trust};
@@ -43,6 +45,8 @@ pub(crate) fn router(fleet: Arc<Fleet>, cloud: Cloud, token: String, run: RunSta
         .route("/pilothouse/v1/keys:rotate", post(rotate_keys))
         .route("/pilothouse/v1/trust", get(trust))
         .route("/pilothouse/v1/hardening", get(hardening))
+        .route("/pilothouse/v1/tokens", post(new_token))
+        .route("/pilothouse/v1/roles", post(roles))
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authenticate))
         .with_state(control)
 }
@@ -88,31 +92,73 @@ async fn hardening(State(control): State<Arc<Control>>) -> Json<Vec<hardening::A
     Json(hardening::look(&control.fleet))
 }
 
+/// For whom a token is wanted.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct TokenWish {
+    pub(crate) account: String,
+    /// None: those of the sandbox's own token.
+    pub(crate) scopes: Vec<String>,
+}
+
+/// Whose roles are asked for.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct AccountWish {
+    pub(crate) account: String,
+}
+
+/// What an account has by the project's policy.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct AccountRoles {
+    pub(crate) roles: Vec<String>,
+}
+
+async fn roles(State(control): State<Arc<Control>>, Json(wish): Json<AccountWish>) -> Json<AccountRoles> {
+    Json(AccountRoles { roles: control.cloud.roles_of(&wish.account) })
+}
+
+/// A token that was made.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NewToken {
+    pub(crate) access_token: String,
+}
+
+async fn new_token(State(control): State<Arc<Control>>, Json(wish): Json<TokenWish>) -> Response {
+    let cloud = control.cloud.clone();
+    let made = tokio::task::spawn_blocking(move || cloud.access_token(&wish.account, wish.scopes)).await;
+    match made {
+        Ok(Ok(access_token)) => Json(NewToken { access_token }).into_response(),
+        Ok(Err(error)) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
 /// Asks the running sandbox.
 ///
 /// # Errors
 /// When none runs or it does not answer.
-pub(crate) async fn ask<T: serde::de::DeserializeOwned>(layout: &Layout, what: &str) -> Result<T> {
-    send(layout, hyper::Method::GET, what).await
+pub(crate) async fn ask<T: DeserializeOwned>(layout: &Layout, what: &str) -> Result<T> {
+    call(layout, hyper::Method::GET, what, Bytes::new()).await
 }
 
-/// Has the running sandbox do something.
+/// Tells the running sandbox something.
 ///
 /// # Errors
-/// When none runs, it does not answer, or it cannot do it.
-pub(crate) async fn order<T: serde::de::DeserializeOwned>(layout: &Layout, what: &str) -> Result<T> {
-    send(layout, hyper::Method::POST, what).await
+/// When none runs, it does not answer, or it refuses.
+pub(crate) async fn tell<T: DeserializeOwned>(layout: &Layout, what: &str, body: &impl Serialize) -> Result<T> {
+    call(layout, hyper::Method::POST, what, serde_json::to_vec(body)?.into()).await
 }
 
-async fn send<T: serde::de::DeserializeOwned>(layout: &Layout, method: hyper::Method, what: &str) -> Result<T> {
+async fn call<T: DeserializeOwned>(layout: &Layout, method: hyper::Method, what: &str, body: Bytes) -> Result<T> {
     let run = layout.must_run()?;
     let file = layout.control_token();
     let token = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let request = hyper::Request::builder()
         .method(method)
         .uri(format!("{}/{what}", run.control_endpoint))
+        .header(header::CONTENT_TYPE, "application/json")
         .header(header::AUTHORIZATION, format!("Bearer {}", token.trim()))
-        .body(Empty::<Bytes>::new())?;
+        .body(Full::new(body))?;
     let client = Client::builder(TokioExecutor::new()).build_http();
     let response = client.request(request).await.context("the sandbox does not answer")?;
     let code = response.status();

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::AuthMode;
+use crate::cli::{AuthMode, Profile};
 use crate::config::ClusterName;
 
 const MARK: &str = "A Pilothouse sandbox lives here; `pilothouse reset` removes it.";
@@ -59,6 +59,8 @@ pub(crate) struct RunState {
     pub(crate) auth: AuthMode,
     #[serde(default)]
     pub(crate) in_process: bool,
+    #[serde(default)]
+    pub(crate) profile: Profile,
 }
 
 impl RunState {
@@ -77,6 +79,7 @@ impl RunState {
             api_address: String::new(),
             auth: AuthMode::Strict,
             in_process: false,
+            profile: Profile::Classic,
         }
     }
 }

@@ -17,12 +17,13 @@ use disk::{DiskError, Platform};
 use tokio::net::TcpListener;
 use tracing::{error, warn};
 
-use crate::cli::{AuthMode, UpArgs};
+use crate::cli::{AuthMode, Profile, UpArgs};
 use crate::commands::up::termination;
 use crate::config::Config;
 use crate::control;
 use crate::failure::RESTORE;
 use crate::fleet::{Fleet, Wishes};
+use crate::identity_server::TokenDoor;
 use crate::layout::{Layout, RunState, refusal, write_private};
 use crate::system;
 
@@ -111,6 +112,10 @@ async fn bring_up(
         project_number,
         account: account.clone(),
         auth: if config.auth == AuthMode::Open { Auth::Open } else { Auth::Strict },
+        profile: match config.profile {
+            Profile::Classic => gke::cluster::Profile::Classic,
+            Profile::Year2026 => gke::cluster::Profile::Year2026,
+        },
         fleet: Arc::clone(&port) as Arc<dyn cloud::Fleet>,
         endpoint: cloud_endpoint.clone(),
     })
@@ -118,7 +123,8 @@ async fn bring_up(
     .context("the cloud")?;
     config.settings().save(layout)?;
     let resolving = cloud.clone();
-    fleet.resolve_tokens_with(Arc::new(move |token| resolving.resolve_token(token)));
+    let resolve = Arc::new(move |token: &str| resolving.resolve_token(token));
+    fleet.resolve_tokens_with(TokenDoor { resolve, changes: cloud.access_changes() });
     let control_token =
         secret_file(&layout.control_token(), || URL_SAFE_NO_PAD.encode(system::entropy().bytes::<32>()))?;
     if !token_is_known(layout, &cloud) {
@@ -133,6 +139,7 @@ async fn bring_up(
         account,
         auth: config.auth,
         in_process: config.in_process,
+        profile: config.profile,
         ..RunState::nothing(layout)
     };
     fleet.resume()?;

@@ -11,6 +11,7 @@ mod der;
 mod door;
 mod error;
 mod identity;
+mod jwt;
 pub mod pem;
 mod profile;
 mod request;
@@ -23,6 +24,7 @@ pub use attestation::{Attested, MachineIdentity, MachineSecret};
 pub use door::{Signer, SignerClient, serve_signer};
 pub use error::SignerError;
 pub use identity::{Identity, request_identity};
+pub use jwt::{SIGNING_ALGORITHMS, verify_jwt};
 pub use profile::{ApiSigner, Approved, Authority, Profile, api_server_names};
 pub use request::KeyRequest;
 pub use signer::{Requester, SignerCore, Vault};
@@ -31,7 +33,6 @@ pub use tls::{
     ClientCertificates, ClientIdentity, ClientVerifier, ServingCertificate, client_config, client_config_with,
     server_config, shown_by,
 };
-pub use token_key::verify_jwt;
 
 #[cfg(test)]
 mod tests;

@@ -105,7 +105,8 @@ pub fn forbidden(attributes: &Attributes<'_>, decision: &Decision) -> Status {
     if attributes.is_resource {
         return Status::forbidden(&GroupResource::new(attributes.group, attributes.resource), attributes.name, &why);
     }
-    Status::new(machinery::Reason::Forbidden, format!("forbidden: {why}"))
+    // Its details are there and empty, as upstream has them.
+    Status { generic: true, ..Status::new(machinery::Reason::Forbidden, format!("forbidden: {why}")) }
 }
 
 #[cfg(test)]

@@ -10,6 +10,15 @@ use machinery::{GroupResource, Value, json};
 use crate::UserInfo;
 use crate::admission::Reader;
 
+/// `iss` of the tokens in Secrets.
+pub const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// What kubelets ask for: after this time a token is warned about instead of refused.
+pub const WARN_ONLY_SECONDS: i64 = 3607;
+/// How long such a token lives in truth: a year.
+pub const EXTENDED_SECONDS: i64 = 365 * 24 * 60 * 60;
+const LEGACY: &str = "kubernetes.io/serviceaccount/";
+/// A Secret with this label is no credential any more.
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 const EXTRA: &str = "authentication.kubernetes.io/";
 /// Clock skew and deletion grace of tokens (`go-jose` `DefaultLeeway`).
 const LEEWAY_SECONDS: i64 = 60;
@@ -31,6 +40,9 @@ pub fn google_user(identity: &crate::GoogleIdentity) -> Option<UserInfo> {
     (identity.email_scope && !identity.email.is_empty()).then(|| UserInfo::authenticated(&identity.email, &[]))
 }
 
+/// What is longer is not even looked at (Go's servers take headers of 1 MiB).
+const TOKEN_BYTES_MAX: usize = 1024 * 1024;
+
 /// What a bearer token looks like.
 #[derive(Clone, PartialEq, Debug)]
 pub enum BearerToken {
@@ -45,6 +57,9 @@ pub enum BearerToken {
 impl BearerToken {
     /// Tells the kind by form alone.
     pub fn of(token: &str) -> Self {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Self::Opaque;
+        }
         let lower = |s: &str, length: usize| {
             s.len() == length && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
         };
@@ -87,7 +102,10 @@ pub fn token_claims(
 ) -> Value {
     use machinery::meta::{name, namespace, uid};
     let now = now.unix_seconds();
-    let reference = |object: &Value| json!({"name": name(object), "uid": uid(object)});
+    let reference = |object: &Value| match uid(object) {
+        "" => json!({"name": name(object)}),
+        uid => json!({"name": name(object), "uid": uid}),
+    };
     let mut private = json!({"namespace": namespace(account), "serviceaccount": reference(account)});
     for (key, object) in [("pod", bound.pod), ("secret", bound.secret), ("node", bound.node)] {
         if let Some(object) = object {
@@ -144,6 +162,58 @@ pub fn check_claims(
         extra("credential-id", &format!("JTI={jti}"));
     }
     Ok((user, met))
+}
+
+/// Checks the claims of a Secret's token with a good signature: the Secret must be there and hold this token (`same`
+/// compares), the account must be the one it was made for. Answers with the Secret, whose use is worth a note even when
+/// the token is marked invalid.
+///
+/// # Errors
+/// Upstream's text, for the log; the client sees 401.
+#[allow(clippy::type_complexity, reason = "the user may be refused after the Secret was found")]
+pub fn check_legacy_claims(
+    claims: &Value,
+    same: &dyn Fn(&[u8]) -> bool,
+    reader: &dyn Reader,
+) -> Result<(Result<UserInfo, String>, std::sync::Arc<Value>), String> {
+    let claim = |key: &str| match claims[format!("{LEGACY}{key}").as_str()].as_str() {
+        Some(text) if !text.is_empty() => Ok(text),
+        _ => Err(format!("{key} claim is missing")),
+    };
+    let (namespace, secret_name) = (claim("namespace")?, claim("secret.name")?);
+    let (account_name, account_uid) = (claim("service-account.name")?, claim("service-account.uid")?);
+    let user = UserInfo::service_account(namespace, account_name, account_uid);
+    if claims.str_at(&["sub"]) != user.name {
+        return Err("sub claim is invalid".to_owned());
+    }
+    let gone = || "Token has been invalidated".to_owned();
+    let secret = reader.get(&GroupResource::new("", "secrets"), namespace, secret_name).ok_or_else(gone)?;
+    if machinery::meta::is_terminating(&secret) {
+        return Err(gone());
+    }
+    let stored = base64::engine::general_purpose::STANDARD.decode(secret.str_at(&["data", "token"]));
+    if !stored.is_ok_and(|stored| same(&stored)) {
+        return Err("Token does not match server's copy".to_owned());
+    }
+    let account = reader
+        .get(&GroupResource::new("", "serviceaccounts"), namespace, account_name)
+        .ok_or_else(|| format!("serviceaccounts {account_name:?} not found"))?;
+    if machinery::meta::is_terminating(&account) {
+        return Err(format!("ServiceAccount {namespace}/{account_name} has been deleted"));
+    }
+    let uid = machinery::meta::uid(&account);
+    if uid != account_uid {
+        return Err(format!("ServiceAccount UID ({uid}) does not match claim ({account_uid})"));
+    }
+    if !secret.str_at(&["metadata", "labels", INVALID_SINCE]).is_empty() {
+        let why = format!(
+            "the token in secret {namespace}/{secret_name} for service account {namespace}/{account_name} has been marked \
+             invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the \
+             '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
+        );
+        return Ok((Err(why), secret));
+    }
+    Ok((Ok(user), secret))
 }
 
 fn audiences_met(claims: &Value, accepted: &[String]) -> Result<Vec<String>, String> {
@@ -256,6 +326,37 @@ mod tests {
         let mut foreign = claims;
         foreign["iss"] = "other".into();
         assert!(check(&foreign, 1000).is_err());
+    }
+
+    #[test]
+    fn a_secrets_token_holds_while_secret_and_account_are_the_same() {
+        let mut reader = reader();
+        let account = reader.get(&GroupResource::new("", "serviceaccounts"), "d", "sa").unwrap();
+        let secret = |label: &str| {
+            json!({"metadata": {"namespace": "d", "name": "s", "labels": {"kubernetes.io/legacy-token-invalid-since": label}},
+                "data": {"token": "dG9rZW4="}})
+        };
+        reader.put("", "secrets", secret(""));
+        let claims = json!({"iss": LEGACY_ISSUER, "sub": "system:serviceaccount:d:sa",
+            "kubernetes.io/serviceaccount/namespace": "d", "kubernetes.io/serviceaccount/secret.name": "s",
+            "kubernetes.io/serviceaccount/service-account.name": "sa",
+            "kubernetes.io/serviceaccount/service-account.uid": machinery::meta::uid(&account)});
+        let check = |reader: &MapReader, claims: &Value, token: &str| {
+            check_legacy_claims(claims, &|stored| stored == token.as_bytes(), reader).and_then(|(user, _)| user)
+        };
+        assert_eq!(check(&reader, &claims, "token").unwrap().name, "system:serviceaccount:d:sa");
+        assert_eq!(check(&reader, &claims, "other").unwrap_err(), "Token does not match server's copy");
+        let mut other = claims.clone();
+        other.set("sub", "system:serviceaccount:d:admin");
+        assert_eq!(check(&reader, &other, "token").unwrap_err(), "sub claim is invalid");
+        let mut before = claims.clone();
+        before.set("kubernetes.io/serviceaccount/service-account.uid", "old");
+        assert_eq!(check(&reader, &before, "token").unwrap_err(), "ServiceAccount UID (su) does not match claim (old)");
+        reader.put("", "secrets", secret("2026-01-01"));
+        assert!(check(&reader, &claims, "token").unwrap_err().contains("has been marked invalid"));
+        let mut gone = claims;
+        gone.set("kubernetes.io/serviceaccount/secret.name", "gone");
+        assert_eq!(check(&reader, &gone, "token").unwrap_err(), "Token has been invalidated");
     }
 
     #[test]

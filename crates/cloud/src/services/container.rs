@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use gke::cluster::Creation;
 use gke::record::{Cluster, Operation, OperationStatus, Work};
-use gke::{ApiError, ApiVersion, Call, Code, View, methods, names, places, pool, render, schema, update, versions};
+use gke::{
+    ApiError, ApiVersion, Call, Code, View, access, methods, names, places, pool, render, schema, update, versions,
+};
 use machinery::{Value, json};
 
 use super::{Answer, is_ours, method_not_found};
@@ -43,7 +45,8 @@ pub(crate) fn answer(
     }
     let body = request.json()?;
     let body = if method.request.is_empty() { body } else { schema::decode(method.request, version, &body)? };
-    let view = View { version, project: &inner.project, project_number: &inner.project_number };
+    let credentials = caller.may("container.clusters.getCredentials");
+    let view = View { version, project: &inner.project, project_number: &inner.project_number, credentials };
     let context = Context { inner, view, location, name, pool };
     match method.call {
         Call::ListClusters => context.list_clusters(),
@@ -56,6 +59,8 @@ pub(crate) fn answer(
         Call::UpdateCluster => context.change(|cluster| update::update(cluster, &body["update"])),
         Call::SetLabels => context.change(|cluster| update::set_labels(cluster, &body)),
         Call::SetMaintenancePolicy => context.change(|cluster| update::set_maintenance_policy(cluster, &body)),
+        Call::SetLegacyAbac => context.change(|cluster| Ok(access::set_legacy_abac(cluster, &body))),
+        Call::SetMasterAuth => context.change(|cluster| access::set_master_auth(cluster, &body)),
         Call::SetLoggingService => {
             let wanted = json!({"desiredLoggingService": body["loggingService"]});
             context.change(|cluster| update::update(cluster, &wanted))
@@ -85,7 +90,32 @@ pub(crate) fn answer(
         }
         Call::ListLocations => Ok(locations()),
         Call::ListUsableSubnetworks => Ok(render::usable_subnetworks(&inner.project)),
+        // Answered before anybody is asked who they are.
+        Call::GetJsonWebKeys | Call::GetOpenIdConfig => Err(method_not_found()),
         Call::Unimplemented => Err(ApiError::unimplemented(method.rpc)),
+    }
+}
+
+/// Answers the two methods that need no credential: what relying parties read to check a cluster's tokens.
+pub(crate) fn public(inner: &Inner, verb: &str, version: &str, project: &str, path: &str) -> Option<Answer> {
+    let (method, parts) = methods::find(ApiVersion::parse(version)?, verb, path)?;
+    let ([location, name], true) = (parts.as_slice(), is_ours(inner, project)) else { return None };
+    let missing = || names::cluster_not_found(&inner.project, location, name);
+    let found = || inner.store.read().cluster(location, name).map(|c| c.id.clone()).ok_or_else(missing);
+    match method.call {
+        Call::GetOpenIdConfig => {
+            let issuer = access::issuer(&inner.project, location, name);
+            Some(found().map(|_| access::openid_config(&issuer)))
+        }
+        Call::GetJsonWebKeys => Some(found().and_then(|id| {
+            // Requests are answered off the runtime's own threads, so this one may wait.
+            let keys = tokio::runtime::Handle::current().block_on(inner.fleet.jwks(&id));
+            keys.map(Value::from).map_err(|error| {
+                tracing::warn!(error, "the keys of a cluster are not to be had");
+                ApiError::new(Code::Unavailable, "The service is currently unavailable.")
+            })
+        })),
+        _ => None,
     }
 }
 
@@ -111,8 +141,14 @@ pub(crate) fn create_cluster(inner: &Arc<Inner>, location: &str, request: &Value
     let id: String = inner.entropy.bytes::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
     let operation = inner.store.write(|state| {
         let existing: Vec<&Cluster> = state.clusters.iter().collect();
-        let creation =
-            Creation { project: &inner.project, location, now: inner.clock.now(), id: &id, existing: &existing };
+        let creation = Creation {
+            project: &inner.project,
+            location,
+            now: inner.clock.now(),
+            id: &id,
+            existing: &existing,
+            profile: inner.profile,
+        };
         let cluster = gke::cluster::create(request, &creation)?;
         state.clusters.push(cluster);
         begin(inner, state, &id, "CREATE_CLUSTER", (OperationStatus::Running, None), Work::CreateCluster)

@@ -16,6 +16,8 @@ use crate::Inner;
 use crate::http::{Reply, Request};
 use crate::identity::Caller;
 
+pub(crate) use projects::is_address;
+
 /// A service's answer.
 pub(crate) type Answer = Result<Value, ApiError>;
 
@@ -54,8 +56,13 @@ pub(crate) fn refusal(inner: &Inner, error: &ApiError) -> Reply {
 fn api(inner: &Arc<Inner>, request: &Request) -> Answer {
     let owned = request.segments();
     let segments: Vec<&str> = owned.iter().map(String::as_str).collect();
-    let caller = inner.authenticate(request)?;
     let verb = request.verb.as_str();
+    if let [version, "projects", project, rest @ ..] = segments.as_slice()
+        && let Some(answer) = container::public(inner, verb, version, project, &rest.join("/"))
+    {
+        return answer;
+    }
+    let caller = inner.authenticate(request)?;
     match segments.as_slice() {
         ["compute", "v1" | "beta" | "alpha", rest @ ..] => compute::answer(inner, &caller, verb, rest),
         ["v1", "projects", project, "serviceAccounts", rest @ ..] => {

@@ -78,11 +78,7 @@ fn set_policy(inner: &Inner, request: &Value) -> Answer {
         if !binding["condition"].is_null() {
             return Err(ApiError::unimplemented("policy.bindings.condition"));
         }
-        let (role, members) = (binding.str_at(&["role"]), checked_members(binding)?);
-        let supported = ["roles/", "projects/"].iter().any(|prefix| role.starts_with(prefix));
-        if !supported && !policy::iam::is_known_role(role) {
-            return Err(ApiError::invalid(format!("Role {role} is not supported for this resource.")));
-        }
+        let (role, members) = (checked_role(binding)?, checked_members(inner, binding)?);
         match bindings.iter_mut().find(|b| b.role == role) {
             Some(known) => known.members.extend(members),
             None => bindings.push(Binding { role: role.to_owned(), members }),
@@ -102,7 +98,7 @@ fn set_policy(inner: &Inner, request: &Value) -> Answer {
         if !sent.is_empty() && sent != etag(state.policy_revision) {
             let text = "There were concurrent policy changes. Please retry the whole read-modify-write with exponential \
                         backoff.";
-            return Err(ApiError::new(Code::AlreadyExists, text));
+            return Err(ApiError::new(Code::Aborted, text));
         }
         for member in bindings.iter().flat_map(|b| &b.members) {
             if let Some(email) = member.strip_prefix("user:") {
@@ -117,17 +113,74 @@ fn set_policy(inner: &Inner, request: &Value) -> Answer {
     Ok(policy(inner))
 }
 
-fn checked_members(binding: &Value) -> Result<Vec<String>, ApiError> {
-    let check = |member: &Value| {
-        let text = member.as_str().unwrap_or_default();
-        let known = matches!(text, "allUsers" | "allAuthenticatedUsers");
-        let (kind, name) = text.split_once(':').unwrap_or_default();
-        let good = known
-            || matches!(kind, "user" | "serviceAccount" | "group") && name.contains('@')
-            || matches!(kind, "domain" | "principal" | "principalSet" | "deleted") && !name.is_empty();
-        if good { Ok(text.to_owned()) } else { Err(ApiError::invalid(format!("Invalid member {text:?} in policy."))) }
+fn checked_role(binding: &Value) -> Result<&str, ApiError> {
+    let role = binding.str_at(&["role"]);
+    let custom = role.starts_with("projects/") || role.starts_with("organizations/");
+    match () {
+        () if custom => Err(ApiError::invalid(format!("Role ({role}) does not exist in the resource's hierarchy."))),
+        () if policy::iam::is_possible_role(role) => Ok(role),
+        () => Err(ApiError::invalid(format!("Role {role} is not supported for this resource."))),
+    }
+}
+
+fn checked_members(inner: &Inner, binding: &Value) -> Result<Vec<String>, ApiError> {
+    let members = binding["members"].items().iter();
+    members.map(|member| checked_member(inner, member.as_str().unwrap_or_default())).collect()
+}
+
+/// A member as it is kept: mail addresses and domains in lower case.
+fn checked_member(inner: &Inner, member: &str) -> Result<String, ApiError> {
+    if matches!(member, "allUsers" | "allAuthenticatedUsers") {
+        return Ok(member.to_owned());
+    }
+    let unknown = || {
+        ApiError::invalid(format!(
+            "The member {member} is of an unknown type. Please set a valid type prefix for the member."
+        ))
     };
-    binding["members"].items().iter().map(check).collect()
+    let (kind, name) = member.split_once(':').ok_or_else(unknown)?;
+    let is_service = name.to_lowercase().ends_with(".gserviceaccount.com");
+    let right = match kind {
+        "principal" | "principalSet" | "deleted" if !name.is_empty() => return Ok(member.to_owned()),
+        "user" | "group" if is_service => "serviceAccount",
+        "serviceAccount" if is_address(name) && !is_service => "user",
+        "user" | "serviceAccount" | "group" | "domain" => kind,
+        _ => return Err(unknown()),
+    };
+    if right != kind {
+        return Err(ApiError::invalid(format!(
+            "Principal {name} is of type \"{right}\". The principal should appear as \"{right}:{name}\". See \
+             https://cloud.google.com/iam/help/members/types for additional documentation."
+        )));
+    }
+    let good = if kind == "domain" { is_domain(name) } else { is_address(name) };
+    if !good {
+        return Err(ApiError::invalid(format!("Invalid principal {member}: {name:?} is not a valid {kind}.")));
+    }
+    let name = name.to_lowercase();
+    let own = name.ends_with(&format!("@{}.iam.gserviceaccount.com", inner.project));
+    if own && !inner.store.read().accounts.contains_key(&name) {
+        return Err(ApiError::invalid(format!("Service account {name} does not exist.")));
+    }
+    Ok(format!("{kind}:{name}"))
+}
+
+/// Is it a mail address?
+pub(crate) fn is_address(text: &str) -> bool {
+    let local = |text: &str| {
+        !text.is_empty() && text.len() <= 64 && text.chars().all(|c| !c.is_control() && !c.is_whitespace() && c != '@')
+    };
+    text.len() <= 254 && text.split_once('@').is_some_and(|(name, domain)| local(name) && is_domain(domain))
+}
+
+fn is_domain(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    text.len() <= 253 && text.contains('.') && text.split('.').all(label)
 }
 
 /// `/v1/projects/<project>/services…`.

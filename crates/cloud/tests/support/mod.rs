@@ -2,14 +2,15 @@
 #![allow(dead_code, reason = "each user takes what it needs")]
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::{Clock, ClockSource, Entropy, Timestamp};
 use cloud::{Auth, Cloud, CloudConfig, ClusterAccess, ClusterSpec, Fleet, NodeSpec};
 use disk::Platform;
 use futures_util::future::BoxFuture;
+use policy::AccessSettings;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -41,6 +42,8 @@ pub(crate) fn entropy() -> Entropy {
 #[derive(Default)]
 pub(crate) struct FakeFleet {
     pub(crate) creations: AtomicU32,
+    /// What running clusters were told of access.
+    pub(crate) configured: Mutex<Vec<AccessSettings>>,
     refused_slow: AtomicBool,
 }
 
@@ -48,12 +51,25 @@ impl Fleet for FakeFleet {
     fn create(&self, spec: ClusterSpec) -> BoxFuture<'_, Result<ClusterAccess, String>> {
         self.creations.fetch_add(1, Ordering::SeqCst);
         let refused = spec.name == "broken" || spec.name == "slow" && !self.refused_slow.swap(true, Ordering::SeqCst);
-        let result = if refused { Err("no machines are left".to_owned()) } else { Ok(access()) };
+        let mut access = access();
+        access.client = spec
+            .client_certificate
+            .then(|| gke::ClientCertificate { certificate: "the certificate".to_owned(), key: "the key".to_owned() });
+        let result = if refused { Err("no machines are left".to_owned()) } else { Ok(access) };
         Box::pin(async move { result })
     }
 
     fn delete(&self, _: &str) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn configure(&self, _: &str, access: AccessSettings) -> BoxFuture<'_, Result<(), String>> {
+        self.configured.lock().unwrap().push(access);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn jwks(&self, _: &str) -> BoxFuture<'_, Result<Value, String>> {
+        Box::pin(async { Ok(serde_json::json!({"keys": [{"kid": "k"}]})) })
     }
 
     fn resize(&self, _: &str, _: Vec<NodeSpec>) -> BoxFuture<'_, Result<(), String>> {
@@ -76,6 +92,7 @@ fn access() -> ClusterAccess {
         private_endpoint: "172.16.0.2".to_owned(),
         ca_pem: "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n".to_owned(),
         etcd_endpoints: Vec::new(),
+        client: None,
     }
 }
 
@@ -100,6 +117,7 @@ pub(crate) async fn start(dir: &Path, auth: Auth, port: u16) -> Running {
         project_number: "123456789012".to_owned(),
         account: "dev@example.com".to_owned(),
         auth,
+        profile: gke::cluster::Profile::Classic,
         fleet: Arc::<FakeFleet>::clone(&fleet),
         endpoint: format!("http://{address}"),
     })

@@ -159,7 +159,11 @@ impl Store {
                 }
                 _ => Ok(None),
             },
-            Action::Event(_) | Action::Sign { .. } | Action::Approve { .. } | Action::Requeue { .. } => Ok(None),
+            Action::Event(_)
+            | Action::Sign { .. }
+            | Action::SignToken { .. }
+            | Action::Approve { .. }
+            | Action::Requeue { .. } => Ok(None),
         }
     }
 

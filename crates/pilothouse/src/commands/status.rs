@@ -51,7 +51,7 @@ pub(crate) async fn inspect(args: &InspectArgs) -> Result<String> {
 /// When no sandbox runs, or a key cannot be written.
 pub(crate) async fn rotate_keys(args: &DataDirArgs) -> Result<String> {
     let layout = Layout::resolve(args.data_dir.as_deref(), None)?;
-    let Rotation { data_keys } = control::order(&layout, "keys:rotate").await?;
+    let Rotation { data_keys } = control::tell(&layout, "keys:rotate", &()).await?;
     let plural = if data_keys == 1 { "" } else { "s" };
     Ok(format!(
         "The platform key is new, and so {} {data_keys} data key{plural}; everything is sealed anew in the background \

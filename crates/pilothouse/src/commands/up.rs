@@ -120,6 +120,7 @@ fn arguments(args: &UpArgs, config: &Config) -> Vec<OsString> {
     let mut option = |name: &str, value: &str| line.extend([name.into(), value.into()]);
     option("--project", &config.project);
     option("--auth", if config.auth == AuthMode::Open { "open" } else { "strict" });
+    option("--profile", config.profile.as_str());
     if let Some(port) = config.cloud_port {
         option("--cloud-port", &port.to_string());
     }

@@ -10,6 +10,7 @@ use base::Entropy;
 use disk::Platform;
 use etcd::{RemoteStore, Store};
 use pki::{Authority, MachineSecret, Signer};
+use policy::AccessSettings;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -44,6 +45,13 @@ pub(crate) fn instances_in(location: &str) -> usize {
 pub(crate) struct Record {
     pub(crate) spec: ClusterSpec,
     pub(crate) nodes: Vec<NodeSpec>,
+    /// A record of before has none: as GKE's defaults.
+    #[serde(default = "gke_access")]
+    pub(crate) access: AccessSettings,
+}
+
+fn gke_access() -> AccessSettings {
+    gke::access::settings(&machinery::Value::object())
 }
 
 impl Record {
@@ -111,6 +119,8 @@ pub(crate) enum Command {
     Keys(NewKeys),
     /// Which client certificates do the instances use?
     Report(oneshot::Sender<Vec<UsedIdentity>>),
+    /// There are other rules of access now; answered when the instances were told.
+    Access(oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -121,6 +131,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Mutex<Vec<NodeSpec>>,
     machines: Mutex<Machines>,
     pub(crate) machine_secret: MachineSecret,
+    pub(crate) access: Mutex<AccessSettings>,
     pub(crate) state: watch::Sender<State>,
     pub(crate) instances: Mutex<Vec<InstanceStatus>>,
     pub(crate) delivery: watch::Sender<Vec<Delivery>>,
@@ -143,6 +154,7 @@ impl Cluster {
             nodes: Mutex::new(record.nodes),
             machines: Mutex::new(machines),
             machine_secret,
+            access: Mutex::new(record.access),
             state: watch::Sender::new(State::Starting),
             instances: Mutex::default(),
             delivery: watch::Sender::new(Vec::new()),
@@ -251,6 +263,25 @@ impl Cluster {
     pub(crate) fn rewrap_keys(&self, layout: &Layout, platform: &Platform) -> Result<()> {
         let mut all = self.sealed_directories(layout).into_iter();
         all.try_for_each(|(name, path)| key::rewrap(&path, &self.spec.id, &name, platform))
+    }
+
+    /// What is to be remembered of the cluster as it is now.
+    pub(crate) fn record(&self) -> Record {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Record { spec: self.spec.clone(), nodes, access: self.access_settings() }
+    }
+
+    pub(crate) fn access_settings(&self) -> AccessSettings {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns when every instance that runs was told: what comes to it later is judged by these rules.
+    pub(crate) async fn set_access(&self, settings: AccessSettings) {
+        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        let (done, told) = oneshot::channel();
+        if self.commands.send(Command::Access(done)).await.is_ok() {
+            let _ = told.await;
+        }
     }
 
     /// Ends the cluster's processes in order.

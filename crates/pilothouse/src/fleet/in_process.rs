@@ -74,6 +74,10 @@ pub(crate) async fn run(
                     let reports = futures_util::future::join_all(instances.iter().map(Instance::report)).await;
                     let _ = answer.send(reports.concat());
                 }
+                Some(Command::Access(done)) => {
+                    instances.iter().for_each(|instance| instance.set_access(cluster.access_settings()));
+                    let _ = done.send(());
+                }
                 Some(Command::Stop(done)) => {
                     cluster.delivery.send_replace(Vec::new());
                     futures_util::future::join_all(instances.into_iter().map(Instance::stop)).await;
@@ -118,11 +122,13 @@ async fn start(
     let mut statuses = Vec::new();
     let mut starting = Vec::new();
     for (place, etcd) in members.into_iter().enumerate() {
-        let resolver = Arc::clone(&fleet.resolver);
-        let identity = apiserver::Identity::in_process(move |token| {
-            let answer = resolver.get().and_then(|resolve| resolve(&token));
-            std::future::ready(answer)
-        });
+        let identity = match fleet.tokens.get().cloned() {
+            Some(door) => {
+                let resolve = move |token: String| std::future::ready((door.resolve)(&token));
+                apiserver::Identity::in_process(resolve, door.changes)
+            }
+            None => apiserver::Identity::None,
+        };
         let signer = Signer::InProcess(Arc::clone(&core), Requester::Instance);
         let start = start_message(fleet, cluster, place)?;
         statuses.push(InstanceStatus {

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use policy::AccessSettings;
 use serde::{Deserialize, Serialize};
 
 /// From the fleet to an instance.
@@ -21,6 +22,8 @@ pub(crate) enum ToInstance {
     Nodes { nodes: Vec<NodeSpec>, machines: Vec<MachineSpec> },
     /// Which client certificates does it use now? File: a stream for the answer, a list of [`UsedIdentity`] as JSON.
     Report,
+    /// The rules of access from now on.
+    Access { settings: AccessSettings },
     /// Stop in order: finish requests, sync, end.
     Stop,
 }
@@ -53,6 +56,7 @@ pub(crate) struct InstanceStart {
     pub(crate) project_number: String,
     /// The nodes that this instance carries.
     pub(crate) nodes: Vec<NodeSpec>,
+    pub(crate) access: AccessSettings,
     /// The machines of all the cluster's nodes.
     pub(crate) machines: Vec<MachineSpec>,
     /// What the machines' attestation keys are made of; new at each start of the fleet, as a TPM's state at power-on.

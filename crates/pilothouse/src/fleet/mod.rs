@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use base::{Clock, Entropy};
 use disk::Platform;
 use pki::MachineSecret;
-use policy::GoogleIdentity;
+use policy::AccessSettings;
 use tracing::info;
 
 pub(crate) use addresses::{MemberListeners, Wishes, parse_wish, try_address};
@@ -31,12 +31,10 @@ pub(crate) use process::spawn_detached;
 pub(crate) use supervise::SIGNER;
 pub(crate) use user_files::make_default;
 
+use crate::identity_server::TokenDoor;
 use crate::layout::{Layout, make_directory};
 use message::{ClusterSpec, NodeSpec};
 use report::{Certificate, ClusterStatus};
-
-/// Whom a Google token stands for; `None` for a token that is not known.
-pub(crate) type TokenResolver = Arc<dyn Fn(&str) -> Option<GoogleIdentity> + Send + Sync>;
 
 /// All clusters of the sandbox.
 pub(crate) struct Fleet {
@@ -46,7 +44,7 @@ pub(crate) struct Fleet {
     platform: Platform,
     in_process: bool,
     project_number: String,
-    resolver: Arc<OnceLock<TokenResolver>>,
+    tokens: Arc<OnceLock<TokenDoor>>,
     clusters: Mutex<BTreeMap<String, Arc<Cluster>>>,
 }
 
@@ -67,14 +65,14 @@ impl Fleet {
             platform,
             in_process,
             project_number,
-            resolver: Arc::default(),
+            tokens: Arc::default(),
             clusters: Mutex::default(),
         })
     }
 
     /// Tells the fleet who knows tokens. Until then every token is refused.
-    pub(crate) fn resolve_tokens_with(&self, resolver: TokenResolver) {
-        let _ = self.resolver.set(resolver);
+    pub(crate) fn resolve_tokens_with(&self, door: TokenDoor) {
+        let _ = self.tokens.set(door);
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -118,6 +116,7 @@ impl Fleet {
         self: &Arc<Self>,
         spec: ClusterSpec,
         nodes: Vec<NodeSpec>,
+        access: AccessSettings,
         wishes: &Wishes,
     ) -> Result<Access> {
         let cluster = match self.find(&spec.id) {
@@ -125,7 +124,7 @@ impl Fleet {
             None => {
                 let directory = self.layout.cluster(&spec.id);
                 make_directory(&directory)?;
-                let record = Record { spec, nodes };
+                let record = Record { spec, nodes, access };
                 record.save(&self.layout)?;
                 self.launch(record, wishes).inspect_err(|_| {
                     // Nothing is in it yet; whoever tries again begins anew.
@@ -163,8 +162,40 @@ impl Fleet {
     /// When there is no such cluster or the change cannot be remembered.
     pub(crate) async fn resize(&self, id: &str, nodes: Vec<NodeSpec>) -> Result<()> {
         let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
-        Record { spec: cluster.spec().clone(), nodes: nodes.clone() }.save(&self.layout)?;
+        Record { nodes: nodes.clone(), ..cluster.record() }.save(&self.layout)?;
         cluster.set_nodes(nodes, &self.layout, &self.entropy).await
+    }
+
+    /// Gives a cluster these rules of access instead of those it has.
+    ///
+    /// # Errors
+    /// When there is no such cluster or the change cannot be remembered.
+    pub(crate) async fn set_access(&self, id: &str, access: AccessSettings) -> Result<()> {
+        let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
+        Record { access: access.clone(), ..cluster.record() }.save(&self.layout)?;
+        cluster.set_access(access).await;
+        Ok(())
+    }
+
+    /// The public keys of a cluster's service-account tokens.
+    ///
+    /// # Errors
+    /// When there is no such cluster, or its signer does not answer.
+    pub(crate) async fn jwks(&self, id: &str) -> Result<serde_json::Value> {
+        let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
+        let signer = cluster.signer.borrow().clone().context("the signer is not there")?;
+        Ok(signer.jwks().await?)
+    }
+
+    /// A client certificate for the cluster's owner, as GKE issues one: user `client`, in no group.
+    ///
+    /// # Errors
+    /// When there is no such cluster, or its signer refuses.
+    pub(crate) async fn client_certificate(&self, id: &str) -> Result<pki::Identity> {
+        let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
+        let signer = cluster.signer.borrow().clone().context("the signer is not there")?;
+        let profile = pki::Profile::KubeClient { user: "client".to_owned(), groups: Vec::new() };
+        Ok(pki::request_identity(&signer, &profile, None).await?)
     }
 
     /// A cluster by id.

@@ -156,6 +156,10 @@ impl Supervisor {
                 Event::Told(Some(Command::Nodes)) => self.tell_nodes().await,
                 Event::Told(Some(Command::Keys(keys))) => self.tell_keys(keys).await,
                 Event::Told(Some(Command::Report(answer))) => self.ask_instances(answer),
+                Event::Told(Some(Command::Access(done))) => {
+                    self.tell_access().await;
+                    let _ = done.send(());
+                }
                 Event::Told(Some(Command::Stop(done))) => {
                     self.stop().await;
                     let _ = done.send(());
@@ -217,9 +221,17 @@ impl Supervisor {
         });
     }
 
+    /// Tells each instance the rules of access.
+    async fn tell_access(&self) {
+        for process in self.instances.iter().filter_map(|instance| instance.slot.process.as_ref()) {
+            let settings = self.cluster.access_settings();
+            let _ = process.channel.send(&ToInstance::Access { settings }, &[]).await;
+        }
+    }
+
     /// Starts what is missing. A wish to stop breaks it off; other nodes are those that the instances start with.
     async fn complete_unless_stopped(&mut self, inbox: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
-        let (mut nodes_changed, mut new_keys) = (false, Vec::new());
+        let (mut nodes_changed, mut new_keys, mut access_changed) = (false, Vec::new(), Vec::new());
         let stopped = {
             let work = self.complete();
             tokio::pin!(work);
@@ -232,6 +244,7 @@ impl Supervisor {
                         Some(Command::Keys(keys)) => new_keys.push(keys),
                         // Whoever asked hears nothing, and says so.
                         Some(Command::Report(_)) => {}
+                        Some(Command::Access(done)) => access_changed.push(done),
                         None => std::future::pending().await,
                     },
                 }
@@ -244,6 +257,12 @@ impl Supervisor {
             for keys in new_keys {
                 self.tell_keys(keys).await;
             }
+        }
+        if !access_changed.is_empty() && stopped.is_none() {
+            self.tell_access().await;
+        }
+        for done in access_changed {
+            let _ = done.send(());
         }
         stopped
     }
@@ -388,7 +407,7 @@ impl Supervisor {
         let (Some(signer), Some(door)) = (&self.signer.process, &self.door) else { bail!("there is no signer") };
         let to_signer = connect(signer, Requester::Instance).await?;
         let (to_identity, identity_end) = channel::stream_pair()?;
-        tokio::spawn(identity_server::serve(stream(identity_end)?, Arc::clone(&fleet.resolver)));
+        tokio::spawn(identity_server::serve(stream(identity_end)?, Arc::clone(&fleet.tokens)));
         let start = start_message(fleet, cluster, place)?;
         let MemberListeners { client, peer } = self.instances[place].sockets.try_clone()?;
         let files = [to_signer, to_identity, client.into(), peer.into()];
@@ -534,6 +553,7 @@ pub(crate) fn start_message(fleet: &Fleet, cluster: &Cluster, place: usize) -> R
         nodes: cluster.nodes_of(place),
         machines: cluster.machines(),
         machine_secret: Secret(cluster.machine_secret.to_text().to_string()),
+        access: cluster.access_settings(),
     })
 }
 

@@ -11,13 +11,14 @@ use base64::engine::general_purpose::STANDARD;
 use disk::RealDisk;
 use etcd::{Member, MemberConfig, PeerNetwork, Storage};
 use ipnet::IpNet;
+use machinery::Value;
 use manager::api::InProcess;
-use manager::{Api, ManagerConfig, SignFn, SignRequest};
+use manager::{Api, ManagerConfig, SignFn, SignRequest, SignTokenFn};
 use pki::{
     ApiSigner, Approved, Authority, ClientCertificates, ClientIdentity, Profile, ServingCertificate, Signer,
     client_config, request_identity, server_config,
 };
-use policy::UserInfo;
+use policy::{AccessSettings, UserInfo};
 use registry::certificate_request;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
@@ -189,6 +190,12 @@ impl Instance {
         all
     }
 
+    /// Other rules of access from the next request on.
+    pub(crate) fn set_access(&self, settings: AccessSettings) {
+        info!(?settings, "the rules of access have changed");
+        self.server.set_access(settings);
+    }
+
     /// Ends nodes and controllers, then the API server, then the store, which syncs.
     pub(crate) async fn stop(self) {
         self.nodes.stop().await;
@@ -308,16 +315,14 @@ async fn api_server(
     config.identity = identity;
     let tls = pki::client_config_with(&config.client_ca, kubelet_client, &[b"http/1.1"], &config.clock)?;
     config.kubelets = Some(apiserver::Kubelets { tls, find: Arc::new(move |name| machines.kubelet(name)) });
+    config.access.clone_from(&start.access);
     config.git_version = format!("v{}", start.cluster.kubernetes_version);
     config.service_cidrs = vec![service_cidr];
     config.advertise_address = start.private_address.into();
     let spec = &start.cluster;
     config.feature_gates.clone_from(&spec.switches.feature_gates);
     config.runtime_config.clone_from(&spec.switches.runtime_config);
-    config.issuer = format!(
-        "https://container.googleapis.com/v1/projects/{}/locations/{}/clusters/{}",
-        spec.project, spec.location, spec.name
-    );
+    config.issuer = gke::access::issuer(&spec.project, &spec.location, &spec.name);
     ApiServer::start(config).await.context("the API server")
 }
 
@@ -349,6 +354,7 @@ async fn run_manager(
         pod_cidr: Some(start.cluster.pod_cidr.clone()),
         sign: Some(sign(signer.clone())),
         machines: Some(Arc::new(move |question| machines.answer(&question))),
+        sign_token: Some(sign_token(signer.clone())),
     };
     let stop = stopped(shutdown);
     Ok(tokio::spawn(async move {
@@ -356,6 +362,17 @@ async fn run_manager(
             error!(%error, "controllers and scheduler");
         }
     }))
+}
+
+/// The tokens of Secrets are signed like all others.
+fn sign_token(signer: Signer) -> SignTokenFn {
+    Arc::new(move |claims: Value| {
+        let signer = signer.clone();
+        Box::pin(async move {
+            let claims = serde_json::to_value(&claims).map_err(|e| e.to_string())?;
+            signer.sign_jwt(claims).await.map_err(|e| e.to_string())
+        })
+    })
 }
 
 /// Approved requests of the CertificateSigningRequest API go to the signer: who is named is what the request says, what

@@ -67,6 +67,7 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
                 }
                 other => warn!(?other, "a report without a stream"),
             },
+            ToInstance::Access { settings } => instance.set_access(settings),
             ToInstance::Stop => {
                 instance.stop().await;
                 return Ok(());

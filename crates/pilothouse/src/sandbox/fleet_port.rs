@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cloud::{ClusterAccess, ClusterSpec};
+use cloud::{ClientCertificate, ClusterAccess, ClusterSpec};
 use futures_util::future::BoxFuture;
+use policy::AccessSettings;
 
 use crate::fleet::message::{self, NodeSpec};
 use crate::fleet::{Access, Fleet, Wishes};
@@ -21,6 +22,13 @@ pub(super) struct FleetPort {
 impl FleetPort {
     pub(super) fn new(fleet: Arc<Fleet>, first: Wishes) -> Self {
         Self { fleet, first: Mutex::new(Some(first)), failures: Mutex::default() }
+    }
+
+    async fn with_certificate(&self, id: &str, access: Access) -> anyhow::Result<ClusterAccess> {
+        let identity = self.fleet.client_certificate(id).await?;
+        let client =
+            ClientCertificate { certificate: identity.certificate_pem(), key: String::clone(&identity.key_pem()) };
+        Ok(ClusterAccess { client: Some(client), ..shown(access) })
     }
 
     /// Why the cluster could not be made, if it could not.
@@ -45,16 +53,30 @@ impl cloud::Fleet for FleetPort {
                 switches: wishes.switches.clone(),
             };
             let id = cluster.id.clone();
-            let created = self.fleet.create(cluster, nodes, &wishes).await;
+            let created = self.fleet.create(cluster, nodes, spec.access, &wishes).await;
             if created.is_err() && self.fleet.find(&id).is_none() {
                 *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(wishes);
             }
-            created.map(shown).map_err(|e| {
+            let created = match created {
+                Ok(access) if spec.client_certificate => self.with_certificate(&id, access).await,
+                other => other.map(shown),
+            };
+            created.map_err(|e| {
                 let text = crate::failure::line(&e);
                 self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(id, text.clone());
                 text
             })
         })
+    }
+
+    fn configure(&self, id: &str, access: AccessSettings) -> BoxFuture<'_, Result<(), String>> {
+        let id = id.to_owned();
+        Box::pin(async move { self.fleet.set_access(&id, access).await.map_err(|e| format!("{e:#}")) })
+    }
+
+    fn jwks(&self, id: &str) -> BoxFuture<'_, Result<serde_json::Value, String>> {
+        let id = id.to_owned();
+        Box::pin(async move { self.fleet.jwks(&id).await.map_err(|e| format!("{e:#}")) })
     }
 
     fn delete(&self, id: &str) -> BoxFuture<'_, Result<(), String>> {
@@ -93,6 +115,7 @@ fn shown(access: Access) -> ClusterAccess {
         private_endpoint: access.private_endpoint,
         ca_pem: access.ca_pem,
         etcd_endpoints: access.etcd_endpoints,
+        client: None,
     }
 }
 

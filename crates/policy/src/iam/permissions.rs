@@ -70,6 +70,10 @@ pub fn permission_for(a: &Attributes<'_>) -> Option<String> {
     if !a.is_resource {
         return None;
     }
+    // Acting as somebody is one right over the whole cluster.
+    if a.verb == "impersonate" {
+        return Some("container.clusters.impersonate".to_owned());
+    }
     let family = FAMILIES
         .iter()
         .find(|(group, plural, _)| *group == a.group && *plural == a.resource)
@@ -120,6 +124,7 @@ mod tests {
             ("get", "apps", "deployments", "status", "container.deployments.getStatus"),
             ("create", "", "serviceaccounts", "token", "container.serviceAccounts.createToken"),
             ("bind", "rbac.authorization.k8s.io", "clusterroles", "", "container.clusterRoles.bind"),
+            ("impersonate", "", "users", "", "container.clusters.impersonate"),
             ("deletecollection", "example.com", "widgets", "", "container.thirdPartyObjects.delete"),
         ];
         for (verb, group, resource, subresource, permission) in cases {

@@ -141,7 +141,7 @@ const ROLES: &[Role] = &[
             "resourcemanager.projects.get",
             "resourcemanager.projects.list",
         ],
-        except: &["container.clusters.setIamPolicy"],
+        except: &["container.clusters.setIamPolicy", "container.clusters.impersonate"],
     },
     Role {
         name: "roles/container.serviceAgent",
@@ -230,6 +230,41 @@ pub fn role_allows(role: &str, permission: &str) -> bool {
     })
 }
 
+/// Could a project's policy name the role? Of the services that this emulator has, the roles in the table and no other;
+/// of all others any name, as nobody here can tell: they hold nothing.
+pub fn is_possible_role(role: &str) -> bool {
+    let Some(name) = role.strip_prefix("roles/") else { return false };
+    let letters = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    match name.split_once('.') {
+        None => is_known_role(role),
+        Some((service, name)) => {
+            letters(service)
+                && name.split('.').all(letters)
+                && (service != "container" || is_known_role(role) || OTHER_CONTAINER_ROLES.contains(&name))
+        }
+    }
+}
+
+/// Roles of Kubernetes Engine that hold nothing this emulator asks for.
+const OTHER_CONTAINER_ROLES: &[&str] =
+    &["cloudKmsKeyUser", "defaultNodeServiceAgent", "hostServiceAgentUser", "nodeServiceAccount", "nodeServiceAgent"];
+
+/// The roles that hold a permission, the one that holds least first.
+pub fn roles_with(permission: &str) -> impl Iterator<Item = &'static str> {
+    const SMALLEST_FIRST: &[&str] = &[
+        "roles/container.clusterViewer",
+        "roles/container.viewer",
+        "roles/container.developer",
+        "roles/container.clusterAdmin",
+        "roles/container.admin",
+        "roles/viewer",
+        "roles/editor",
+        "roles/owner",
+    ];
+    let permission = permission.to_owned();
+    SMALLEST_FIRST.iter().copied().filter(move |role| role_allows(role, &permission))
+}
+
 fn matches(pattern: &str, permission: &str) -> bool {
     let (mut pattern, mut permission) = (pattern.split('.'), permission.split('.'));
     loop {
@@ -264,10 +299,31 @@ mod tests {
             ("roles/container.clusterViewer", "container.pods.list", false),
             ("roles/container.clusterAdmin", "container.clusters.delete", true),
             ("roles/container.clusterAdmin", "container.pods.list", false),
+            ("roles/container.admin", "container.clusters.impersonate", true),
+            ("roles/editor", "container.clusters.impersonate", false),
+            ("roles/container.developer", "container.clusters.impersonate", false),
+            ("roles/container.clusterAdmin", "container.clusters.impersonate", false),
             ("roles/unheard.of", "container.clusters.get", false),
         ];
         for (role, permission, expected) in cases {
             assert_eq!(role_allows(role, permission), expected, "{role} {permission}");
         }
+    }
+    #[test]
+    fn roles_that_cannot_be_are_told_from_those_that_hold_nothing_here() {
+        for role in ["roles/owner", "roles/container.viewer", "roles/storage.admin", "roles/container.nodeServiceAgent"]
+        {
+            assert!(is_possible_role(role), "{role}");
+        }
+        for role in
+            ["viewer", "roles/", "roles/king", "roles/container.king", "roles/.x", "roles/a b.c", "projects/p/roles/x"]
+        {
+            assert!(!is_possible_role(role), "{role}");
+        }
+        let least = |permission: &str| roles_with(permission).next();
+        assert_eq!(least("container.clusters.get"), Some("roles/container.clusterViewer"));
+        assert_eq!(least("container.pods.list"), Some("roles/container.viewer"));
+        assert_eq!(least("container.pods.create"), Some("roles/container.developer"));
+        assert_eq!(least("container.clusterRoleBindings.create"), Some("roles/container.admin"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machinery::{GroupResource, Reason, Status, Value};
+use machinery::{GroupResource, Status, Value};
 
 use super::{Rbac, RbacKind, Rule, go_list};
 use crate::user::MASTERS;
@@ -88,12 +88,9 @@ fn check_binding(
     if matches!(kind, "Role" | "ClusterRole") && authorize(&bind).allowed {
         return Ok(());
     }
-    let rules = rbac.role_rules(kind, role, request.namespace).map_err(|text| {
-        let mut status = Status::new(Reason::NotFound, text);
-        (status.group, status.kind, status.name) =
-            (GROUP.to_owned(), role_resource.trim_end_matches('s').to_owned(), role.to_owned());
-        status
-    })?;
+    // Upstream tells the missing role under the resource that is being written.
+    let missing = |_| Status::not_found(&GroupResource::new(GROUP, resource), role);
+    let rules = rbac.role_rules(kind, role, request.namespace).map_err(missing)?;
     confirm(rbac, request, rules).map_err(|why| {
         Status::forbidden(&GroupResource::new(GROUP, resource), machinery::meta::name(request.object), &why)
     })

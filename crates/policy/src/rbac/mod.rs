@@ -6,6 +6,7 @@
 //! ```
 
 mod escalation;
+mod explain;
 mod review;
 mod rules;
 
@@ -15,8 +16,9 @@ use imbl::OrdMap;
 use machinery::{CompactString, ObjectKey, Value};
 
 pub use escalation::{EscalationRequest, check_escalation};
-pub use rules::Rule;
+pub use explain::{Grant, minimal_rule};
 pub(crate) use rules::go_list;
+pub use rules::{Rule, missing_rules};
 
 use crate::user::SERVICE_ACCOUNT_PREFIX;
 use crate::{Attributes, Decision, UserInfo};

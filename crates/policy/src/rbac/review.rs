@@ -38,7 +38,7 @@ impl Rbac {
             errors.insert(0, "node authorizer does not support user rule resolution".to_owned());
         }
         let of = |keep: fn(&Rule) -> bool| rules.iter().filter(|r| keep(r)).map(Rule::to_value).collect::<Vec<_>>();
-        let mut status = json!({"incomplete": is_node || !errors.is_empty()});
+        let mut status = json!({"incomplete": is_node});
         status.set("resourceRules", of(|r| !r.resources.is_empty()));
         status.set("nonResourceRules", of(|r| !r.non_resource_urls.is_empty()));
         if !errors.is_empty() {

@@ -139,7 +139,7 @@ impl Rule {
     }
 
     /// `{APIGroups:[""], Resources:["pods"], Verbs:["get"]}`, as escalation errors print it.
-    pub(crate) fn compact(&self) -> String {
+    pub fn compact(&self) -> String {
         let fields = [
             ("APIGroups", &self.api_groups),
             ("Resources", &self.resources),
@@ -154,6 +154,12 @@ impl Rule {
             .collect();
         format!("{{{}}}", parts.join(", "))
     }
+}
+
+/// What `wanted` grants and `have` does not, in its smallest parts (`rbac/reconciliation`: what a role lacks is added, and
+/// what somebody widened is not narrowed).
+pub fn missing_rules(have: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
+    wanted.iter().flat_map(Rule::atoms).filter(|atom| !have.iter().any(|rule| rule.covers(atom))).collect()
 }
 
 /// A list of strings as Go's `%q` prints it.
@@ -176,6 +182,15 @@ fn resource_matches(pattern: &str, resource: &str, subresource: &str) -> bool {
 mod tests {
     use super::*;
     use crate::UserInfo;
+
+    #[test]
+    fn a_role_lacks_what_no_rule_of_it_covers() {
+        let wanted = [Rule::resources(&["get", "list"], &[""], &["pods", "nodes"])];
+        let wide = [Rule::resources(&["*"], &["*"], &["*"])];
+        assert!(missing_rules(&wide, &wanted).is_empty() && missing_rules(&wanted, &wanted).is_empty());
+        let some = [Rule::resources(&["get"], &[""], &["*"]), Rule::resources(&["list"], &[""], &["pods"])];
+        assert_eq!(missing_rules(&some, &wanted), [Rule::resources(&["list"], &[""], &["nodes"])]);
+    }
 
     #[test]
     fn patterns_match_as_upstream_has_them() {

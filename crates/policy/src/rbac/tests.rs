@@ -99,7 +99,7 @@ fn binding_needs_the_role_the_rights_or_the_verb_bind() {
     assert_eq!(escalate(&nobody, RbacKind::ClusterRoleBinding, "", &to("y"), "bind"), Ok(()));
     assert_eq!(
         escalate(&nobody, RbacKind::ClusterRoleBinding, "", &to("none"), "").unwrap_err(),
-        "clusterrole.rbac.authorization.k8s.io \"none\" not found"
+        "clusterrolebindings.rbac.authorization.k8s.io \"none\" not found"
     );
 }
 

@@ -1,5 +1,7 @@
 //! The real clients against the built binary: one module a client or promise, a sandbox of its own for each test.
 
+mod authentication;
+mod authorization;
 mod bad_input;
 mod cli;
 mod clients;
@@ -11,6 +13,7 @@ mod fleet;
 mod gcloud;
 mod history;
 mod identities;
+mod issuers;
 mod keys;
 mod kube_rs;
 mod kubectl;

@@ -1,0 +1,265 @@
+//! Tokens that come from elsewhere: another cluster's as those of an OpenID issuer, a webhook that knows more, and what a
+//! stranger puts into headers. One API server is the issuer, another one trusts it; the store is common to both.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use e2e::{eventually, on_path, program, skipped};
+use tempfile::TempDir;
+
+use crate::authentication::curl;
+
+const LIMIT: Duration = Duration::from_secs(40);
+const WHOAMI: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+const REVIEW: &str = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}"#;
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A store, and API servers on it.
+struct Place {
+    dir: TempDir,
+    etcd: String,
+    processes: Vec<Process>,
+}
+
+/// One API server.
+struct Server {
+    url: String,
+    /// Its certificate and authority.
+    authority: PathBuf,
+}
+
+impl Place {
+    fn new(openssl: &std::path::Path) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let etcd = format!("http://127.0.0.1:{}", free_port()?);
+        let child = Command::new(program())
+            .arg("etcd")
+            .arg(format!("--data-dir={}", dir.path().join("etcd").display()))
+            .args([format!("--listen-client-urls={etcd}"), format!("--advertise-client-urls={etcd}")])
+            .arg(format!("--listen-peer-urls=http://127.0.0.1:{}", free_port()?))
+            .stderr(Stdio::null())
+            .spawn()?;
+        for name in ["one", "two"] {
+            let made =
+                Command::new(openssl).args(["genrsa", "-out"]).arg(dir.path().join(name)).arg("2048").output()?;
+            ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        }
+        std::fs::write(dir.path().join("tokens.csv"), "t0ken,admin,1,\"system:masters\"\n")?;
+        std::fs::write(dir.path().join("more.csv"), "t0ken,admin,1,\"system:masters\"\nfar,jane,7,\"devs\"\n")?;
+        Ok(Self { dir, etcd, processes: vec![Process(child)] })
+    }
+
+    fn file(&self, name: &str, text: &str) -> Result<String> {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    }
+
+    fn command(&self, name: &str, port: u16, key: &str, tokens: &str, more: &[String]) -> Command {
+        let file = |name: &str| self.dir.path().join(name).display().to_string();
+        let mut command = Command::new(program());
+        command
+            .args(["apiserver", "--etcd-servers", &self.etcd, "--secure-port", &port.to_string()])
+            .arg(format!("--service-account-issuer=https://127.0.0.1:{port}"))
+            .arg(format!("--service-account-jwks-uri=https://127.0.0.1:{port}/openid/v1/jwks"))
+            .arg(format!("--service-account-signing-key-file={}", file(key)))
+            .arg(format!("--token-auth-file={}", file(tokens)))
+            .arg(format!("--cert-dir={}", file(name)))
+            .args(more);
+        command
+    }
+
+    /// Starts a server and waits until it answers; etcd may be slower than it.
+    fn start(&mut self, name: &str, key: &str, tokens: &str, more: &[String]) -> Result<Server> {
+        let port = free_port()?;
+        let url = format!("https://127.0.0.1:{port}");
+        let spawn = || self.command(name, port, key, tokens, more).stderr(Stdio::null()).spawn();
+        let mut child = Process(spawn()?);
+        eventually(LIMIT, || {
+            if child.0.try_wait()?.is_some() {
+                child = Process(spawn()?);
+            }
+            let (code, body) = curl(&["-H", "Authorization: Bearer t0ken", &format!("{url}/readyz")])?;
+            ensure!(code == 200, "{code} {body}");
+            Ok(())
+        })?;
+        self.processes.push(child);
+        Ok(Server { url, authority: self.dir.path().join(name).join("apiserver.crt") })
+    }
+}
+
+impl Server {
+    fn post(&self, token: &str, path: &str, body: &str) -> Result<(u16, serde_json::Value)> {
+        self.post_with(&["-H", &format!("Authorization: Bearer {token}")], path, body)
+    }
+
+    fn post_with(&self, more: &[&str], path: &str, body: &str) -> Result<(u16, serde_json::Value)> {
+        let url = format!("{}{path}", self.url);
+        let mut arguments = vec!["-H", "Content-Type: application/json", "-d", body, &url];
+        arguments.extend(more);
+        let (code, text) = curl(&arguments)?;
+        Ok((code, serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text))))
+    }
+
+    fn admin(&self, path: &str, body: &str) -> Result<serde_json::Value> {
+        let (code, answer) = self.post("t0ken", path, body)?;
+        ensure!(matches!(code, 200 | 201), "{path}: {code} {answer}");
+        Ok(answer)
+    }
+
+    /// Name and groups of whoever holds the token; the code otherwise.
+    fn whoami(&self, token: &str) -> Result<Result<serde_json::Value, u16>> {
+        let (code, answer) = self.post(token, WHOAMI, REVIEW)?;
+        Ok(if code == 201 { Ok(answer["status"]["userInfo"].clone()) } else { Err(code) })
+    }
+
+    fn token(&self, audiences: &str) -> Result<String> {
+        let body = format!(
+            r#"{{"kind":"TokenRequest","apiVersion":"authentication.k8s.io/v1","spec":{{"audiences":[{audiences}]}}}}"#
+        );
+        let made = self.admin("/api/v1/namespaces/default/serviceaccounts/robot/token", &body)?;
+        Ok(made["status"]["token"].as_str().context("a token")?.to_owned())
+    }
+}
+
+const DISCOVERY: &str = r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding",
+    "metadata":{"name":"discovery"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole",
+    "name":"system:service-account-issuer-discovery"},"subjects":[{"apiGroup":"rbac.authorization.k8s.io",
+    "kind":"Group","name":"system:unauthenticated"}]}"#;
+
+fn configuration(issuer: &Server) -> Result<String> {
+    let authority = std::fs::read_to_string(&issuer.authority)?;
+    let config = serde_json::json!({
+        "apiVersion": "apiserver.config.k8s.io/v1beta1", "kind": "AuthenticationConfiguration",
+        "anonymous": {"enabled": true, "conditions": [{"path": "/livez"}]},
+        "jwt": [
+            {"issuer": {"url": "https://nowhere.invalid", "audiences": ["x"], "certificateAuthority": authority},
+                "claimMappings": {"username": {"claim": "sub", "prefix": ""}}},
+            {"issuer": {"url": issuer.url, "audiences": ["here"], "certificateAuthority": authority},
+                "claimValidationRules": [{"claim": "sub", "requiredValue": "system:serviceaccount:default:robot"}],
+                "claimMappings": {"username": {"claim": "sub", "prefix": "a:"}, "uid": {"claim": "jti"},
+                    "groups": {"claim": "aud", "prefix": "aud:"}}},
+        ],
+    });
+    Ok(config.to_string())
+}
+
+#[test]
+fn tokens_of_a_trusted_issuer_come_in_under_another_name_and_no_others() -> Result<()> {
+    let Some(openssl) = on_path("openssl") else {
+        skipped("tokens of other issuers", "openssl is not on PATH to make keys");
+        return Ok(());
+    };
+    let mut place = Place::new(&openssl)?;
+    let issuer = place.start("issuer", "one", "tokens.csv", &[])?;
+    issuer.admin("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", DISCOVERY)?;
+    let robot = r#"{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"robot"}}"#;
+    issuer.admin("/api/v1/namespaces/default/serviceaccounts", robot)?;
+    let file = place.file("authentication.json", &configuration(&issuer)?)?;
+    let server = place.start("server", "two", "tokens.csv", &[format!("--authentication-config={file}")])?;
+    let good = issuer.token("\"here\",\"there\"")?;
+    let user = eventually(LIMIT, || match server.whoami(&good)? {
+        Ok(user) => Ok(user),
+        Err(code) => bail!("{code}"),
+    })?;
+    ensure!(user["username"] == "a:system:serviceaccount:default:robot", "{user}");
+    ensure!(user["groups"] == serde_json::json!(["aud:here", "aud:there", "system:authenticated"]), "{user}");
+    ensure!(user["uid"].as_str().is_some_and(|uid| uid.len() == 36), "{user}");
+
+    let parts: Vec<&str> = good.split('.').collect();
+    let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#);
+    let own = server.token("")?;
+    for (what, bad) in [
+        ("another audience", issuer.token("\"there\"")?),
+        ("alg none", format!("{none}.{}.", parts[1])),
+        ("alg none with the signature", format!("{none}.{}.{}", parts[1], parts[2])),
+        (
+            "the other server's signature",
+            format!("{}.{}.{}", parts[0], parts[1], own.rsplit('.').next().unwrap_or_default()),
+        ),
+        ("no signature", format!("{}.{}.", parts[0], parts[1])),
+        ("the server's own token", own.clone()),
+    ] {
+        let at = if what == "the server's own token" { &issuer } else { &server };
+        ensure!(at.whoami(&bad)? == Err(401), "{what}");
+    }
+    ensure!(server.whoami(&own)?.is_ok_and(|user| user["username"] == "system:serviceaccount:default:robot"));
+
+    // Nobody in particular sees /livez and nothing else, whatever RBAC says.
+    let code = |path: &str| curl(&[&format!("{}{path}", server.url)]).map(|(code, _)| code);
+    ensure!(code("/livez")? == 200 && code("/version")? == 401 && code("/openid/v1/jwks")? == 401);
+    let (code, _) =
+        server.post_with(&["-H", "X-Remote-User: admin", "-H", "X-Remote-Group: system:masters"], WHOAMI, REVIEW)?;
+    ensure!(code == 401, "headers of a front proxy that is none: {code}");
+    Ok(())
+}
+
+#[test]
+fn a_webhook_is_asked_about_tokens_that_nobody_here_knows() -> Result<()> {
+    let Some(openssl) = on_path("openssl") else {
+        skipped("the token webhook", "openssl is not on PATH to make keys");
+        return Ok(());
+    };
+    let mut place = Place::new(&openssl)?;
+    let far = place.start("far", "one", "more.csv", &[])?;
+    let config = serde_json::json!({"kind": "Config", "apiVersion": "v1", "current-context": "c",
+        "clusters": [{"name": "k", "cluster": {"server": format!("{}/apis/authentication.k8s.io/v1/tokenreviews", far.url),
+            "certificate-authority": far.authority}}],
+        "users": [{"name": "u", "user": {"token": "t0ken"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}]});
+    let file = place.file("webhook.json", &config.to_string())?;
+    let flags = [
+        format!("--authentication-token-webhook-config-file={file}"),
+        "--authentication-token-webhook-version=v1".to_owned(),
+        // The far server's own audience: what it answers must meet this server's.
+        format!("--api-audiences={}", far.url),
+    ];
+    let server = place.start("near", "two", "tokens.csv", &flags)?;
+    let user = server.whoami("far")?.map_err(|code| anyhow::anyhow!("{code}"))?;
+    ensure!(user["username"] == "jane" && user["groups"][0] == "devs", "{user}");
+    ensure!(server.whoami("nobody")? == Err(401));
+    ensure!(server.whoami("t0ken")?.is_ok_and(|user| user["username"] == "admin"), "its own tokens come first");
+    Ok(())
+}
+
+#[test]
+fn what_is_not_evaluated_is_refused_at_the_start() -> Result<()> {
+    let Some(openssl) = on_path("openssl") else {
+        skipped("authentication files", "openssl is not on PATH to make keys");
+        return Ok(());
+    };
+    let place = Place::new(&openssl)?;
+    let head = "apiVersion: apiserver.config.k8s.io/v1beta1\nkind: AuthenticationConfiguration\n";
+    for (text, error) in [
+        (
+            "jwt: [{issuer: {url: \"https://a\", audiences: [x]}, claimMappings: {username: {expression: claims.sub}}}]",
+            "jwt[0].claimMappings.username.expression: Forbidden: CEL expressions are not supported by this server",
+        ),
+        ("anonymous: {enabled: true, colour: red}", "unknown field \"anonymous.colour\""),
+    ] {
+        let file = place.file("bad.yaml", &format!("{head}{text}\n"))?;
+        let output = place
+            .command("bad", free_port()?, "one", "tokens.csv", &[format!("--authentication-config={file}")])
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && said.contains(error), "{said}");
+    }
+    Ok(())
+}
