@@ -39,7 +39,10 @@ impl Inner {
         token: &str,
         audiences: &[String],
     ) -> Result<(UserInfo, Vec<String>), Status> {
-        let claims = self.verify(token).await.ok_or_else(Status::unauthorized)?;
+        let Some(claims) = self.verify(token).await else {
+            tracing::info!(why = "its signature is not good", "a service account token is not accepted");
+            return Err(Status::unauthorized());
+        };
         let now = self.config.clock.now();
         // The token may be newer than what the caches show.
         self.caches.wait(self.written.load(Ordering::Acquire)).await?;
