@@ -131,12 +131,18 @@ impl Rbac {
         let namespaces = ["", attributes.namespace];
         let scopes = if attributes.namespace.is_empty() { &namespaces[..1] } else { &namespaces[..] };
         for namespace in scopes {
+            // Many bindings of a user lead to few roles: each is looked at once.
+            let mut wanting: Vec<(&str, &str)> = Vec::new();
             for binding in self.bindings_of(attributes.user, namespace) {
+                let role = (binding.role_kind.as_str(), binding.role.as_str());
+                if wanting.contains(&role) {
+                    continue;
+                }
                 match self.rules_of(binding) {
                     Ok(rules) if rules.iter().any(|rule| rule.allows(attributes)) => {
                         return Decision::allow(format!("RBAC: allowed by {}", binding.describe(attributes.user)));
                     }
-                    Ok(_) => {}
+                    Ok(_) => wanting.push(role),
                     Err(text) if missing.contains(&text) => {}
                     Err(text) => missing.push(text),
                 }
