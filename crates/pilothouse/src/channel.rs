@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -16,8 +17,13 @@ use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-/// Larger than any message that is sent; a Unix socket's own default limit is about 208 KiB.
-const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+/// What one packet carries; a longer message travels in several. A Unix socket's own limit is about 208 KiB.
+const PACKET_BYTES_MAX: usize = 32 * 1024;
+/// Far longer than the longest, which tells an instance of thousands of nodes.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// The last byte of a packet: whether another one of the same message follows.
+const LAST: u8 = 0;
+const MORE: u8 = 1;
 /// At most so many descriptors travel with one message.
 const FILES_MAX: usize = 4;
 
@@ -25,6 +31,10 @@ const FILES_MAX: usize = 4;
 pub(crate) struct Channel {
     /// tokio only waits on it; messages are sent and received by system calls of our own.
     socket: UnixStream,
+    /// The packets of a message stay together.
+    sending: tokio::sync::Mutex<()>,
+    /// What has come of a message: whoever waits for it may be cut off between two packets.
+    partial: Mutex<(Vec<u8>, Vec<OwnedFd>)>,
 }
 
 /// Both ends; give the second one to the child as standard input.
@@ -43,7 +53,11 @@ impl Channel {
     pub(crate) fn new(end: OwnedFd) -> io::Result<Self> {
         let socket = std::os::unix::net::UnixStream::from(end);
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: UnixStream::from_std(socket)? })
+        Ok(Self {
+            socket: UnixStream::from_std(socket)?,
+            sending: tokio::sync::Mutex::default(),
+            partial: Mutex::default(),
+        })
     }
 
     /// The child's end: its standard input.
@@ -58,6 +72,17 @@ impl Channel {
     pub(crate) async fn send(&self, message: &impl Serialize, files: &[OwnedFd]) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         assert!(bytes.len() <= MESSAGE_BYTES_MAX && files.len() <= FILES_MAX, "messages are small");
+        let _one = self.sending.lock().await;
+        let (mut packets, mut files) = (bytes.chunks(PACKET_BYTES_MAX).peekable(), files);
+        while let Some(packet) = packets.next() {
+            let mark = if packets.peek().is_some() { MORE } else { LAST };
+            self.send_packet(packet, mark, files).await?;
+            files = &[];
+        }
+        Ok(())
+    }
+
+    async fn send_packet(&self, packet: &[u8], mark: u8, files: &[OwnedFd]) -> io::Result<()> {
         let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         self.socket
             .async_io(Interest::WRITABLE, || {
@@ -66,25 +91,35 @@ impl Channel {
                 if !borrowed.is_empty() {
                     assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)), "the space fits FILES_MAX");
                 }
-                let flags = SendFlags::NOSIGNAL;
-                rustix::net::sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, flags)?;
+                let parts = [IoSlice::new(packet), IoSlice::new(std::slice::from_ref(&mark))];
+                rustix::net::sendmsg(&self.socket, &parts, &mut control, SendFlags::NOSIGNAL)?;
                 Ok(())
             })
             .await
     }
 
-    /// The next message and its files; `None` when the other side closed its end.
+    /// The next message and its files; `None` when the other side closed its end. Nothing is lost when the caller stops
+    /// waiting; only one may wait at a time.
     ///
     /// # Errors
     /// When a message is not of the expected form.
     pub(crate) async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut bytes = vec![0; MESSAGE_BYTES_MAX];
-        let (length, files) =
-            self.socket.async_io(Interest::READABLE, || receive_once(&self.socket, &mut bytes)).await?;
-        if length == 0 {
-            return Ok(None);
+        let mut packet = vec![0; PACKET_BYTES_MAX + 1];
+        loop {
+            let (length, files) =
+                self.socket.async_io(Interest::READABLE, || receive_once(&self.socket, &mut packet)).await?;
+            let Some((mark, content)) = packet[..length].split_last() else { return Ok(None) };
+            let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
+            partial.0.extend_from_slice(content);
+            partial.1.extend(files);
+            if partial.0.len() > MESSAGE_BYTES_MAX {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is too long"));
+            }
+            if *mark == LAST {
+                let (bytes, files) = std::mem::take(&mut *partial);
+                return Ok(Some((serde_json::from_slice(&bytes)?, files)));
+            }
         }
-        Ok(Some((serde_json::from_slice(&bytes[..length])?, files)))
     }
 }
 
@@ -106,6 +141,7 @@ fn receive_once(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Vec
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
 
     use super::*;
 
@@ -123,5 +159,28 @@ mod tests {
         assert_eq!(&byte, b"x");
         drop(sender);
         assert!(receiver.receive::<String>().await.unwrap().is_none());
+    }
+    #[tokio::test]
+    async fn a_message_longer_than_a_packet_arrives_whole_also_when_its_reader_was_cut_off() {
+        let (a, b) = pair().unwrap();
+        let (sender, receiver) = (Arc::new(Channel::new(a).unwrap()), Channel::new(b).unwrap());
+        let long = "x".repeat(10 * PACKET_BYTES_MAX);
+        let (sending, text) = (Arc::clone(&sender), long.clone());
+        let (_near, far) = UnixStream::pair().unwrap();
+        let task = tokio::spawn(async move { sending.send(&text, &[far.into()]).await });
+        let other = tokio::spawn(async move { sender.send(&"short", &[]).await });
+        let mut all = Vec::new();
+        while all.len() < 2 {
+            let received = tokio::select! {
+                biased;
+                received = receiver.receive::<String>() => received.unwrap().unwrap(),
+                () = tokio::task::yield_now() => continue,
+            };
+            all.push((received.0.len(), received.1.len()));
+        }
+        all.sort_unstable();
+        assert_eq!(all, [(5, 0), (long.len(), 1)]);
+        task.await.unwrap().unwrap();
+        other.await.unwrap().unwrap();
     }
 }
