@@ -30,6 +30,11 @@ impl Inner {
         iss == LEGACY_ISSUER || self.config.issuers().any(|own| own == iss)
     }
 
+    /// Was the token's signature found good before?
+    pub(crate) fn is_verified(&self, token: &str) -> bool {
+        self.verified.claims.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&hash(token))
+    }
+
     /// Whom a token of ours stands for, and for which of the audiences it is.
     ///
     /// # Errors
