@@ -157,7 +157,7 @@ fn damaged_data_is_named_and_kept_and_works_again_once_mended() -> Result<()> {
         damage(&path)?;
         let _ = fs::remove_file(&copy);
         let found = fs::read(&path).ok();
-        let said = refused(&data, &[])?;
+        let said = refused(&data, &[]).context(named)?;
         ensure!(said.contains(named), "{}: {said}", path.display());
         ensure!(fs::read(&path).ok() == found, "{} was changed", path.display());
         if path.is_file() {

@@ -82,7 +82,7 @@ fn members_hear_only_certificates_of_their_own_authority() -> Result<()> {
     stranger.env_remove("ETCDCTL_ENDPOINTS").args(["--endpoints", peer, "--command-timeout=2s", "get", "a"]);
     ensure!(!stranger.output()?.status.success(), "a client's certificate is none of a member's: {peer}");
     let logs = sandbox.pilothouse(&["logs", "-n", "200"])?;
-    ensure!(logs.contains("rejected a connection to the peer port"), "{logs}");
+    ensure!(logs.contains("rejected connection on peer endpoint"), "{logs}");
     Ok(())
 }
 
