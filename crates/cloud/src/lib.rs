@@ -110,6 +110,7 @@ struct Inner {
 }
 
 /// How long an operation runs at least: clients that poll see it RUNNING once.
+pub const OPERATION_TIME: Duration = Duration::from_millis(OPERATION_MILLIS);
 const OPERATION_MILLIS: u64 = 300;
 
 impl Cloud {

@@ -64,9 +64,16 @@ pub(super) async fn start(
         tokio::time::sleep(POLL).await;
     }
     let nodes = config.nodes.unwrap_or(NODES);
+    // Nobody polls for this one.
+    cloud.set_operation_time(Duration::ZERO);
     let id = cloud.ensure_cluster(&name.location, &name.name, nodes).await.context("the default cluster")?;
     let cluster = launched(cloud, fleet, port, &id, name).await?;
     let access = cluster.until_running().await?;
+    // What is told to be ready is known to be there: an operation that was cut off would make it anew if its data were gone.
+    while cloud.find_cluster(&name.location, &name.name).is_some_and(|c| c.status == "PROVISIONING") {
+        tokio::time::sleep(POLL).await;
+    }
+    cloud.set_operation_time(cloud::OPERATION_TIME);
     make_default(&config.layout, cluster.spec())?;
     run.etcd_endpoints = access.etcd_endpoints;
     run.api_address = cluster.addresses.api.to_string();
