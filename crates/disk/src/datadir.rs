@@ -12,6 +12,8 @@ use crate::platform::{Platform, WrappedKey, make_private_dir, write_private};
 
 const IDENTITY_FILE: &str = "identity.json";
 const LOCK_FILE: &str = "lock";
+/// Held while the statement is changed: its fleet and whoever has the directory open both do that.
+const STATEMENT_LOCK_FILE: &str = "identity.lock";
 const FORMAT: u32 = 1;
 
 /// Whose data it is.
@@ -132,6 +134,7 @@ impl DataDir {
     /// # Errors
     /// [`DiskError::Resealing`] while an earlier rotation is under way; as [`DataDir::open`]. Nothing is changed then.
     pub fn rotate_key(path: &Path, identity: &Identity, platform: &Platform) -> Result<DataKey, DiskError> {
+        let _changing = lock_statement(path)?;
         let mut file = Self::stated_of(path, identity)?;
         if !file.earlier_keys.is_empty() {
             return Err(DiskError::Resealing { path: path.to_owned() });
@@ -149,6 +152,7 @@ impl DataDir {
     /// # Errors
     /// As [`DataDir::open`]. Nothing is changed then.
     pub fn rewrap_key(path: &Path, identity: &Identity, platform: &Platform) -> Result<(), DiskError> {
+        let _changing = lock_statement(path)?;
         let mut file = Self::stated_of(path, identity)?;
         let key = file.unwrap(platform, &path.join(IDENTITY_FILE))?;
         file.data_key = platform.wrap(&key);
@@ -161,6 +165,7 @@ impl DataDir {
     /// # Errors
     /// When the statement cannot be read or written.
     pub fn forget_earlier_keys(path: &Path, key: &DataKey) -> Result<(), DiskError> {
+        let _changing = lock_statement(path)?;
         let mut file = Self::stated(path)?;
         if file.data_key.key_id.into_bytes() == key.id() && !file.earlier_keys.is_empty() {
             file.earlier_keys.clear();
@@ -253,6 +258,16 @@ fn is_unused(path: &Path) -> Result<bool, DiskError> {
     Ok(true)
 }
 
+/// Waits for the right to change the statement. Read, change and write of two processes must not overlap: one would put back
+/// a wrapping that the platform is about to forget.
+fn lock_statement(path: &Path) -> Result<File, DiskError> {
+    let file = path.join(STATEMENT_LOCK_FILE);
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&file);
+    let opened = opened.map_err(DiskError::io("open", &file))?;
+    opened.lock().map_err(DiskError::io("lock", &file))?;
+    Ok(opened)
+}
+
 /// Takes the exclusive lock; the operating system gives it back when the process ends, however it ends.
 fn lock(path: &Path) -> Result<File, DiskError> {
     let file = path.join(LOCK_FILE);
@@ -314,6 +329,25 @@ mod tests {
         let open = DataDir::open(&path, &a, &again).unwrap();
         assert!(open.data_key().earlier().is_empty());
         assert_eq!(open.data_key().open_file(&sealed).unwrap().as_slice(), b"old");
+    }
+
+    #[test]
+    fn a_platform_key_is_not_forgotten_under_a_directory_that_forgets_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::open(&dir.path().join("platform"), fake_entropy()).unwrap();
+        let (path, a) = (dir.path().join("data"), identity("c1", "a"));
+        drop(DataDir::create(&path, &a, &platform).unwrap());
+        for round in 0..60 {
+            let key = DataDir::rotate_key(&path, &a, &platform).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| DataDir::forget_earlier_keys(&path, &key).unwrap());
+                platform.rotate().unwrap();
+                DataDir::rewrap_key(&path, &a, &platform).unwrap();
+                platform.forget_earlier().unwrap();
+            });
+            let opened = DataDir::open(&path, &a, &platform).unwrap_or_else(|e| panic!("round {round}: {e}"));
+            assert_eq!(opened.data_key().secret(), key.secret());
+        }
     }
 
     #[test]
