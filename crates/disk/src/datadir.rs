@@ -94,6 +94,7 @@ impl DataDir {
         }
         make_private_dir(path)?;
         let lock = lock(path)?;
+        let _held = platform.hold();
         let (key, data_key) = platform.new_data_key(&identity.context());
         let file = IdentityFile { format: FORMAT, identity: identity.clone(), data_key, earlier_keys: Vec::new() };
         file.write(path)?;
@@ -172,6 +173,11 @@ impl DataDir {
             file.write(path)?;
         }
         Ok(())
+    }
+
+    /// Whether the directory was made: whoever makes it states last whose it is.
+    pub fn is_made(path: &Path) -> bool {
+        path.join(IDENTITY_FILE).exists()
     }
 
     /// Which key seals the directory, and whether a rotation of it is under way, as it says without being opened.
@@ -347,6 +353,26 @@ mod tests {
             });
             let opened = DataDir::open(&path, &a, &platform).unwrap_or_else(|e| panic!("round {round}: {e}"));
             assert_eq!(opened.data_key().secret(), key.secret());
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_made_during_a_rotation_is_there_when_the_key_has_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::open(&dir.path().join("platform"), fake_entropy()).unwrap();
+        let a = identity("c1", "a");
+        for round in 0..60 {
+            let path = dir.path().join(round.to_string());
+            std::thread::scope(|scope| {
+                scope.spawn(|| drop(DataDir::create(&path, &a, &platform).unwrap()));
+                platform.rotate().unwrap();
+                if path.join(IDENTITY_FILE).exists() {
+                    DataDir::rewrap_key(&path, &a, &platform).unwrap();
+                }
+                platform.forget_earlier().unwrap();
+            });
+            let opened = DataDir::open(&path, &a, &platform);
+            assert!(opened.is_ok(), "round {round}: {:?}", opened.err());
         }
     }
 

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use base::Entropy;
 use base64::Engine;
@@ -31,6 +31,8 @@ pub struct Platform(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     key: RwLock<DataKey>,
+    /// Held for reading from the use of the key to the file that needs it: who rotates finds all such files.
+    in_use: RwLock<()>,
     entropy: Entropy,
 }
 
@@ -113,7 +115,7 @@ impl Platform {
         }
         let earlier = file.earlier.iter().map(StoredKey::take).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
         let key = RwLock::new(file.key.take().ok_or_else(damaged)?.with_earlier(earlier));
-        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), key, entropy })))
+        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), key, in_use: RwLock::default(), entropy })))
     }
 
     fn create(dir: &Path, entropy: Entropy) -> Result<Self, DiskError> {
@@ -128,6 +130,7 @@ impl Platform {
     /// # Errors
     /// When the key file cannot be written; the key stays then.
     pub fn rotate(&self) -> Result<(), DiskError> {
+        let _nobody = self.0.in_use.write().unwrap_or_else(PoisonError::into_inner);
         let before = self.key();
         let earlier =
             std::iter::once(before.with_earlier(Vec::new())).chain(before.earlier().iter().cloned()).collect();
@@ -148,6 +151,11 @@ impl Platform {
     /// Whether a rotation was begun and not finished.
     pub fn has_earlier(&self) -> bool {
         !self.key().earlier().is_empty()
+    }
+
+    /// Until this is dropped, what the current key wraps can be written before the key changes.
+    pub(crate) fn hold(&self) -> RwLockReadGuard<'_, ()> {
+        self.0.in_use.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn replace(&self, key: DataKey) -> Result<(), DiskError> {
@@ -198,6 +206,7 @@ impl Platform {
     /// # Errors
     /// As the file system says.
     pub fn seal_file(&self, path: &Path, context: &str, secret: &[u8]) -> Result<(), DiskError> {
+        let _held = self.hold();
         let mut content = SEALED_MAGIC.to_vec();
         content.extend(seal_piece(&self.key(), SEAL, context.as_bytes(), secret, &self.0.entropy));
         write_private(path, &content)

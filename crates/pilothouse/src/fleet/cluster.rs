@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use base::Entropy;
-use disk::Platform;
+use disk::{DataDir, Platform};
 use etcd::{RemoteStore, Store};
 use pki::{Authority, MachineSecret, Signer};
 use policy::AccessSettings;
@@ -233,7 +233,7 @@ impl Cluster {
     pub(crate) fn sealed_directories(&self, layout: &Layout) -> Vec<(String, PathBuf)> {
         let directory = layout.cluster(&self.spec.id);
         let names = std::iter::once(SIGNER.to_owned()).chain((0..self.instance_count()).map(instance_name));
-        names.map(|name| (name.clone(), directory.join(name))).filter(|(_, path)| path.exists()).collect()
+        names.map(|name| (name.clone(), directory.join(name))).filter(|(_, path)| DataDir::is_made(path)).collect()
     }
 
     /// Gives each process a new data key, wrapped with the platform's current key; returns how many there are. Sealing
