@@ -95,7 +95,8 @@ impl Inner {
         token: &str,
         audiences: &[String],
     ) -> Result<(Identified, Vec<String>), Status> {
-        if let Some(user) = self.config.tokens.get(&crate::identity::hash(token)) {
+        let hash = crate::identity::hash(token);
+        if let Some(user) = self.config.tokens.get(&hash) {
             let mut user = user.clone();
             user.add_group(policy::user::AUTHENTICATED);
             return self.for_this_server(user.into(), audiences);
@@ -105,7 +106,7 @@ impl Inner {
             BearerToken::Jwt { claims } => self.is_own_issuer(claims.str_at(&["iss"])),
             BearerToken::Bootstrap { .. } | BearerToken::Opaque => false,
         };
-        let form = if self.is_verified(token) { None } else { Some(BearerToken::of(token)) };
+        let form = if self.is_verified(&hash) { None } else { Some(BearerToken::of(token)) };
         let refused = match form.filter(|form| !is_own(form)) {
             None => match self.service_account(token, audiences).await {
                 Ok((user, met)) => return Ok((user.into(), met)),

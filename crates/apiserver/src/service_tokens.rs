@@ -31,8 +31,8 @@ impl Inner {
     }
 
     /// Was the token's signature found good before?
-    pub(crate) fn is_verified(&self, token: &str) -> bool {
-        self.verified.claims.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&hash(token))
+    pub(crate) fn is_verified(&self, token: &TokenHash) -> bool {
+        self.verified.claims.lock().unwrap_or_else(PoisonError::into_inner).contains_key(token)
     }
 
     /// Whom a token of ours stands for, and for which of the audiences it is.
