@@ -41,8 +41,12 @@ const WORKERS: usize = 2;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
+    let first = std::env::args_os().nth(1);
+    // The store reads its own flags: the description of all our commands need not be in its memory.
     let result = if Path::new(&name).file_stem().is_some_and(|n| n == "etcd") {
         etcd(arguments.collect())
+    } else if first.is_some_and(|word| word == "etcd") {
+        etcd(arguments.skip(1).collect())
     } else {
         run(Cli::parse().command)
     };
@@ -105,6 +109,10 @@ fn client<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 
 fn server(work: impl Future<Output = Result<()>>) -> Result<String> {
     log_to_stderr();
+    serve(work)
+}
+
+fn serve(work: impl Future<Output = Result<()>>) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
     runtime.block_on(work).map(|()| String::new())
 }
@@ -121,10 +129,11 @@ fn etcd(arguments: Vec<OsString>) -> Result<String> {
     if let etcd::Command::Print(text) = &command {
         return Ok(format!("{text}\n"));
     }
-    if let Some(logging) = command.logging() {
-        logging.begin()?;
+    match command.logging() {
+        Some(logging) => logging.begin()?,
+        None => log_to_stderr(),
     }
-    server(async move {
+    serve(async move {
         let shutdown = commands::up::termination();
         Ok(etcd::run_command(command, system::clock(), system::entropy(), shutdown).await?)
     })
