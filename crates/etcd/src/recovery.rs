@@ -79,6 +79,9 @@ pub(crate) fn recover(
         refuse_lost_log(&store)?;
     }
     let restored = match checkpoint::read(&store, now) {
+        Ok(None) if content.leads_from_elsewhere() => {
+            Some(instead_of_a_lost_checkpoint(&store, entropy, &content, now)?)
+        }
         Ok(restored) => restored,
         Err(error) => match from_view(&store, entropy, &content, now) {
             Some(restored) => {
@@ -194,6 +197,24 @@ fn refuse_lost_log(store: &Storage) -> Result<(), EtcdError> {
     )))
 }
 
+/// The log was cut after a checkpoint that is not there any more.
+fn instead_of_a_lost_checkpoint(
+    store: &Storage,
+    entropy: &Entropy,
+    content: &Content,
+    now: Timestamp,
+) -> Result<checkpoint::Restored, EtcdError> {
+    let path = store.dir.join("checkpoint");
+    let Some(restored) = from_view(store, entropy, content, now) else {
+        return Err(EtcdError::Damaged(format!(
+            "{} is gone, and the log alone does not hold the state: it begins later",
+            path.display()
+        )));
+    };
+    tracing::warn!(target: "etcd", path = %path.display(), "the checkpoint is gone; the view takes its place");
+    Ok(restored)
+}
+
 /// The view helps only if the log goes on where it ends.
 fn from_view(store: &Storage, entropy: &Entropy, content: &Content, now: Timestamp) -> Option<checkpoint::Restored> {
     if !store.view {
@@ -233,6 +254,14 @@ impl Content {
         self.restart = Some(mark);
         self.entries.clear();
         Some(())
+    }
+
+    /// Whether the log follows a state that it does not hold itself.
+    fn leads_from_elsewhere(&self) -> bool {
+        match self.entries.first() {
+            Some(first) => first.index > LogIndex(1),
+            None => self.hard_state.commit > LogIndex(0),
+        }
     }
 
     /// The hard state and the entries that follow a checkpoint. They count if the log is known to lead up to it: it

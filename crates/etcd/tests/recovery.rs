@@ -297,6 +297,31 @@ async fn a_damaged_checkpoint_and_a_damaged_view_together_stop_the_member() {
     assert!(refusal.contains(&format!("{} is damaged at offset ", checkpoint.display())), "{refusal}");
 }
 
+#[tokio::test]
+async fn a_lost_checkpoint_is_replaced_by_the_view() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rig = Rig::real(dir.path());
+    rig.written(500, true).await;
+    std::fs::remove_file(rig.path("checkpoint")).expect("there is one");
+    let member = rig.start().expect("the view has everything");
+    assert_eq!(value(&member.store(), "key-0").await.as_deref(), Some("value"));
+    assert_eq!(value(&member.store(), "last").await.as_deref(), Some("value"));
+    assert_eq!(put(&member.store(), "more", "value").await, Ok(503));
+    member.stop();
+}
+
+#[tokio::test]
+async fn a_lost_checkpoint_without_a_view_is_no_empty_store() {
+    let (rig, disk) = Rig::sim(11);
+    rig.written(50, true).await;
+    let member = rig.start().expect("starts");
+    member.defragment().await.expect("nothing follows the checkpoint");
+    member.stop();
+    disk.remove(&rig.path("checkpoint")).expect("there is one");
+    let refusal = rig.refusal();
+    assert!(refusal.contains(&format!("{} is gone", rig.path("checkpoint").display())), "{refusal}");
+}
+
 /// Remembers every byte that is written, whatever becomes of the file.
 struct Recorder(Arc<Mutex<Vec<u8>>>);
 
