@@ -2,6 +2,7 @@
 //! every member, and afterwards everything they were told must be what one etcd can have said.
 
 mod check;
+mod network;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,7 @@ use etcd::{PutRequest, RangeRequest, RemoteStore, Store, WatchRequest};
 use tokio::sync::watch;
 
 use check::{Answer, Change, Kind, Operation, check};
+use network::{Network, Way};
 
 const CLIENTS: usize = 6;
 const KEYS: u64 = 5;
@@ -29,29 +31,54 @@ const FAULT_OPERATIONS: u64 = 500;
 /// How long all of it may take to be well again on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn faults() -> u64 {
+fn fault_count() -> u64 {
     if full_tier() { 60 } else { 8 }
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Faults {
+    /// Members are killed and frozen.
+    Members,
+    /// What they send to each other is held back, late or lost.
+    Network,
+}
+
+/// What the clients want of a read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    Linearizable,
+    /// A member answers from what it has, which may be old. Some clients do nothing but read then.
+    Serializable,
 }
 
 /// A store of so many members, each a process.
 struct Members {
     dir: tempfile::TempDir,
+    network: Option<Network>,
     /// Client and peer ports.
     ports: Vec<(u16, u16)>,
     running: Vec<Option<Child>>,
+    /// All went well: nobody wants to read the log.
+    is_sound: bool,
 }
 
 impl Members {
-    fn start(count: usize) -> Result<Self> {
+    async fn start(count: usize, faults: Faults) -> Result<Self> {
         let mut sockets = Vec::new();
         for _ in 0..2 * count {
             sockets.push(TcpListener::bind("127.0.0.1:0")?);
         }
         let ports: Vec<u16> = sockets.iter().map(|s| Ok(s.local_addr()?.port())).collect::<Result<_>>()?;
         drop(sockets);
-        let ports = ports.chunks(2).map(|pair| (pair[0], pair[1])).collect();
+        let ports: Vec<(u16, u16)> = ports.chunks(2).map(|pair| (pair[0], pair[1])).collect();
         let running = (0..count).map(|_| None).collect();
-        let mut members = Self { dir: tempfile::tempdir()?, ports, running };
+        let peers: Vec<u16> = ports.iter().map(|(_, peer)| *peer).collect();
+        let network = match faults {
+            Faults::Members => None,
+            Faults::Network => Some(Network::start(&peers).await?),
+        };
+        let mut members = Self { dir: tempfile::tempdir()?, network, ports, running, is_sound: false };
         (0..count).try_for_each(|place| members.run(place))?;
         Ok(members)
     }
@@ -59,14 +86,18 @@ impl Members {
     fn run(&mut self, place: usize) -> Result<()> {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let (client, peer) = self.ports[place];
+        let reached = |place: usize| match &self.network {
+            Some(network) => network.url(place),
+            None => url(self.ports[place].1),
+        };
         let cluster: Vec<String> =
-            self.ports.iter().enumerate().map(|(i, (_, peer))| format!("m{i}={}", url(*peer))).collect();
+            (0..self.ports.len()).map(|place| format!("{}={}", network::name(place), reached(place))).collect();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log"))?;
         let child = Command::new(program())
-            .args(["etcd", "--name", &format!("m{place}"), "--initial-cluster", &cluster.join(",")])
+            .args(["etcd", "--name", &network::name(place), "--initial-cluster", &cluster.join(",")])
             .arg(format!("--data-dir={}", self.dir.path().join(place.to_string()).display()))
             .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
-            .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
+            .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &reached(place)])
             // Often, so that checkpoints and snapshots are part of it.
             .args(["--snapshot-count=500", "--heartbeat-interval=50", "--election-timeout=500"])
             .stderr(Stdio::from(log))
@@ -95,10 +126,22 @@ impl Members {
         Ok(())
     }
 
-    /// One fault, and its end: a member is gone for as long as the clients take for some operations.
+    /// One fault, and its end: it lasts for as long as the clients take for some operations.
     async fn fault(&mut self, shared: &Shared, rng: &mut Rng) -> Result<()> {
         let place = usize::try_from(rng.below(self.ports.len() as u64))?;
         let pause = rng.below(FAULT_OPERATIONS);
+        match &self.network {
+            Some(network) => {
+                disturb(network, place, self.ports.len(), rng);
+                shared.more_ended(pause).await;
+                network.heal();
+            }
+            None => self.disturb_members(place, pause, shared, rng).await?,
+        }
+        shared.more_answered(FAULT_OPERATIONS + rng.below(FAULT_OPERATIONS)).await
+    }
+
+    async fn disturb_members(&mut self, place: usize, pause: u64, shared: &Shared, rng: &mut Rng) -> Result<()> {
         match rng.below(4) {
             0 => {
                 self.signal(place, "-STOP")?;
@@ -115,14 +158,30 @@ impl Members {
                 self.run(place)?;
             }
         }
-        shared.more_answered(FAULT_OPERATIONS + rng.below(FAULT_OPERATIONS)).await
+        Ok(())
+    }
+}
+
+/// A member is alone, hears nobody, is not heard, has lost one other, everything is slow, or all connections break.
+fn disturb(network: &Network, member: usize, count: usize, rng: &mut Rng) {
+    match rng.below(6) {
+        0 => network.set_of(member, Way::Silent, Way::Silent),
+        1 => network.set_of(member, Way::Open, Way::Silent),
+        2 => network.set_of(member, Way::Silent, Way::Open),
+        3 => {
+            let other = (member + 1) % count;
+            network.set(member, other, Way::Silent);
+            network.set(other, member, Way::Silent);
+        }
+        4 => (0..count).for_each(|member| network.set_of(member, Way::Slow, Way::Slow)),
+        _ => (0..count).for_each(|member| network.set_of(member, Way::Broken, Way::Broken)),
     }
 }
 
 impl Drop for Members {
     fn drop(&mut self) {
         (0..self.running.len()).for_each(|place| drop(self.kill(place)));
-        if std::thread::panicking() {
+        if !self.is_sound {
             let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             say(&log.lines().rev().take(60).collect::<Vec<_>>().join("\n"));
         }
@@ -179,16 +238,17 @@ fn now() -> Instant {
     Instant::now()
 }
 
-async fn client(shared: Arc<Shared>, store: Store, mut rng: Rng) {
+/// What one client does: it goes on until all are told to stop.
+async fn client(shared: Arc<Shared>, store: Store, mut rng: Rng, reads: Reads, only_reads: bool) {
     let mut progress = shared.progress.subscribe();
     while !shared.stop.load(Ordering::Relaxed) {
         let key = format!("k{}", rng.below(KEYS));
-        let kind = match rng.one_in(2) {
+        let kind = match !only_reads && rng.one_in(2) {
             true => Kind::Put(shared.next_value.fetch_add(1, Ordering::Relaxed)),
             false => Kind::Get,
         };
         let began = shared.began.elapsed();
-        let answer = tokio::time::timeout(PATIENCE, operate(&store, &key, &kind)).await;
+        let answer = tokio::time::timeout(PATIENCE, operate(&store, &key, &kind, reads)).await;
         let ended = shared.began.elapsed();
         let answer = match answer {
             Ok(Ok((revision, found))) => Some(Answer { ended, revision, found }),
@@ -205,14 +265,15 @@ async fn client(shared: Arc<Shared>, store: Store, mut rng: Rng) {
 }
 
 /// Revision of the answer, and what a get found.
-async fn operate(store: &Store, key: &str, kind: &Kind) -> Result<(i64, Option<(u64, i64)>)> {
+async fn operate(store: &Store, key: &str, kind: &Kind, reads: Reads) -> Result<(i64, Option<(u64, i64)>)> {
     match kind {
         Kind::Put(value) => {
             let (key, value) = (Bytes::from(key.to_owned()), Bytes::from(value.to_string()));
             Ok((store.put(PutRequest { key, value, ..PutRequest::default() }).await?.revision, None))
         }
         Kind::Get => {
-            let answer = store.range(RangeRequest::key(key.to_owned())).await?;
+            let serializable = reads == Reads::Serializable;
+            let answer = store.range(RangeRequest { serializable, ..RangeRequest::key(key.to_owned()) }).await?;
             let found = answer.kvs.first().map(|kv| anyhow::Ok((number(&kv.value)?, kv.mod_revision))).transpose()?;
             Ok((answer.revision, found))
         }
@@ -248,15 +309,18 @@ async fn changes(store: &Store) -> Result<Vec<Change>> {
 }
 
 /// Lets clients and faults loose on a store; what it is then, and what the clients were told.
-async fn run(count: usize, seed: u64) -> Result<(Members, Vec<Operation>)> {
+async fn run(count: usize, seed: u64, faults: Faults, reads: Reads) -> Result<(Members, Vec<Operation>)> {
     let mut rng = Rng::new(seed);
-    let mut members = Members::start(count)?;
+    let mut members = Members::start(count, faults).await?;
     let shared = Shared::new();
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|place| Ok(tokio::spawn(client(shared.clone(), members.store(place)?, Rng::new(rng.next_u64())))))
-        .collect::<Result<_>>()?;
+    let mut clients = Vec::new();
+    for place in 0..CLIENTS {
+        let only_reads = reads == Reads::Serializable && place >= CLIENTS / 2;
+        let (store, rng) = (members.store(place)?, Rng::new(rng.next_u64()));
+        clients.push(tokio::spawn(client(shared.clone(), store, rng, reads, only_reads)));
+    }
     shared.more_answered(FAULT_OPERATIONS).await?;
-    for _ in 0..faults() {
+    for _ in 0..fault_count() {
         members.fault(&shared, &mut rng).await?;
     }
     shared.stop.store(true, Ordering::Relaxed);
@@ -267,11 +331,12 @@ async fn run(count: usize, seed: u64) -> Result<(Members, Vec<Operation>)> {
     Ok((members, history))
 }
 
-fn history_of(count: usize) -> Result<()> {
+fn history_of(count: usize, faults: Faults, reads: Reads) -> Result<()> {
     let seed = crate::durability::seed()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let replay = || format!("PILOTHOUSE_SEED={seed}");
-    let (members, history) = runtime.block_on(run(count, seed)).with_context(replay)?;
+    let (mut members, history) = runtime.block_on(run(count, seed, faults, reads)).with_context(replay)?;
+    members.is_sound = true;
     let answered = history.iter().filter(|operation| operation.answer.is_some()).count();
     // Connections are made when they are first used, by the runtime that is entered then.
     let _entered = runtime.enter();
@@ -288,10 +353,23 @@ fn history_of(count: usize) -> Result<()> {
 
 #[test]
 fn a_single_member_is_strictly_serializable_through_kills_and_pauses() -> Result<()> {
-    history_of(1)
+    history_of(1, Faults::Members, Reads::Linearizable)
 }
 
 #[test]
 fn three_members_are_strictly_serializable_through_kills_and_pauses() -> Result<()> {
-    history_of(3)
+    history_of(3, Faults::Members, Reads::Linearizable)
+}
+
+#[test]
+fn three_members_are_strictly_serializable_through_a_network_that_fails() -> Result<()> {
+    history_of(3, Faults::Network, Reads::Linearizable)
+}
+
+/// The check of the check: reads that ask no quorum are answered from what a cut off member had.
+#[test]
+fn a_store_that_answers_reads_on_its_own_is_found_out() -> Result<()> {
+    let found = history_of(3, Faults::Network, Reads::Serializable).err().context("nothing was found")?;
+    ensure!(format!("{found:#}").contains("time went back"), "{found:#}");
+    Ok(())
 }
