@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Sandbox, client, eventually, skipped};
+use e2e::{Sandbox, client, eventually, on_path, skipped};
 use serde_json::Value;
 
 /// How long an election and a restart may take on a busy machine.
@@ -96,5 +96,55 @@ fn a_regional_cluster_comes_back_with_everything_after_all_of_it_was_killed() ->
     eventually(LIMIT, || sandbox.up(&[]))?;
     ensure!(sandbox.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.a}"])? == "b");
     eventually(LIMIT, || all_healthy(&sandbox))?;
+    Ok(())
+}
+
+#[test]
+fn a_region_in_one_process_has_three_members_and_serves() -> Result<()> {
+    let mut sandbox = Sandbox::start_with(&["--location", "us-central1", "--nodes", "1", "--in-process"])?;
+    eventually(LIMIT, || all_healthy(&sandbox))?;
+    ensure!(sandbox.processes()?.len() == 1, "{:?}", sandbox.processes()?);
+    sandbox.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"])?;
+    sandbox.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"])?;
+    sandbox.pilothouse(&["down"])?;
+    sandbox.up(&["--in-process"])?;
+    ensure!(sandbox.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.a}"])? == "b");
+    eventually(LIMIT, || all_healthy(&sandbox))?;
+    Ok(())
+}
+
+#[test]
+fn gcloud_makes_a_regional_cluster_of_three_members() -> Result<()> {
+    let Some(gcloud) = on_path("gcloud") else {
+        skipped("a regional cluster by gcloud", "not on PATH");
+        return Ok(());
+    };
+    let sandbox = Sandbox::start_with(&["--nodes", "1"])?;
+    let run = |arguments: &[&str]| -> Result<String> {
+        let output = sandbox.command(&gcloud).args(["container", "clusters"]).args(arguments).arg("--quiet").output()?;
+        let err = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "gcloud {arguments:?}: {err}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    run(&["create", "wide", "--region", "us-central1", "--num-nodes", "1"])?;
+    let described = run(&["describe", "wide", "--region", "us-central1", "--format=value(currentNodeCount,locations)"])?;
+    ensure!(described.starts_with("3\t"), "a node in each of three zones: {described}");
+    let wide = || -> Result<Vec<Value>> {
+        let status = sandbox.status()?;
+        let clusters = status["clusters"].as_array().context("clusters")?;
+        let wide = clusters.iter().find(|cluster| cluster["name"] == "wide").context("it is listed")?;
+        let members = wide["members"].as_array().context("members")?.clone();
+        ensure!(members.len() == 3 && members.iter().all(|member| member["healthy"] == true), "{members:?}");
+        Ok(members)
+    };
+    let members = eventually(LIMIT, wide)?;
+    ensure!(members.iter().filter(|member| member["leader"] == true).count() == 1, "{members:?}");
+    if on_path("gke-gcloud-auth-plugin").is_some() {
+        sandbox.kubectl(&["create", "configmap", "there", "--from-literal=a=b"])?;
+    } else {
+        skipped("kubectl in a regional cluster by gcloud", "gke-gcloud-auth-plugin is not on PATH");
+    }
+    run(&["delete", "wide", "--region", "us-central1"])?;
+    ensure!(!run(&["list", "--format=value(name)"])?.contains("wide"));
     Ok(())
 }
