@@ -4,6 +4,7 @@
 //! Markdown table of such lines, the median where a measure was taken several times. `tests/bench/run.sh` drives it all.
 
 mod client;
+mod disk;
 mod failover;
 mod keys;
 mod kubernetes;
@@ -38,6 +39,8 @@ enum Cli {
     Failover(Failover),
     /// Start an etcd: the time until it is healthy, and its memory then
     Ready(Ready),
+    /// Append to a file and sync it, as the least that a durable write takes
+    Disk(Disk),
     /// Memory and CPU of processes that have nothing to do
     Idle(Idle),
     /// Make a table of measured lines
@@ -107,6 +110,15 @@ struct Ready {
 }
 
 #[derive(Args)]
+struct Disk {
+    #[command(flatten)]
+    measured: Measured,
+    /// On the disk that the servers use
+    #[arg(long)]
+    directory: PathBuf,
+}
+
+#[derive(Args)]
 struct Idle {
     #[command(flatten)]
     measured: Measured,
@@ -136,6 +148,7 @@ fn main() -> Result<()> {
         Cli::Ready(Ready { store, label, command }) => {
             ready::run(&store.measured.server(), &store.endpoints[0], &label, &command)
         }
+        Cli::Disk(disk) => disk::run(&disk.measured.server(), &disk.directory),
         Cli::Idle(idle) => idle.measured.server().idle(),
         Cli::Table { files } => {
             println!("{}", table::of(&files)?);

@@ -121,13 +121,15 @@ fn gcloud_makes_a_regional_cluster_of_three_members() -> Result<()> {
     };
     let sandbox = Sandbox::start_with(&["--nodes", "1"])?;
     let run = |arguments: &[&str]| -> Result<String> {
-        let output = sandbox.command(&gcloud).args(["container", "clusters"]).args(arguments).arg("--quiet").output()?;
+        let output =
+            sandbox.command(&gcloud).args(["container", "clusters"]).args(arguments).arg("--quiet").output()?;
         let err = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "gcloud {arguments:?}: {err}");
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     };
     run(&["create", "wide", "--region", "us-central1", "--num-nodes", "1"])?;
-    let described = run(&["describe", "wide", "--region", "us-central1", "--format=value(currentNodeCount,locations)"])?;
+    let described =
+        run(&["describe", "wide", "--region", "us-central1", "--format=value(currentNodeCount,locations)"])?;
     ensure!(described.starts_with("3\t"), "a node in each of three zones: {described}");
     let wide = || -> Result<Vec<Value>> {
         let status = sandbox.status()?;
