@@ -8,6 +8,7 @@
 pub mod access;
 pub mod cluster;
 mod error;
+pub mod exposure;
 mod merge;
 pub mod methods;
 pub mod names;
@@ -21,6 +22,7 @@ pub mod update;
 pub mod versions;
 
 pub use error::{ApiError, Code};
+pub use exposure::EndpointSettings;
 pub use methods::{Call, METHODS, Method};
 pub use record::{Access, ClientCertificate, Cluster, NodeSpec, Operation, OperationStatus, Pool, Work};
 pub use refused::refused_fields;
