@@ -1,7 +1,7 @@
 //! The port through which the cloud gets control planes and machines.
 
 use futures_util::future::BoxFuture;
-pub use gke::{ClientCertificate, NodeSpec};
+pub use gke::{ClientCertificate, EndpointSettings, NodeSpec};
 use policy::AccessSettings;
 
 /// A cluster that shall exist.
@@ -20,6 +20,8 @@ pub struct ClusterSpec {
     pub pod_cidr: String,
     pub service_cidr: String,
     pub access: AccessSettings,
+    /// Which endpoints are on, and for whom.
+    pub endpoints: EndpointSettings,
     /// Shall a client certificate be issued for the cluster's owner?
     pub client_certificate: bool,
 }
@@ -47,6 +49,10 @@ pub trait Fleet: Send + Sync + 'static {
     /// Gives the cluster's running API servers these rules of access, and those that start later; in force when it
     /// returns.
     fn configure(&self, id: &str, access: AccessSettings) -> BoxFuture<'_, Result<(), String>>;
+    /// Lets these callers, and no others, reach the cluster's endpoints from now on; open connections stay.
+    fn expose(&self, id: &str, endpoints: EndpointSettings) -> BoxFuture<'_, Result<(), String>>;
+    /// The external and the internal address (`ip` or `ip:port`) of a cluster that exists, whether it runs or not.
+    fn addresses(&self, id: &str) -> Option<(String, String)>;
     /// The keys that verify the cluster's service-account tokens, as a JWK set.
     fn jwks(&self, id: &str) -> BoxFuture<'_, Result<serde_json::Value, String>>;
     /// Brings the cluster's machines to these.

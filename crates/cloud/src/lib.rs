@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use base::{Clock, Entropy};
 use disk::Platform;
-pub use fleet::{ClientCertificate, ClusterAccess, ClusterSpec, Fleet, NodeSpec};
+pub use fleet::{ClientCertificate, ClusterAccess, ClusterSpec, EndpointSettings, Fleet, NodeSpec};
 use gke::ApiError;
 use machinery::json;
 use state::Store;

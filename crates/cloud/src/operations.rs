@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base::Timestamp;
 use gke::record::operation_name;
-use gke::{Access, ApiError, Cluster, Code, Operation, OperationStatus, Work, pool};
+use gke::{Access, ApiError, Cluster, Code, EndpointSettings, Operation, OperationStatus, Work, pool};
 
 use crate::state::State;
 use crate::{ClusterSpec, Inner};
@@ -59,6 +59,7 @@ pub(crate) fn is_busy(state: &State, cluster_id: &str) -> bool {
 
 /// Goes on with everything that was under way when the process ended, and tries again what could not be made. Blocks.
 pub(crate) fn resume(inner: &Arc<Inner>) {
+    readdress(inner);
     let state = inner.store.read();
     for operation in state.operations.iter().filter(|o| o.status != OperationStatus::Done) {
         spawn(inner, operation.name.clone());
@@ -66,6 +67,31 @@ pub(crate) fn resume(inner: &Arc<Inner>) {
     let failed = state.clusters.iter().filter(|c| c.status == "ERROR" && c.access.is_none() && !is_busy(&state, &c.id));
     for cluster in failed {
         repair(inner, &cluster.id);
+    }
+}
+
+/// Notes where clusters are that were given other addresses since they were made.
+fn readdress(inner: &Inner) {
+    let state = inner.store.read();
+    let moved = state.clusters.iter().filter_map(|cluster| {
+        let (now, access) = (inner.fleet.addresses(&cluster.id)?, cluster.access.as_ref()?);
+        let same = (&access.endpoint, &access.private_endpoint) == (&now.0, &now.1);
+        (!same).then(|| (cluster.id.clone(), now))
+    });
+    let moved: Vec<_> = moved.collect();
+    if moved.is_empty() {
+        return;
+    }
+    let written = inner.store.write(|state| {
+        for (id, (external, internal)) in moved {
+            if let Some(access) = state.cluster_mut(&id).and_then(|cluster| cluster.access.as_mut()) {
+                (access.endpoint, access.private_endpoint) = (external, internal);
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = written {
+        tracing::warn!(%error, "the new addresses of clusters are not noted");
     }
 }
 
@@ -146,6 +172,7 @@ async fn perform(inner: &Inner, work: &Work, cluster: &Cluster) -> Result<Option
                 pod_cidr: cluster.pod_cidr().to_owned(),
                 service_cidr: cluster.service_cidr().to_owned(),
                 access: gke::access::settings(&cluster.body),
+                endpoints: EndpointSettings::of(&cluster.body),
                 client_certificate: gke::access::wants_client_certificate(&cluster.body),
             };
             let access = fleet.create(spec).await?;
@@ -161,6 +188,10 @@ async fn perform(inner: &Inner, work: &Work, cluster: &Cluster) -> Result<Option
             let wanted = gke::access::settings(body);
             if wanted != gke::access::settings(&cluster.body) {
                 fleet.configure(&cluster.id, wanted).await?;
+            }
+            let wanted = EndpointSettings::of(body);
+            if wanted != EndpointSettings::of(&cluster.body) {
+                fleet.expose(&cluster.id, wanted).await?;
             }
             Ok(None)
         }

@@ -7,7 +7,7 @@ use machinery::{Value, json};
 use crate::merge::{is_empty, long, merge, short};
 use crate::places::Place;
 use crate::record::Cluster;
-use crate::{ApiError, Code, names, pool, refused, versions};
+use crate::{ApiError, Code, endpoints, names, pool, refused, versions};
 
 /// What a creation needs to know beside the request.
 pub struct Creation<'a> {
@@ -27,7 +27,7 @@ pub enum Profile {
     /// As GKE's control plane security was first described.
     #[default]
     Classic,
-    /// As GKE is in 2026: anonymous requests get no further than the health endpoints.
+    /// As GKE is in 2026: anonymous requests get no further than the health endpoints, and the DNS endpoint is on.
     Year2026,
 }
 
@@ -62,7 +62,11 @@ pub fn create(request: &Value, creation: &Creation<'_>) -> Result<Cluster, ApiEr
     if autopilot {
         merge(&mut body, &autopilot_defaults(creation.project));
     }
-    merge(&mut body, asked);
+    let mut plain = asked.clone();
+    for read_apart in ["controlPlaneEndpointsConfig", "masterAuthorizedNetworksConfig"] {
+        plain.remove(read_apart);
+    }
+    merge(&mut body, &plain);
     finish(&mut body, asked, creation, &place)?;
     let initial = pools.first().and_then(|pool| pool["initialNodeCount"].as_i64());
     if let Some(initial) = initial.filter(|_| !autopilot) {
@@ -171,8 +175,8 @@ fn defaults(creation: &Creation<'_>, place: &Place, minor: u32) -> Value {
         "protectConfig": {"workloadConfig": {"auditMode": "BASIC"},
             "workloadVulnerabilityMode": "WORKLOAD_VULNERABILITY_MODE_UNSPECIFIED"},
         "controlPlaneEndpointsConfig": {
-            "dnsEndpointConfig": {"allowExternalTraffic": false, "enableK8sTokensViaDns": false,
-                "enableK8sCertsViaDns": false},
+            "dnsEndpointConfig": {"allowExternalTraffic": creation.profile == Profile::Year2026,
+                "enableK8sTokensViaDns": false, "enableK8sCertsViaDns": false},
             "ipEndpointsConfig": {"enabled": true, "enablePublicEndpoint": true,
                 "authorizedNetworksConfig": {"gcpPublicCidrsAccessEnabled": true}},
         },
@@ -229,7 +233,9 @@ fn finish(body: &mut Value, asked: &Value, creation: &Creation<'_>, place: &Plac
         return Err(ApiError::invalid(format!("Cluster.locations must contain the cluster's zone {:?}.", place.name)));
     }
     ranges(body, asked, creation)?;
-    mirrors(body);
+    let (name, id) = (asked.str_at(&["name"]), &creation.id[..8]);
+    let subnet = format!("projects/{project}/regions/{}/subnetworks/gke-{name}-{id}-pe-subnet", place.region);
+    endpoints::create(body, asked, &subnet)?;
     if is_empty(&body["networkPolicy"]) {
         body.remove("networkPolicy");
     }
@@ -295,21 +301,6 @@ fn block(field: &str, sent: &str, bits: u8, used: &[Ipv4Net]) -> Result<Ipv4Net,
 
 fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
-}
-
-/// Old and new fields for one thing always show the same.
-pub(crate) fn mirrors(body: &mut Value) {
-    let endpoints = body["controlPlaneEndpointsConfig"]["ipEndpointsConfig"].clone();
-    body.set("masterAuthorizedNetworksConfig", endpoints["authorizedNetworksConfig"].clone());
-    let private = body["networkConfig"]["defaultEnablePrivateNodes"].as_bool() == Some(true)
-        || body["privateClusterConfig"]["enablePrivateNodes"].as_bool() == Some(true);
-    if body["privateClusterConfig"].is_null() {
-        body.set("privateClusterConfig", Value::object());
-    }
-    if private {
-        body["privateClusterConfig"]["enablePrivateNodes"] = true.into();
-        body["networkConfig"]["defaultEnablePrivateNodes"] = true.into();
-    }
 }
 
 #[cfg(test)]

@@ -7,12 +7,6 @@ use crate::merge::is_empty;
 
 /// Fields of a new cluster that would be a promise about security or behaviour: refused when set to this.
 const AT_CREATE: &[(&[&str], Set)] = &[
-    (&["masterAuthorizedNetworksConfig", "enabled"], Set::True),
-    (&["controlPlaneEndpointsConfig", "ipEndpointsConfig", "authorizedNetworksConfig", "enabled"], Set::True),
-    (&["controlPlaneEndpointsConfig", "ipEndpointsConfig", "enabled"], Set::False),
-    (&["controlPlaneEndpointsConfig", "ipEndpointsConfig", "enablePublicEndpoint"], Set::False),
-    (&["controlPlaneEndpointsConfig", "dnsEndpointConfig", "allowExternalTraffic"], Set::True),
-    (&["privateClusterConfig", "enablePrivateEndpoint"], Set::True),
     (&["databaseEncryption", "keyName"], Set::Any),
     (&["binaryAuthorization", "enabled"], Set::True),
     (&["authenticatorGroupsConfig", "enabled"], Set::True),
@@ -27,7 +21,6 @@ const AT_CREATE: &[(&[&str], Set)] = &[
 #[derive(Clone, Copy)]
 enum Set {
     True,
-    False,
     Any,
 }
 
@@ -40,7 +33,6 @@ pub(crate) fn at_create(cluster: &Value) -> Result<(), ApiError> {
         let Some(value) = cluster.at(path) else { continue };
         let hit = match set {
             Set::True => value.as_bool() == Some(true),
-            Set::False => value.as_bool() == Some(false),
             Set::Any => !is_empty(value) && value.as_str() != Some(""),
         };
         if hit {

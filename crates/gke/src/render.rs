@@ -8,7 +8,7 @@ use crate::merge::is_empty;
 use crate::places::segment;
 use crate::record::{Access, Cluster, Operation, OperationStatus, Pool, Work, digest, hex8};
 use crate::update::{label_fingerprint, maintenance_version};
-use crate::{ApiVersion, schema};
+use crate::{ApiVersion, endpoints, schema};
 
 /// Who looks, and through which version.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +50,11 @@ impl View<'_> {
         out.set("currentNodeVersion", node_version);
         out.set("labelFingerprint", label_fingerprint(&cluster.body));
         out["maintenancePolicy"]["resourceVersion"] = maintenance_version(&cluster.body).into();
-        out["controlPlaneEndpointsConfig"]["dnsEndpointConfig"]["endpoint"] = self.dns_name(cluster).into();
+        let dns_name = endpoints::dns_name(&cluster.id, self.project_number, &cluster.location);
+        out["controlPlaneEndpointsConfig"]["dnsEndpointConfig"]["endpoint"] = dns_name.as_str().into();
         if let Some(access) = &cluster.access {
             show_access(&mut out, access, self.credentials);
+            endpoints::show(&mut out, access, &dns_name);
         }
         let pools: Vec<Value> = cluster.pools.iter().map(|pool| self.raw_pool(cluster, pool)).collect();
         let groups: Vec<Value> = pools.iter().flat_map(|pool| pool["instanceGroupUrls"].items().to_vec()).collect();
@@ -68,11 +70,6 @@ impl View<'_> {
         let content = out.to_string();
         out.set("etag", format!("{:016x}", digest(&[&content])));
         schema::encode("Cluster", self.version, &out)
-    }
-
-    /// `gke-<36 hex>-<project number>.<location>.gke.goog`.
-    fn dns_name(&self, cluster: &Cluster) -> String {
-        format!("gke-{}-{}.{}.gke.goog", &cluster.id[..36], self.project_number, cluster.location)
     }
 
     /// `NodePool`.
@@ -127,15 +124,10 @@ impl View<'_> {
 }
 
 fn show_access(out: &mut Value, access: &Access, credentials: bool) {
-    out.set("endpoint", access.endpoint.as_str());
     out["masterAuth"]["clusterCaCertificate"] = STANDARD.encode(&access.ca_pem).into();
     if let Some(client) = access.client.as_ref().filter(|_| credentials) {
         out["masterAuth"]["clientCertificate"] = STANDARD.encode(&client.certificate).into();
         out["masterAuth"]["clientKey"] = STANDARD.encode(&client.key).into();
-    }
-    for (field, value) in [("publicEndpoint", &access.endpoint), ("privateEndpoint", &access.private_endpoint)] {
-        out["controlPlaneEndpointsConfig"]["ipEndpointsConfig"][field] = value.into();
-        out["privateClusterConfig"][field] = value.into();
     }
 }
 

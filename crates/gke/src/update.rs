@@ -4,10 +4,18 @@ use machinery::{Value, json};
 
 use crate::merge::{is_empty, merge};
 use crate::record::{Cluster, hex8};
-use crate::{ApiError, Code};
+use crate::{ApiError, Code, endpoints};
 
 const LOGGING: &str = "logging.googleapis.com/kubernetes";
 const MONITORING: &str = "monitoring.googleapis.com/kubernetes";
+/// Read together: some are two forms of one thing.
+const ENDPOINT_FIELDS: [&str; 5] = [
+    "desiredControlPlaneEndpointsConfig",
+    "desiredMasterAuthorizedNetworksConfig",
+    "desiredEnablePrivateEndpoint",
+    "desiredPrivateClusterConfig",
+    "desiredDefaultEnablePrivateNodes",
+];
 
 /// The configuration after a decoded `ClusterUpdate`.
 ///
@@ -40,8 +48,12 @@ pub fn update(cluster: &Cluster, update: &Value) -> Result<Value, ApiError> {
                 "ENABLED" | "LIMITED" => body.set("anonymousAuthenticationConfig", value.clone()),
                 _ => return Err(ApiError::invalid("Anonymous authentication mode must be ENABLED or LIMITED.")),
             },
+            field if ENDPOINT_FIELDS.contains(&field) => {}
             other => return Err(ApiError::unimplemented(&format!("update.{other}"))),
         }
+    }
+    if update.members().any(|(field, _)| ENDPOINT_FIELDS.contains(&field)) {
+        endpoints::update(&mut body, update)?;
     }
     Ok(body)
 }

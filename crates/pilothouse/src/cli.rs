@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::api_server::ApiServerArgs;
+use crate::edge::EndpointDeny;
 
 /// A local Google Kubernetes Engine control plane.
 #[derive(Debug, Parser)]
@@ -141,6 +142,9 @@ pub(crate) struct UpArgs {
     /// Which credentials are taken [default: strict]
     #[arg(long, value_enum)]
     pub(crate) auth: Option<AuthMode>,
+    /// What callers see whom a cluster's endpoint does not let in [default: drop]
+    #[arg(long, value_enum)]
+    pub(crate) endpoint_deny: Option<EndpointDeny>,
     /// Put everything into one process (faster, no isolation)
     #[arg(long)]
     pub(crate) in_process: bool,
@@ -176,6 +180,8 @@ pub(crate) enum Subject {
     Trust,
     /// How far each process is confined, and why no further
     Hardening,
+    /// Which endpoints each cluster has, and who gets in
+    Endpoints,
 }
 
 #[derive(Debug, Clone, Args)]

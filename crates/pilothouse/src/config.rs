@@ -9,6 +9,7 @@ use gke::places::Place;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{AuthMode, Profile, UpArgs};
+use crate::edge::EndpointDeny;
 use crate::fleet::message::Switches;
 use crate::fleet::parse_wish;
 use crate::layout::{Layout, RunState, write_private};
@@ -79,6 +80,8 @@ pub(crate) struct Config {
     /// Of clusters that are made from now on.
     pub(crate) profile: Profile,
     pub(crate) auth: AuthMode,
+    /// What callers see whom an endpoint does not let in.
+    pub(crate) endpoint_deny: EndpointDeny,
     pub(crate) in_process: bool,
 }
 
@@ -114,6 +117,7 @@ impl Config {
             },
             profile: args.profile.or(remembered.as_ref().map(|s| s.profile)).unwrap_or_default(),
             auth: args.auth.unwrap_or(AuthMode::Strict),
+            endpoint_deny: args.endpoint_deny.unwrap_or_default(),
             in_process: args.in_process,
         })
     }
@@ -220,6 +224,10 @@ pub(crate) fn difference(args: &UpArgs, running: &RunState) -> Option<String> {
         })
         .or_else(|| differs("--auth", args.auth.map(auth), Some(auth(running.auth))))
         .or_else(|| {
+            let typed = args.endpoint_deny.map(|deny| deny.as_str().to_owned());
+            differs("--endpoint-deny", typed, Some(running.endpoint_deny.as_str().to_owned()))
+        })
+        .or_else(|| {
             let other = args.in_process && !running.in_process;
             other.then(|| "its parts run in processes of their own, not --in-process".to_owned())
         })
@@ -313,6 +321,7 @@ mod tests {
             (&["--api-address", "127.9.9.9:444"], "--api-address 127.9.9.9:443"),
             (&["--in-process"], "--in-process"),
             (&["--auth", "open"], "--auth strict"),
+            (&["--endpoint-deny", "reset"], "--endpoint-deny drop"),
             (&["--no-cluster"], "--no-cluster"),
         ] {
             assert!(check(other).is_some_and(|text| text.contains(named)), "{other:?}: {:?}", check(other));

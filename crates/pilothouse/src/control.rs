@@ -45,6 +45,7 @@ pub(crate) fn router(fleet: Arc<Fleet>, cloud: Cloud, token: String, run: RunSta
         .route("/pilothouse/v1/keys:rotate", post(rotate_keys))
         .route("/pilothouse/v1/trust", get(trust))
         .route("/pilothouse/v1/hardening", get(hardening))
+        .route("/pilothouse/v1/endpoints", get(endpoints))
         .route("/pilothouse/v1/tokens", post(new_token))
         .route("/pilothouse/v1/roles", post(roles))
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authenticate))
@@ -90,6 +91,10 @@ async fn trust(State(control): State<Arc<Control>>) -> Json<Vec<trust::ClusterTr
 
 async fn hardening(State(control): State<Arc<Control>>) -> Json<Vec<hardening::Attribute>> {
     Json(hardening::look(&control.fleet))
+}
+
+async fn endpoints(State(control): State<Arc<Control>>) -> Json<report::Exposure> {
+    Json(report::exposure(&control.fleet))
 }
 
 /// For whom a token is wanted.

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::{AuthMode, Profile};
 use crate::config::ClusterName;
+use crate::edge::EndpointDeny;
 
 const MARK: &str = "A Pilothouse sandbox lives here; `pilothouse reset` removes it.";
 
@@ -61,6 +62,8 @@ pub(crate) struct RunState {
     pub(crate) in_process: bool,
     #[serde(default)]
     pub(crate) profile: Profile,
+    #[serde(default)]
+    pub(crate) endpoint_deny: EndpointDeny,
 }
 
 impl RunState {
@@ -80,6 +83,7 @@ impl RunState {
             auth: AuthMode::Strict,
             in_process: false,
             profile: Profile::Classic,
+            endpoint_deny: EndpointDeny::Drop,
         }
     }
 }

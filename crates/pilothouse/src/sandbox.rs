@@ -76,7 +76,7 @@ async fn start(args: &UpArgs, teller: &mut Teller) -> Result<Sandbox> {
         platform.clone(),
         system::clock(),
         system::entropy(),
-        config.in_process,
+        (config.in_process, config.endpoint_deny),
         project_number.clone(),
     );
     match bring_up(&config, &fleet, platform, project_number, listener, teller).await {
@@ -139,6 +139,7 @@ async fn bring_up(
         account,
         auth: config.auth,
         in_process: config.in_process,
+        endpoint_deny: config.endpoint_deny,
         profile: config.profile,
         ..RunState::nothing(layout)
     };

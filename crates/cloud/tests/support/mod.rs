@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::{Clock, ClockSource, Entropy, Timestamp};
-use cloud::{Auth, Cloud, CloudConfig, ClusterAccess, ClusterSpec, Fleet, NodeSpec};
+use cloud::{Auth, Cloud, CloudConfig, ClusterAccess, ClusterSpec, EndpointSettings, Fleet, NodeSpec};
 use disk::Platform;
 use futures_util::future::BoxFuture;
 use policy::AccessSettings;
@@ -44,6 +44,8 @@ pub(crate) struct FakeFleet {
     pub(crate) creations: AtomicU32,
     /// What running clusters were told of access.
     pub(crate) configured: Mutex<Vec<AccessSettings>>,
+    /// And of their endpoints.
+    pub(crate) exposed: Mutex<Vec<EndpointSettings>>,
     refused_slow: AtomicBool,
 }
 
@@ -66,6 +68,15 @@ impl Fleet for FakeFleet {
     fn configure(&self, _: &str, access: AccessSettings) -> BoxFuture<'_, Result<(), String>> {
         self.configured.lock().unwrap().push(access);
         Box::pin(async { Ok(()) })
+    }
+
+    fn expose(&self, _: &str, endpoints: EndpointSettings) -> BoxFuture<'_, Result<(), String>> {
+        self.exposed.lock().unwrap().push(endpoints);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn addresses(&self, _: &str) -> Option<(String, String)> {
+        Some((access().endpoint, access().private_endpoint))
     }
 
     fn jwks(&self, _: &str) -> BoxFuture<'_, Result<Value, String>> {

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::cli::{CanIArgs, OutputFormat};
 use crate::control::{self, AccountRoles, AccountWish};
+use crate::edge::management_source;
 use crate::fleet::report::{ClusterStatus, Status};
 use crate::layout::Layout;
 
@@ -98,12 +99,14 @@ fn client(cluster: &ClusterStatus) -> Result<HttpsClient> {
     let authority = config["clusters"][0].str_at(&["cluster", "certificate-authority-data"]);
     let authority = String::from_utf8(STANDARD.decode(authority)?)?;
     let token = config["users"][0].str_at(&["user", "token"]).to_owned();
-    let address: SocketAddr = match cluster.endpoint.parse() {
+    // The way that is open whatever the rules of the endpoints are.
+    let address: SocketAddr = match cluster.internal_endpoint.parse() {
         Ok(address) => address,
-        Err(_) => SocketAddr::new(cluster.endpoint.parse().context("the cluster's endpoint")?, HTTPS),
+        Err(_) => SocketAddr::new(cluster.internal_endpoint.parse().context("the cluster's endpoint")?, HTTPS),
     };
     let tls = pki::client_config(&authority, None, &[b"h2"], &crate::system::clock())?;
-    Ok(HttpsClient::new(address, &address.ip().to_string(), &tls, Some(token), None)?)
+    let source = management_source(address);
+    Ok(HttpsClient::new(address, &address.ip().to_string(), &tls, Some(token), source)?)
 }
 
 /// What is asked about, in the API server's own terms.

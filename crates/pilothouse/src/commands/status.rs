@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 use crate::cli::{DataDirArgs, InspectArgs, InspectFormat, OutputFormat, StatusArgs, Subject};
 use crate::commands::trust;
 use crate::control;
+use crate::edge::EndpointDeny;
 use crate::fleet::hardening::Attribute;
-use crate::fleet::report::{Inspection, Rotation, Status};
+use crate::fleet::report::{Exposure, Inspection, Rotation, Status};
 use crate::layout::Layout;
 
 /// What runs, and where.
@@ -34,6 +35,14 @@ pub(crate) async fn inspect(args: &InspectArgs) -> Result<String> {
         Some(Subject::Trust) => return trust::print(&control::ask::<Vec<_>>(&layout, "trust").await?, args.output),
         Some(Subject::Hardening) => {
             return hardening(&control::ask::<Vec<_>>(&layout, "hardening").await?, args.output);
+        }
+        Some(Subject::Endpoints) => {
+            let exposure: Exposure = control::ask(&layout, "endpoints").await?;
+            return match args.output {
+                InspectFormat::Json => Ok(serde_json::to_string_pretty(&exposure)? + "\n"),
+                InspectFormat::Text => exposure_text(&exposure),
+                InspectFormat::Svg => bail!("there is a picture of `inspect trust` only"),
+            };
         }
         None => {}
     }
@@ -76,7 +85,7 @@ fn text(status: &Status) -> Result<String> {
             cluster.nodes,
             if cluster.nodes == 1 { "" } else { "s" }
         )?;
-        writeln!(out, "  API server  https://{}", cluster.endpoint)?;
+        writeln!(out, "  API server  https://{}  internal https://{}", cluster.endpoint, cluster.internal_endpoint)?;
         writeln!(out, "  etcd        {}", cluster.etcd_endpoints.join(", "))?;
         writeln!(out, "  kubeconfig  {}", cluster.kubeconfig.display())?;
         for member in cluster.members.iter().filter(|_| cluster.members.len() > 1) {
@@ -121,6 +130,30 @@ fn hardening(all: &[Attribute], format: InspectFormat) -> Result<String> {
     Ok(out)
 }
 
+fn exposure_text(exposure: &Exposure) -> Result<String> {
+    let mut out = String::new();
+    for found in &exposure.clusters {
+        writeln!(out, "Endpoints of cluster {} in {}", found.cluster, found.location)?;
+        for status in &found.endpoints {
+            writeln!(out, "  {:<9}{}\n           lets in {}", status.endpoint.name(), status.address, status.lets_in)?;
+        }
+        let what = if found.deny == EndpointDeny::Reset { "reset" } else { "left without an answer" };
+        writeln!(out, "  others are {what}; {} so far, {} held now", found.denied, found.held)?;
+        if found.by_port {
+            writeln!(
+                out,
+                "  addresses cannot be aliased here: whoever uses the internal endpoint's port counts as inside"
+            )?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(out, "Places")?;
+    for range in &exposure.places {
+        writeln!(out, "  {:<21}{}", range.addresses, range.stands_for)?;
+    }
+    Ok(out)
+}
+
 fn inspection_text(inspection: &Inspection) -> Result<String> {
     let mut out = text(&inspection.status)?;
     if inspection.in_process {
@@ -139,6 +172,7 @@ fn inspection_text(inspection: &Inspection) -> Result<String> {
         let state = if key.resealing { "  (sealing anew)" } else { "" };
         writeln!(out, "  {}  wrapped by {}  {}{state}", key.data_key_id, key.platform_key_id, key.data_dir.display())?;
     }
+    write!(out, "\n{}", exposure_text(&inspection.exposure)?)?;
     writeln!(out, "\nBoundaries")?;
     for boundary in &inspection.boundaries {
         writeln!(out, "  {:<8}{}\n          {}", boundary.enforced, boundary.what, boundary.why)?;

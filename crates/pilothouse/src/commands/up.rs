@@ -121,6 +121,7 @@ fn arguments(args: &UpArgs, config: &Config) -> Vec<OsString> {
     option("--project", &config.project);
     option("--auth", if config.auth == AuthMode::Open { "open" } else { "strict" });
     option("--profile", config.profile.as_str());
+    option("--endpoint-deny", config.endpoint_deny.as_str());
     if let Some(port) = config.cloud_port {
         option("--cloud-port", &port.to_string());
     }

@@ -27,9 +27,12 @@ const FILE_NAME: &str = "addresses.json";
 pub(crate) struct Addresses {
     /// The API server's external endpoint.
     pub(crate) api: SocketAddr,
+    /// Its internal endpoint, in the cluster's network; a cluster of before gets one.
+    #[serde(default = "not_chosen")]
+    pub(crate) internal: SocketAddr,
     /// The store's members, one for each instance.
     pub(crate) members: Vec<MemberAddresses>,
-    /// The modelled private endpoint in the cluster's network; nothing listens there.
+    /// What the Service `kubernetes` leads to, as loopback is not valid there; nothing listens at it.
     pub(crate) private: Ipv4Addr,
 }
 
@@ -46,6 +49,7 @@ pub(crate) struct MemberAddresses {
 /// in while an instance restarts.
 pub(crate) struct Listeners {
     pub(crate) api: TcpListener,
+    pub(crate) internal: TcpListener,
     pub(crate) members: Vec<MemberListeners>,
 }
 
@@ -81,10 +85,24 @@ pub(crate) struct Wishes {
 }
 
 impl Addresses {
-    /// `ip` for port 443, else `ip:port`: the form in which GKE's `endpoint` field is read by its clients.
+    /// The external endpoint, in the form in which GKE's `endpoint` field is read by its clients.
     pub(crate) fn endpoint(&self) -> String {
-        if self.api.port() == HTTPS { self.api.ip().to_string() } else { self.api.to_string() }
+        as_endpoint(self.api)
     }
+
+    /// The internal endpoint, in the same form.
+    pub(crate) fn internal_endpoint(&self) -> String {
+        as_endpoint(self.internal)
+    }
+}
+
+/// `ip` for port 443, else `ip:port`.
+fn as_endpoint(address: SocketAddr) -> String {
+    if address.port() == HTTPS { address.ip().to_string() } else { address.to_string() }
+}
+
+const fn not_chosen() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
 }
 
 /// Takes the remembered addresses of the cluster in `directory`, or chooses and remembers new ones for so many
@@ -101,20 +119,30 @@ pub(crate) fn bind(
     let file = directory.join(FILE_NAME);
     if file.exists() {
         let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let addresses: Addresses = serde_json::from_slice(&text)
+        let mut addresses: Addresses = serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged; delete it to choose new addresses", file.display()))?;
         let again = |member: &MemberAddresses| {
             let (client, peer) = (listen_again(member.client, &file)?, listen_again(member.peer, &file)?);
             anyhow::Ok(MemberListeners { client, peer })
         };
         let members = addresses.members.iter().map(again).collect::<Result<_>>()?;
-        let listeners = Listeners { api: listen_again(addresses.api, &file)?, members };
+        let api = listen_again(addresses.api, &file)?;
+        let internal = if addresses.internal == not_chosen() {
+            let internal = alias_alone(entropy)?;
+            addresses.internal = internal.local_addr()?;
+            write_private(&file, &serde_json::to_vec_pretty(&addresses)?)?;
+            internal
+        } else {
+            listen_again(addresses.internal, &file)?
+        };
+        let listeners = Listeners { api, internal, members };
         return Ok((addresses, listeners));
     }
     let listeners = choose(instances, wishes, entropy)?;
     let [.., low] = entropy.bytes::<4>();
     let addresses = Addresses {
         api: listeners.api.local_addr()?,
+        internal: listeners.internal.local_addr()?,
         members: listeners.members.iter().map(MemberListeners::addresses).collect::<io::Result<_>>()?,
         private: Ipv4Addr::new(172, 16, 0, 2 + low % 12),
     };
@@ -139,7 +167,7 @@ fn choose(instances: usize, wishes: &Wishes, entropy: &Entropy) -> Result<Listen
         };
         members.push(another);
     }
-    Ok(Listeners { api, members })
+    Ok(Listeners { api, internal: alias_alone(entropy)?, members })
 }
 
 fn member_at_any_port() -> Result<MemberListeners> {
@@ -169,17 +197,37 @@ pub(crate) fn try_address(ip: IpAddr, port: Option<u16>) -> Result<()> {
     listen_as_wished(ip, port).map(drop)
 }
 
-/// An alias where all ports are free; port 443 gives way to a free one where it needs a privilege we lack.
+/// An alias for HTTPS alone; where aliases cannot be had, a free port of 127.0.0.1.
+fn alias_alone(entropy: &Entropy) -> Result<TcpListener> {
+    for _ in 0..ALIAS_TRIES_MAX {
+        match listen_https(alias(entropy)) {
+            Ok(listener) => return Ok(listener),
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => break,
+            Err(_) => {}
+        }
+    }
+    listen(loopback(0))
+}
+
+/// 127.0.x.y is where people put things by hand, and where places outside are.
+fn alias(entropy: &Entropy) -> IpAddr {
+    let [a, b, c] = entropy.bytes::<3>();
+    IpAddr::V4(Ipv4Addr::new(127, 1 + a % 254, b, 1 + c % 254))
+}
+
+/// Port 443, or a free one where that needs a privilege we lack.
+fn listen_https(ip: IpAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind((ip, HTTPS)) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => TcpListener::bind((ip, 0)),
+        other => other,
+    }
+}
+
+/// An alias where all ports are free.
 fn alias_with_all(entropy: &Entropy) -> Option<(TcpListener, MemberListeners)> {
     for _ in 0..ALIAS_TRIES_MAX {
-        let [a, b, c] = entropy.bytes::<3>();
-        // 127.0.x.y is where people put things by hand.
-        let ip = IpAddr::V4(Ipv4Addr::new(127, 1 + a % 254, b, 1 + c % 254));
-        let api = match TcpListener::bind((ip, HTTPS)) {
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => TcpListener::bind((ip, 0)),
-            other => other,
-        };
-        match (api, TcpListener::bind((ip, ETCD_CLIENT)), TcpListener::bind((ip, ETCD_PEER))) {
+        let ip = alias(entropy);
+        match (listen_https(ip), TcpListener::bind((ip, ETCD_CLIENT)), TcpListener::bind((ip, ETCD_PEER))) {
             (Ok(api), Ok(client), Ok(peer)) => return Some((api, MemberListeners { client, peer })),
             (Err(e), _, _) if e.kind() == io::ErrorKind::AddrNotAvailable => return None,
             _ => {}
@@ -251,8 +299,26 @@ mod tests {
         assert!(bind(directory.path(), 3, &Wishes::default(), &entropy).err().unwrap().to_string().contains("in use"));
         drop(listeners);
         let (second, _listeners) = bind(directory.path(), 3, &Wishes::default(), &entropy).unwrap();
-        assert_eq!((first.api, &first.members), (second.api, &second.members));
+        assert_eq!((first.api, &first.members, first.internal), (second.api, &second.members, second.internal));
         assert_eq!(first.members.len(), 3);
+    }
+
+    #[test]
+    fn a_cluster_of_before_gets_an_internal_endpoint_and_keeps_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let entropy = crate::system::entropy();
+        let (before, listeners) = bind(directory.path(), 1, &Wishes::default(), &entropy).unwrap();
+        drop(listeners);
+        let file = directory.path().join(FILE_NAME);
+        let mut old: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        old.as_object_mut().unwrap().remove("internal");
+        fs::write(&file, old.to_string()).unwrap();
+        let (given, listeners) = bind(directory.path(), 1, &Wishes::default(), &entropy).unwrap();
+        drop(listeners);
+        assert_eq!(given.api, before.api);
+        assert_ne!(given.internal, not_chosen());
+        let (again, _listeners) = bind(directory.path(), 1, &Wishes::default(), &entropy).unwrap();
+        assert_eq!(again.internal, given.internal);
     }
 
     #[test]

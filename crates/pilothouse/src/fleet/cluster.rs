@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,12 +10,13 @@ use anyhow::{Context, Result, anyhow};
 use base::Entropy;
 use disk::{DataDir, Platform};
 use etcd::{RemoteStore, Store};
+use gke::EndpointSettings;
 use pki::{Authority, MachineSecret, Signer};
 use policy::AccessSettings;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::edge::Delivery;
+use crate::edge::{Delivery, Gate, Ground};
 use crate::fleet::addresses::Addresses;
 use crate::fleet::machines::Machines;
 use crate::fleet::message::{ClusterSpec, MachineSpec, NodeSpec, Secret, UsedIdentity};
@@ -48,6 +50,9 @@ pub(crate) struct Record {
     /// A record of before has none: as GKE's defaults.
     #[serde(default = "gke_access")]
     pub(crate) access: AccessSettings,
+    /// A record of before has none: as GKE's defaults.
+    #[serde(default)]
+    pub(crate) endpoints: EndpointSettings,
 }
 
 fn gke_access() -> AccessSettings {
@@ -135,6 +140,8 @@ pub(crate) struct Cluster {
     pub(crate) state: watch::Sender<State>,
     pub(crate) instances: Mutex<Vec<InstanceStatus>>,
     pub(crate) delivery: watch::Sender<Vec<Delivery>>,
+    /// Who reaches its endpoints.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) signer: watch::Sender<Option<Signer>>,
     commands: mpsc::Sender<Command>,
     pub(crate) inbox: Mutex<Option<mpsc::Receiver<Command>>>,
@@ -146,9 +153,11 @@ impl Cluster {
         addresses: Addresses,
         machines: Machines,
         machine_secret: MachineSecret,
+        ground: Ground,
     ) -> Arc<Self> {
         let (commands, inbox) = mpsc::channel(16);
-        Arc::new(Self {
+        let gate = Arc::new(Gate::new(&record.spec.id, &record.spec.name, record.endpoints, ground));
+        let cluster = Arc::new(Self {
             spec: record.spec,
             addresses,
             nodes: Mutex::new(record.nodes),
@@ -158,10 +167,19 @@ impl Cluster {
             state: watch::Sender::new(State::Starting),
             instances: Mutex::default(),
             delivery: watch::Sender::new(Vec::new()),
+            gate,
             signer: watch::Sender::new(None),
             commands,
             inbox: Mutex::new(Some(inbox)),
-        })
+        });
+        cluster.tell_gate();
+        cluster
+    }
+
+    /// The edge knows nodes by their machines' addresses.
+    fn tell_gate(&self) {
+        let nodes: Vec<IpAddr> = self.machines().iter().map(|machine| machine.kubelet.ip()).collect();
+        self.gate.set_nodes(self.addresses.internal.ip(), &nodes);
     }
 
     pub(crate) const fn spec(&self) -> &ClusterSpec {
@@ -210,6 +228,7 @@ impl Cluster {
         let directory = layout.cluster(&self.spec.id);
         self.machines.lock().unwrap_or_else(PoisonError::into_inner).assign(&directory, &nodes, entropy)?;
         *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
+        self.tell_gate();
         let _ = self.commands.send(Command::Nodes).await;
         Ok(())
     }
@@ -268,7 +287,8 @@ impl Cluster {
     /// What is to be remembered of the cluster as it is now.
     pub(crate) fn record(&self) -> Record {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Record { spec: self.spec.clone(), nodes, access: self.access_settings() }
+        let endpoints = EndpointSettings::clone(&self.gate.settings());
+        Record { spec: self.spec.clone(), nodes, access: self.access_settings(), endpoints }
     }
 
     pub(crate) fn access_settings(&self) -> AccessSettings {
@@ -290,6 +310,7 @@ impl Cluster {
         if self.commands.send(Command::Stop(done)).await.is_ok() {
             let _ = stopped.await;
         }
+        self.gate.close();
         self.state.send_replace(State::Stopped);
     }
 
@@ -311,6 +332,7 @@ impl Cluster {
             state,
             kubernetes_version: self.spec.kubernetes_version.clone(),
             endpoint: self.addresses.endpoint(),
+            internal_endpoint: self.addresses.internal_endpoint(),
             kubeconfig: user_files::directory(layout, &self.spec).join("kubeconfig"),
             etcd_endpoints: self.etcd_endpoints(),
             members: self.members(layout).await,

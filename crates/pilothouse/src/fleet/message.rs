@@ -47,6 +47,8 @@ pub(crate) struct InstanceStart {
     /// The key its directory is sealed with, base64; the platform key that wraps it stays with the fleet.
     pub(crate) data_key: Secret,
     pub(crate) api_address: SocketAddr,
+    /// Where nodes find the control plane.
+    pub(crate) internal_address: SocketAddr,
     pub(crate) private_address: Ipv4Addr,
     /// The store's members, one for each instance of the cluster.
     pub(crate) members: Vec<StoreMember>,

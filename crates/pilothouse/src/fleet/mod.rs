@@ -2,6 +2,7 @@
 
 mod addresses;
 mod cluster;
+mod exposure;
 pub(crate) mod hardening;
 mod in_process;
 mod key;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use anyhow::{Context, Result, bail};
 use base::{Clock, Entropy};
 use disk::Platform;
+use gke::EndpointSettings;
 use pki::MachineSecret;
 use policy::AccessSettings;
 use tracing::info;
@@ -31,6 +33,7 @@ pub(crate) use process::spawn_detached;
 pub(crate) use supervise::SIGNER;
 pub(crate) use user_files::make_default;
 
+use crate::edge::{Denials, EndpointDeny, Ground};
 use crate::identity_server::TokenDoor;
 use crate::layout::{Layout, make_directory};
 use message::{ClusterSpec, NodeSpec};
@@ -43,6 +46,7 @@ pub(crate) struct Fleet {
     entropy: Entropy,
     platform: Platform,
     in_process: bool,
+    ground: Ground,
     project_number: String,
     tokens: Arc<OnceLock<TokenDoor>>,
     clusters: Mutex<BTreeMap<String, Arc<Cluster>>>,
@@ -55,15 +59,17 @@ impl Fleet {
         platform: Platform,
         clock: Clock,
         entropy: Entropy,
-        in_process: bool,
+        (in_process, deny): (bool, EndpointDeny),
         project_number: String,
     ) -> Arc<Self> {
+        let ground = Ground { places: Arc::default(), denials: Arc::new(Denials::new(deny)), clock: clock.clone() };
         Arc::new(Self {
             layout,
             clock,
             entropy,
             platform,
             in_process,
+            ground,
             project_number,
             tokens: Arc::default(),
             clusters: Mutex::default(),
@@ -116,7 +122,7 @@ impl Fleet {
         self: &Arc<Self>,
         spec: ClusterSpec,
         nodes: Vec<NodeSpec>,
-        access: AccessSettings,
+        (access, endpoints): (AccessSettings, EndpointSettings),
         wishes: &Wishes,
     ) -> Result<Access> {
         let cluster = match self.find(&spec.id) {
@@ -124,7 +130,7 @@ impl Fleet {
             None => {
                 let directory = self.layout.cluster(&spec.id);
                 make_directory(&directory)?;
-                let record = Record { spec, nodes, access };
+                let record = Record { spec, nodes, access, endpoints };
                 record.save(&self.layout)?;
                 self.launch(record, wishes).inspect_err(|_| {
                     // Nothing is in it yet; whoever tries again begins anew.
@@ -174,6 +180,17 @@ impl Fleet {
         let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
         Record { access: access.clone(), ..cluster.record() }.save(&self.layout)?;
         cluster.set_access(access).await;
+        Ok(())
+    }
+
+    /// Lets these callers, and no others, reach a cluster's endpoints from now on.
+    ///
+    /// # Errors
+    /// When there is no such cluster or the change cannot be remembered.
+    pub(crate) fn set_endpoints(&self, id: &str, endpoints: EndpointSettings) -> Result<()> {
+        let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
+        Record { endpoints: endpoints.clone(), ..cluster.record() }.save(&self.layout)?;
+        cluster.gate.set(endpoints);
         Ok(())
     }
 
@@ -269,7 +286,8 @@ impl Fleet {
                 .with_context(|| format!("cluster {} in {}", record.spec.name, record.spec.location))?;
         let mut machines = machines::Machines::load(&directory)?;
         machines.assign(&directory, &record.nodes, &self.entropy)?;
-        let cluster = Cluster::new(record, addresses, machines, MachineSecret::generate(&self.entropy));
+        let secret = MachineSecret::generate(&self.entropy);
+        let cluster = Cluster::new(record, addresses, machines, secret, self.ground.clone());
         self.lock().insert(cluster.spec().id.clone(), Arc::clone(&cluster));
         supervise::start(self, &cluster, listeners);
         Ok(cluster)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
+use crate::fleet::exposure::{self, ClusterEndpoints, PlaceRange};
 use crate::layout::RunState;
 
 /// `pilothouse status -o json`.
@@ -36,6 +37,8 @@ pub(crate) struct ClusterStatus {
     pub(crate) kubernetes_version: String,
     /// `ip` or `ip:port`, as GKE's field.
     pub(crate) endpoint: String,
+    /// In the cluster's network.
+    pub(crate) internal_endpoint: String,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) etcd_endpoints: Vec<String>,
     /// The store's members as they answer now.
@@ -125,7 +128,16 @@ pub(crate) struct Inspection {
     pub(crate) in_process: bool,
     pub(crate) certificates: Vec<Certificate>,
     pub(crate) keys: Vec<SealingKey>,
+    pub(crate) exposure: Exposure,
     pub(crate) boundaries: Vec<Boundary>,
+}
+
+/// `pilothouse inspect endpoints -o json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Exposure {
+    pub(crate) clusters: Vec<ClusterEndpoints>,
+    pub(crate) places: Vec<PlaceRange>,
 }
 
 /// A certificate authority of a cluster.
@@ -170,8 +182,14 @@ pub(crate) async fn inspect(fleet: &Fleet, run: &RunState) -> Inspection {
         in_process: fleet.in_process(),
         certificates: fleet.certificates().await,
         keys: keys(fleet),
+        exposure: exposure(fleet),
         boundaries: boundaries(fleet.in_process()),
     }
+}
+
+/// Who reaches which endpoint.
+pub(crate) fn exposure(fleet: &Fleet) -> Exposure {
+    Exposure { clusters: exposure::look(fleet), places: exposure::legend() }
 }
 
 fn keys(fleet: &Fleet) -> Vec<SealingKey> {

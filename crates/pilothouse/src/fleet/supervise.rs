@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use gke::exposure::Endpoint;
 use pki::{Authority, Requester, Signer, SignerClient};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -46,13 +47,14 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) fn start(fleet: &Arc<Fleet>, cluster: &Arc<Cluster>, listeners: Listeners) {
     let inbox = cluster.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(inbox) = inbox else { return };
-    let endpoint = listeners.api;
-    let delivery = cluster.delivery.subscribe();
-    tokio::spawn(async move {
-        if let Err(error) = edge::serve(endpoint, delivery).await {
-            error!(%error, "the edge stopped");
-        }
-    });
+    for (endpoint, listener) in [(Endpoint::External, listeners.api), (Endpoint::Internal, listeners.internal)] {
+        let (gate, delivery) = (Arc::clone(&cluster.gate), cluster.delivery.subscribe());
+        tokio::spawn(async move {
+            if let Err(error) = edge::serve(listener, endpoint, gate, delivery).await {
+                error!(endpoint = endpoint.name(), %error, "the edge stopped");
+            }
+        });
+    }
     let (fleet, cluster) = (Arc::clone(fleet), Arc::clone(cluster));
     if fleet.in_process() {
         tokio::spawn(in_process::run(fleet, cluster, listeners.members, inbox));
@@ -522,10 +524,10 @@ fn spawn(fleet: &Fleet, cluster: &Cluster, instance: Option<usize>) -> Result<Pr
     process::spawn(&arguments, &fleet.layout().log(&format!("{}-{}-{name}", spec.name, spec.location)))
 }
 
-/// Where an instance is heard: the cluster's endpoint, its store's client and peer ports.
-pub(crate) fn addresses(cluster: &Cluster, place: usize) -> [SocketAddr; 3] {
+/// Where an instance is heard: the cluster's external endpoint, its store's client and peer ports, the internal endpoint.
+pub(crate) fn addresses(cluster: &Cluster, place: usize) -> [SocketAddr; 4] {
     let member = cluster.addresses.members[place];
-    [cluster.addresses.api, member.client, member.peer]
+    [cluster.addresses.api, member.client, member.peer, cluster.addresses.internal]
 }
 
 /// What the instance at a place is told at its start.
@@ -546,6 +548,7 @@ pub(crate) fn start_message(fleet: &Fleet, cluster: &Cluster, place: usize) -> R
         instance,
         data_dir,
         api_address: cluster.addresses.api,
+        internal_address: cluster.addresses.internal,
         private_address: cluster.addresses.private,
         members: cluster.addresses.members.iter().enumerate().map(member).collect(),
         member: place,
@@ -564,7 +567,7 @@ pub(crate) fn start_message(fleet: &Fleet, cluster: &Cluster, place: usize) -> R
 pub(crate) async fn access(cluster: &Cluster, signer: &Signer) -> Result<Access> {
     Ok(Access {
         endpoint: cluster.addresses.endpoint(),
-        private_endpoint: cluster.addresses.private.to_string(),
+        private_endpoint: cluster.addresses.internal_endpoint(),
         ca_pem: signer.certificate(Authority::Cluster).await.context("the signer does not answer")?,
         etcd_endpoints: cluster.etcd_endpoints(),
     })

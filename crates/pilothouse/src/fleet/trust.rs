@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use pki::Authority;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 
+use crate::edge::connect_as_management;
 use crate::fleet::Fleet;
 use crate::fleet::cluster::{Cluster, instance_name};
 
@@ -116,7 +116,7 @@ struct Listener {
 
 fn listeners(cluster: &Cluster) -> Vec<Listener> {
     let listener = |party: String, address: SocketAddr, name: String| Listener { party, address, name };
-    let api = cluster.addresses.api;
+    let api = cluster.addresses.internal;
     let mut all = vec![listener("API server".to_owned(), api, api.ip().to_string())];
     for (place, member) in cluster.addresses.members.iter().enumerate() {
         let name = instance_name(place);
@@ -130,7 +130,7 @@ fn listeners(cluster: &Cluster) -> Vec<Listener> {
 
 async fn handshake(address: SocketAddr, name: &str) -> Option<Vec<u8>> {
     let shown = async {
-        let stream = TcpStream::connect(address).await.ok()?;
+        let stream = connect_as_management(address).await.ok()?;
         pki::shown_by(stream, name).await.ok()?.first().map(|leaf| leaf.to_vec())
     };
     tokio::time::timeout(HANDSHAKE_TIMEOUT, shown).await.ok().flatten()

@@ -306,7 +306,8 @@ async fn api_server(
 ) -> Result<ApiServer> {
     let service_cidr: IpNet = start.cluster.service_cidr.parse().context("the range of Service addresses")?;
     let first = service_cidr.hosts().next().context("the range of Service addresses is empty")?;
-    let endpoints = [start.api_address.ip(), start.private_address.into(), IpAddr::from([127, 0, 0, 1])];
+    let (external, internal) = (start.api_address.ip(), start.internal_address.ip());
+    let endpoints = [external, internal, start.private_address.into(), IpAddr::from([127, 0, 0, 1])];
     let serving = request_identity(signer, &pki::api_server_names(first, &endpoints), None).await?;
     let client_ca = signer.certificate(Authority::Cluster).await?;
     let (clock, entropy) = (system::clock(), system::entropy());

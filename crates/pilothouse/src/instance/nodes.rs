@@ -76,7 +76,7 @@ impl Nodes {
             signer,
             clock,
             seed,
-            api_address: start.api_address,
+            api_address: start.internal_address,
             project: start.cluster.project.clone(),
             kubelet_version: format!("v{}", start.cluster.kubernetes_version),
             machines,

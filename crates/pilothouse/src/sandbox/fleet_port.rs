@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cloud::{ClientCertificate, ClusterAccess, ClusterSpec};
+use cloud::{ClientCertificate, ClusterAccess, ClusterSpec, EndpointSettings};
 use futures_util::future::BoxFuture;
 use policy::AccessSettings;
 
@@ -53,7 +53,7 @@ impl cloud::Fleet for FleetPort {
                 switches: wishes.switches.clone(),
             };
             let id = cluster.id.clone();
-            let created = self.fleet.create(cluster, nodes, spec.access, &wishes).await;
+            let created = self.fleet.create(cluster, nodes, (spec.access, spec.endpoints), &wishes).await;
             if created.is_err() && self.fleet.find(&id).is_none() {
                 *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(wishes);
             }
@@ -72,6 +72,16 @@ impl cloud::Fleet for FleetPort {
     fn configure(&self, id: &str, access: AccessSettings) -> BoxFuture<'_, Result<(), String>> {
         let id = id.to_owned();
         Box::pin(async move { self.fleet.set_access(&id, access).await.map_err(|e| format!("{e:#}")) })
+    }
+
+    fn expose(&self, id: &str, endpoints: EndpointSettings) -> BoxFuture<'_, Result<(), String>> {
+        let exposed = self.fleet.set_endpoints(id, endpoints).map_err(|e| format!("{e:#}"));
+        Box::pin(async move { exposed })
+    }
+
+    fn addresses(&self, id: &str) -> Option<(String, String)> {
+        let cluster = self.fleet.find(id)?;
+        Some((cluster.addresses.endpoint(), cluster.addresses.internal_endpoint()))
     }
 
     fn jwks(&self, id: &str) -> BoxFuture<'_, Result<serde_json::Value, String>> {

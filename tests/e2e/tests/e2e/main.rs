@@ -7,6 +7,7 @@ mod cli;
 mod clients;
 mod doors;
 mod durability;
+mod exposure;
 mod external_etcd;
 mod failures;
 mod fleet;
