@@ -53,6 +53,8 @@ pub trait Fleet: Send + Sync + 'static {
     fn expose(&self, id: &str, endpoints: EndpointSettings) -> BoxFuture<'_, Result<(), String>>;
     /// The external and the internal address (`ip` or `ip:port`) of a cluster that exists, whether it runs or not.
     fn addresses(&self, id: &str) -> Option<(String, String)>;
+    /// Where the front end of the cluster with this DNS name listens.
+    fn resolve(&self, name: &str) -> Option<std::net::SocketAddr>;
     /// The keys that verify the cluster's service-account tokens, as a JWK set.
     fn jwks(&self, id: &str) -> BoxFuture<'_, Result<serde_json::Value, String>>;
     /// Brings the cluster's machines to these.

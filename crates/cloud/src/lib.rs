@@ -13,6 +13,7 @@ mod peer;
 mod server;
 mod services;
 mod state;
+mod tunnel;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub use fleet::{ClientCertificate, ClusterAccess, ClusterSpec, EndpointSettings,
 use gke::ApiError;
 use machinery::json;
 use state::Store;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Which credentials count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +108,7 @@ struct Inner {
     endpoint: String,
     operation_millis: AtomicU64,
     stopping: watch::Sender<bool>,
+    tunnels: Arc<Semaphore>,
 }
 
 /// How long an operation runs at least: clients that poll see it RUNNING once.
@@ -136,6 +138,7 @@ impl Cloud {
             endpoint: config.endpoint.trim_end_matches('/').to_owned(),
             operation_millis: AtomicU64::new(OPERATION_MILLIS),
             stopping: watch::Sender::new(false),
+            tunnels: Arc::new(Semaphore::new(tunnel::TUNNELS_MAX)),
         }));
         if config.auth == Auth::Open {
             tracing::warn!("open authentication: every caller is the project's owner");

@@ -17,7 +17,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::http::{Reply, Request, pairs};
-use crate::{Inner, peer, services};
+use crate::{Inner, peer, services, tunnel};
 
 /// Of a request.
 const BODY_BYTES_MAX: usize = 10 * 1024 * 1024;
@@ -68,7 +68,7 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, peer: SocketAddr) {
     builder.http1().timer(TokioTimer::new()).header_read_timeout(std::time::Duration::from_secs(30));
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100);
     tokio::select! {
-        result = builder.serve_connection(TokioIo::new(stream), service) => {
+        result = builder.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
             if let Err(error) = result {
                 tracing::debug!(%peer, %error, "connection ended");
             }
@@ -83,6 +83,9 @@ async fn answer(
     peer: SocketAddr,
     local: SocketAddr,
 ) -> http::Response<Full<Bytes>> {
+    if request.method() == http::Method::CONNECT {
+        return response(tunnel::open(&inner, request).await);
+    }
     let (parts, body) = request.into_parts();
     let is = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if is("content-type").starts_with("application/grpc") {

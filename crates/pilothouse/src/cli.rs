@@ -85,7 +85,7 @@ pub(crate) enum Profile {
     Classic,
     #[value(name = "2026")]
     #[serde(rename = "2026")]
-    /// As GKE is in 2026: without credentials only the health endpoints answer
+    /// As GKE is in 2026: the DNS endpoint is on, and without credentials only the health endpoints answer
     Year2026,
 }
 
@@ -213,6 +213,10 @@ pub(crate) struct EnvArgs {
     /// Print the commands that undo it
     #[arg(long)]
     pub(crate) unset: bool,
+    /// Lead clients to the names of DNS endpoints too: a proxy for HTTPS that knows these and nothing else, and the
+    /// authority that vouches for them beside the system's
+    #[arg(long, conflicts_with = "unset")]
+    pub(crate) dns_endpoint: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -46,6 +46,7 @@ pub(crate) fn router(fleet: Arc<Fleet>, cloud: Cloud, token: String, run: RunSta
         .route("/pilothouse/v1/trust", get(trust))
         .route("/pilothouse/v1/hardening", get(hardening))
         .route("/pilothouse/v1/endpoints", get(endpoints))
+        .route("/pilothouse/v1/public-root", post(public_root))
         .route("/pilothouse/v1/tokens", post(new_token))
         .route("/pilothouse/v1/roles", post(roles))
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authenticate))
@@ -95,6 +96,14 @@ async fn hardening(State(control): State<Arc<Control>>) -> Json<Vec<hardening::A
 
 async fn endpoints(State(control): State<Arc<Control>>) -> Json<report::Exposure> {
     Json(report::exposure(&control.fleet))
+}
+
+/// The authority for the names of DNS endpoints, as PEM; made when it is missing.
+async fn public_root(State(control): State<Arc<Control>>) -> Result<Json<String>, (StatusCode, String)> {
+    match control.fleet.root.authority().await {
+        Ok(authority) => Ok(Json(authority.certificate_pem())),
+        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, crate::failure::line(&error))),
+    }
 }
 
 /// For whom a token is wanted.

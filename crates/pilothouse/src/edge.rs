@@ -1,16 +1,18 @@
 //! The one owner of a cluster's endpoints: accepts, decides by source address before TLS, passes the socket on.
 //!
 //! ```text
-//! external ─┐             ┌─ let in ──► a ready instance (the socket itself)
-//! internal ─┼─ accept ─► Gate
-//! DNS ──────┘             └─ denied ──► held in silence, or reset; a line in the log
+//! external ─┬─ accept ─► Gate ─┬─ let in ──► a ready instance (the socket itself)
+//! internal ─┘                  └─ denied ──► held in silence, or reset; a line in the log
+//! DNS ──────── accept ─► front end: TLS, who, IAM ──► the internal endpoint
 //! ```
 //! The accepted socket itself travels to the instance, so TLS and the caller's address stay end to end, and an instance
 //! that dies costs only its own connections: while none is ready, callers wait in the kernel's queue. Rules change under
 //! open listeners; connections that were let in before stay.
 
 mod denial;
+pub(crate) mod front_end;
 mod places;
+mod public_root;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,6 +33,7 @@ use denial::Lines;
 pub(crate) use denial::{Denials, EndpointDeny};
 use places::MANAGEMENT;
 pub(crate) use places::{LEGEND, Places};
+pub(crate) use public_root::PublicRoot;
 
 /// Where accepted connections go.
 #[derive(Clone)]
@@ -123,14 +126,26 @@ impl Gate {
         if reason.allows() {
             return Some(stream);
         }
-        self.denied.fetch_add(1, Ordering::Relaxed);
-        let now = self.ground.clock.monotonic();
-        if let Some(left_out) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).admit(now) {
+        if let Some(left_out) = self.count_refusal() {
             let endpoint = endpoint.name();
             info!(cluster = self.cluster.1, endpoint, %remote, ?place, left_out, "a connection is not let in: {reason}");
         }
         self.ground.denials.take(stream);
         None
+    }
+
+    /// Counts and logs a request that the front end refused.
+    pub(crate) fn note_refusal(&self, endpoint: Endpoint, source: IpAddr, why: &str) {
+        if let Some(left_out) = self.count_refusal() {
+            let endpoint = endpoint.name();
+            info!(cluster = self.cluster.1, endpoint, %source, left_out, "a request is not let in: {why}");
+        }
+    }
+
+    /// How many lines were left out before this refusal's, if it is to have one.
+    fn count_refusal(&self) -> Option<u64> {
+        self.denied.fetch_add(1, Ordering::Relaxed);
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).admit(self.ground.clock.monotonic())
     }
 }
 
@@ -207,14 +222,17 @@ async fn pass_on(delivery: &Delivery, stream: tokio::net::TcpStream, remote: Soc
 mod tests {
     use super::*;
 
-    #[test]
-    fn rules_and_nodes_count_from_the_next_connection_on() {
-        let ground = Ground {
+    fn ground() -> Ground {
+        Ground {
             places: Arc::default(),
             denials: Arc::new(Denials::new(EndpointDeny::Drop)),
             clock: crate::system::clock(),
-        };
-        let gate = Gate::new("id", "demo", EndpointSettings::default(), ground);
+        }
+    }
+
+    #[test]
+    fn rules_and_nodes_count_from_the_next_connection_on() {
+        let gate = Gate::new("id", "demo", EndpointSettings::default(), ground());
         let (internal, node) = (IpAddr::from([127, 5, 5, 5]), IpAddr::from([127, 6, 6, 6]));
         gate.set_nodes(internal, &[node]);
         let lets = |endpoint, ip: [u8; 4]| gate.decide(endpoint, ip.into()).1.allows();
@@ -226,5 +244,48 @@ mod tests {
         assert!(!lets(Endpoint::Internal, [127, 6, 6, 6]), "a node that is gone");
         gate.set_nodes([127, 0, 0, 1].into(), &[[127, 0, 0, 1].into()]);
         assert!(lets(Endpoint::Internal, [127, 0, 0, 1]) && gate.is_by_port());
+    }
+
+    /// From the call of `connect` until the instance has the socket, with a full list and a thousand nodes; and the same
+    /// without an edge, where the instance accepts for itself.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "a measurement: cargo test --release -p pilothouse edge -- --ignored --nocapture"]
+    async fn what_the_edge_adds_to_a_connection() {
+        const ROUNDS: u32 = 2000;
+        let clock = crate::system::clock();
+        let blocks = (0..50_u8).map(|i| format!("10.{i}.0.0/16").parse().unwrap());
+        let settings = EndpointSettings {
+            authorized: Some(blocks.chain(["127.0.0.1/32".parse().unwrap()]).collect()),
+            ..EndpointSettings::default()
+        };
+        let gate = Arc::new(Gate::new("id", "demo", settings, ground()));
+        let nodes: Vec<IpAddr> = (0..1000_u16).map(|i| IpAddr::from([127, 9, (i >> 8) as u8, i as u8])).collect();
+        gate.set_nodes([127, 5, 5, 5].into(), &nodes);
+
+        let bare = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = bare.local_addr().unwrap();
+        let begun = clock.monotonic();
+        for _ in 0..ROUNDS {
+            let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), bare.accept());
+            drop((near.unwrap(), far.unwrap()));
+        }
+        let without = (clock.monotonic() - begun) / ROUNDS;
+
+        let (ours, theirs) = crate::channel::pair().unwrap();
+        let (ours, theirs) = (Arc::new(Channel::new(ours).unwrap()), Channel::new(theirs).unwrap());
+        let (_instances, ready) = watch::channel(vec![Delivery::Process(ours)]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, Endpoint::External, gate, ready));
+        let begun = clock.monotonic();
+        for _ in 0..ROUNDS {
+            let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), theirs.receive::<ToInstance>());
+            drop((near.unwrap(), far.unwrap()));
+        }
+        let with = (clock.monotonic() - begun) / ROUNDS;
+        let added = with.saturating_sub(without);
+        let text = format!("a connection: {without:?} without the edge, {with:?} with it, {added:?} more\n");
+        std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes()).unwrap();
+        assert!(added < std::time::Duration::from_micros(100), "{text}");
     }
 }

@@ -4,6 +4,7 @@
 //! DATA/platform            the platform's keys (movable with --platform-dir)
 //! DATA/cloud               the cloud's state
 //! DATA/clusters/<id>/...   one directory a cluster: signer/, <instance>/, addresses.json, cluster.json
+//! DATA/front-end           the authority behind the names of DNS endpoints, once it was needed
 //! DATA/user/               what clients read: kubeconfig, tokens, etcdctl's certificates, gcloud's configuration
 //! DATA/logs/               one file a process
 //! DATA/pilothouse          the mark of a sandbox; locked by the process that runs it, whose number it holds
@@ -156,6 +157,20 @@ impl Layout {
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.user().join("kubeconfig")
+    }
+
+    pub(crate) fn front_end(&self) -> PathBuf {
+        self.root.join("front-end")
+    }
+
+    /// The certificate that vouches for the names of DNS endpoints.
+    pub(crate) fn public_root(&self) -> PathBuf {
+        self.user().join("google-ca.crt")
+    }
+
+    /// That certificate and the system's, for clients that read one file.
+    pub(crate) fn ca_bundle(&self) -> PathBuf {
+        self.user().join("ca-bundle.crt")
     }
 
     pub(crate) fn access_token(&self) -> PathBuf {

@@ -73,7 +73,7 @@ fn run(command: Command) -> Result<String> {
         Command::Status(args) => client(commands::status::run(&args)),
         Command::Inspect(args) => client(commands::status::inspect(&args)),
         Command::RotateKeys(args) => client(commands::status::rotate_keys(&args)),
-        Command::Env(args) => commands::env::run(&args),
+        Command::Env(args) => client(commands::env::run(&args)),
         Command::Token(args) => client(commands::token::run(&args)),
         Command::Explain(cli::Explain::CanI(args)) => client(commands::explain::can_i(&args)),
         Command::Logs(args) => commands::logs::run(&args).map(|()| String::new()),

@@ -173,12 +173,12 @@ impl CertificateAuthority {
 }
 
 /// 126 random bits: positive and never short, RFC 5280 §4.1.2.2.
-fn serial_number(entropy: &Entropy) -> SerialNumber {
+pub(crate) fn serial_number(entropy: &Entropy) -> SerialNumber {
     let mut bytes = entropy.bytes::<16>();
     bytes[0] = (bytes[0] & 0x3f) | 0x40;
     SerialNumber::from_slice(&bytes)
 }
 
-fn date(at: Timestamp) -> Result<OffsetDateTime, SignerError> {
+pub(crate) fn date(at: Timestamp) -> Result<OffsetDateTime, SignerError> {
     OffsetDateTime::from_unix_timestamp(at.unix_seconds()).map_err(|_| SignerError::BadRequest("time".to_owned()))
 }

@@ -46,8 +46,8 @@ pub trait Vault: Send + Sync + 'static {
 pub enum Requester {
     /// A control-plane instance: its own identities, those of its controllers and nodes, tokens.
     Instance,
-    /// The fleet, for the user: client certificates of the store, the one GKE issues for a cluster's owner, and nothing of
-    /// the control plane.
+    /// The fleet, for the user: client certificates of the store, and the one GKE issues for a cluster's owner. And for the
+    /// front end of the DNS endpoint: to speak for the callers whose certificates it checked. Nothing of the control plane.
     Fleet,
 }
 
@@ -75,7 +75,7 @@ impl Requester {
             Self::Fleet => match profile {
                 // `--issue-client-certificate`: a name that RBAC knows nothing of.
                 Profile::KubeClient { user, groups } => user == "client" && groups.is_empty(),
-                _ => matches!(profile, Profile::EtcdClient { .. }),
+                _ => matches!(profile, Profile::EtcdClient { .. } | Profile::FrontProxyClient { .. }),
             },
         }
     }

@@ -27,11 +27,11 @@ impl Vault for MemoryVault {
     }
 }
 
-fn clock() -> FakeClock {
+pub(crate) fn clock() -> FakeClock {
     FakeClock::new(Timestamp::from_unix_seconds(1_800_000_000))
 }
 
-fn entropy() -> Entropy {
+pub(crate) fn entropy() -> Entropy {
     Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).unwrap())
 }
 
@@ -280,7 +280,7 @@ async fn each_requester_gets_what_the_table_says() {
         (kube_client("kubelet-bootstrap", "x"), true, false),
         (kube_client("alice", "system:masters"), false, false),
         (Profile::KubeletServing { node: name("a"), dns: vec![name("a")], ips: Vec::new() }, true, false),
-        (Profile::FrontProxyClient { name: name("front-proxy-client") }, true, false),
+        (Profile::FrontProxyClient { name: name("front-proxy-client") }, true, true),
         (approved(ApiSigner::Client, "jane", "dev", &[]), true, false),
         (approved(ApiSigner::Client, "jane", "system:masters", &[]), false, false),
         (approved(ApiSigner::KubeletClient, node, "system:nodes", &[]), true, false),

@@ -46,6 +46,8 @@ pub(crate) struct FakeFleet {
     pub(crate) configured: Mutex<Vec<AccessSettings>>,
     /// And of their endpoints.
     pub(crate) exposed: Mutex<Vec<EndpointSettings>>,
+    /// What the name `gke-here.gke.goog` leads to.
+    pub(crate) front_end: Mutex<Option<std::net::SocketAddr>>,
     refused_slow: AtomicBool,
 }
 
@@ -77,6 +79,10 @@ impl Fleet for FakeFleet {
 
     fn addresses(&self, _: &str) -> Option<(String, String)> {
         Some((access().endpoint, access().private_endpoint))
+    }
+
+    fn resolve(&self, name: &str) -> Option<std::net::SocketAddr> {
+        (name == "gke-here.gke.goog").then(|| *self.front_end.lock().unwrap()).flatten()
     }
 
     fn jwks(&self, _: &str) -> BoxFuture<'_, Result<Value, String>> {

@@ -9,7 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::cli::{EnvArgs, Shell};
-use crate::layout::{Layout, RunState};
+use crate::control;
+use crate::layout::{Layout, RunState, write_private};
 
 /// APIs of gcloud that the cloud answers, each with the path under which gcloud expects it.
 const GCLOUD_APIS: &[(&str, &str)] = &[
@@ -49,6 +50,19 @@ const DISPLACED: &[&str] = &[
     "GOOGLE_CREDENTIALS",
 ];
 
+/// What `--dns-endpoint` sets, perhaps not at the first call: kept from the first one on.
+const LATER: &[&str] = &["HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE"];
+
+/// Where systems keep the authorities they trust, in the order in which Go looks.
+const SYSTEM_ROOTS: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
 /// What the variables were before, as a JSON object; it is there as long as they are changed.
 const SAVED: &str = "PILOTHOUSE_SAVED";
 
@@ -56,18 +70,26 @@ const SAVED: &str = "PILOTHOUSE_SAVED";
 ///
 /// # Errors
 /// When no sandbox runs.
-pub(crate) fn run(args: &EnvArgs) -> Result<String> {
+pub(crate) async fn run(args: &EnvArgs) -> Result<String> {
     let layout = Layout::resolve(args.data.data_dir.as_deref(), None)?;
     let shell = args.shell.unwrap_or_else(shell_of_user);
     let environment = |name: &str| std::env::var(name).ok();
     let mut lines = if args.unset {
         let names = variables(&layout, &RunState::nothing(&layout), "")?.into_iter().map(|(name, _)| name);
-        unset_lines(shell, names, &environment)
+        let ours = dns_variables(&environment("PILOTHOUSE_ENDPOINT").unwrap_or_default(), &layout);
+        let set = ours.into_iter().filter(|(name, value)| environment(name).as_ref() == Some(value));
+        unset_lines(shell, names.chain(set.map(|(name, _)| name)), &environment)
     } else {
         let state = layout.must_run()?;
         let file = layout.access_token();
         let token = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let mut lines = export_lines(shell, variables(&layout, &state, token.trim())?, &environment);
+        let mut variables = variables(&layout, &state, token.trim())?;
+        if args.dns_endpoint {
+            let root: String = control::tell(&layout, "public-root", &()).await?;
+            write_private(&layout.ca_bundle(), bundle(&root).as_bytes())?;
+            variables.extend(dns_variables(&state.cloud_endpoint, &layout));
+        }
+        let mut lines = export_lines(shell, variables, &environment);
         lines.extend(path_line(shell));
         lines
     };
@@ -83,7 +105,8 @@ fn export_lines(
     let displaced = DISPLACED.iter().filter(|name| environment(name).is_some());
     let mut lines: Vec<String> = displaced.clone().map(|name| unset(shell, name)).collect();
     if environment(SAVED).is_none() {
-        let names = variables.iter().map(|(name, _)| name.as_str()).chain(displaced.copied());
+        let names =
+            variables.iter().map(|(name, _)| name.as_str()).chain(displaced.copied()).chain(LATER.iter().copied());
         let before: BTreeMap<&str, String> = names.filter_map(|name| Some((name, environment(name)?))).collect();
         lines.push(export(shell, SAVED, &serde_json::to_string(&before).unwrap_or_default()));
     }
@@ -147,6 +170,23 @@ fn variables(layout: &Layout, state: &RunState, token: &str) -> Result<Vec<(Stri
         list.retain(|(name, _)| !name.starts_with("ETCDCTL_"));
     }
     Ok(list)
+}
+
+/// What leads a client to the names of DNS endpoints.
+fn dns_variables(cloud: &str, layout: &Layout) -> Vec<(String, String)> {
+    let bundle = layout.ca_bundle().display().to_string();
+    LATER
+        .iter()
+        .map(|name| ((*name).to_owned(), if *name == "SSL_CERT_FILE" { bundle.clone() } else { cloud.to_owned() }))
+        .collect()
+}
+
+/// The system's authorities, those of the user's own bundle included, and ours.
+fn bundle(root: &str) -> String {
+    let own = std::env::var("SSL_CERT_FILE").ok().filter(|file| !file.ends_with("/user/ca-bundle.crt"));
+    let files = own.as_deref().into_iter().chain(SYSTEM_ROOTS.iter().copied());
+    let system = files.into_iter().find_map(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+    format!("{}\n{root}", system.trim_end())
 }
 
 /// What the user keeps from proxies, and the sandbox' addresses. Not every client understands a range.

@@ -30,6 +30,9 @@ pub(crate) struct Addresses {
     /// Its internal endpoint, in the cluster's network; a cluster of before gets one.
     #[serde(default = "not_chosen")]
     pub(crate) internal: SocketAddr,
+    /// The front end of its DNS endpoint; a cluster of before gets one.
+    #[serde(default = "not_chosen")]
+    pub(crate) dns: SocketAddr,
     /// The store's members, one for each instance.
     pub(crate) members: Vec<MemberAddresses>,
     /// What the Service `kubernetes` leads to, as loopback is not valid there; nothing listens at it.
@@ -50,6 +53,7 @@ pub(crate) struct MemberAddresses {
 pub(crate) struct Listeners {
     pub(crate) api: TcpListener,
     pub(crate) internal: TcpListener,
+    pub(crate) dns: TcpListener,
     pub(crate) members: Vec<MemberListeners>,
 }
 
@@ -127,15 +131,20 @@ pub(crate) fn bind(
         };
         let members = addresses.members.iter().map(again).collect::<Result<_>>()?;
         let api = listen_again(addresses.api, &file)?;
-        let internal = if addresses.internal == not_chosen() {
-            let internal = alias_alone(entropy)?;
-            addresses.internal = internal.local_addr()?;
-            write_private(&file, &serde_json::to_vec_pretty(&addresses)?)?;
-            internal
-        } else {
-            listen_again(addresses.internal, &file)?
+        let incomplete = [addresses.internal, addresses.dns].contains(&not_chosen());
+        let own = |address: &mut SocketAddr| -> Result<TcpListener> {
+            if *address != not_chosen() {
+                return listen_again(*address, &file);
+            }
+            let listener = alias_alone(entropy)?;
+            *address = listener.local_addr()?;
+            Ok(listener)
         };
-        let listeners = Listeners { api, internal, members };
+        let (internal, dns) = (own(&mut addresses.internal)?, own(&mut addresses.dns)?);
+        if incomplete {
+            write_private(&file, &serde_json::to_vec_pretty(&addresses)?)?;
+        }
+        let listeners = Listeners { api, internal, dns, members };
         return Ok((addresses, listeners));
     }
     let listeners = choose(instances, wishes, entropy)?;
@@ -143,6 +152,7 @@ pub(crate) fn bind(
     let addresses = Addresses {
         api: listeners.api.local_addr()?,
         internal: listeners.internal.local_addr()?,
+        dns: listeners.dns.local_addr()?,
         members: listeners.members.iter().map(MemberListeners::addresses).collect::<io::Result<_>>()?,
         private: Ipv4Addr::new(172, 16, 0, 2 + low % 12),
     };
@@ -167,7 +177,7 @@ fn choose(instances: usize, wishes: &Wishes, entropy: &Entropy) -> Result<Listen
         };
         members.push(another);
     }
-    Ok(Listeners { api, internal: alias_alone(entropy)?, members })
+    Ok(Listeners { api, internal: alias_alone(entropy)?, dns: alias_alone(entropy)?, members })
 }
 
 fn member_at_any_port() -> Result<MemberListeners> {
@@ -311,14 +321,14 @@ mod tests {
         drop(listeners);
         let file = directory.path().join(FILE_NAME);
         let mut old: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-        old.as_object_mut().unwrap().remove("internal");
+        old.as_object_mut().unwrap().retain(|field, _| field != "internal" && field != "dns");
         fs::write(&file, old.to_string()).unwrap();
         let (given, listeners) = bind(directory.path(), 1, &Wishes::default(), &entropy).unwrap();
         drop(listeners);
         assert_eq!(given.api, before.api);
-        assert_ne!(given.internal, not_chosen());
+        assert!(![given.internal, given.dns].contains(&not_chosen()) && given.internal != given.dns);
         let (again, _listeners) = bind(directory.path(), 1, &Wishes::default(), &entropy).unwrap();
-        assert_eq!(again.internal, given.internal);
+        assert_eq!((again.internal, again.dns), (given.internal, given.dns));
     }
 
     #[test]

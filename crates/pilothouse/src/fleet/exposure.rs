@@ -31,7 +31,7 @@ pub(crate) struct ClusterEndpoints {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EndpointStatus {
     pub(crate) endpoint: Endpoint,
-    /// `ip:port`, or the name.
+    /// `ip:port`; for the DNS endpoint its name, and where the front end is.
     pub(crate) address: String,
     /// In words.
     pub(crate) lets_in: String,
@@ -72,6 +72,7 @@ fn look_at(fleet: &Fleet, cluster: &Cluster) -> ClusterEndpoints {
         endpoints: vec![
             status(Endpoint::External, cluster.addresses.api.to_string()),
             status(Endpoint::Internal, cluster.addresses.internal.to_string()),
+            status(Endpoint::Dns, format!("{} at {}", fleet.dns_name(cluster), cluster.addresses.dns)),
         ],
         settings: EndpointSettings::clone(&settings),
         by_port: cluster.gate.is_by_port(),
@@ -107,7 +108,12 @@ fn lets_in(settings: &EndpointSettings, endpoint: Endpoint) -> String {
             }
             all.join(", ")
         }
-        Endpoint::Dns if settings.dns => "accounts with container.clusters.connect".to_owned(),
+        Endpoint::Dns if settings.dns => {
+            let mut all = vec!["accounts with container.clusters.connect"];
+            all.extend(settings.dns_tokens.then_some("Kubernetes' tokens"));
+            all.extend(settings.dns_certificates.then_some("client certificates"));
+            all.join(", ")
+        }
         Endpoint::Dns => "nobody (outside traffic is off)".to_owned(),
     }
 }

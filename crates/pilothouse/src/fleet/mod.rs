@@ -5,7 +5,7 @@ mod cluster;
 mod exposure;
 pub(crate) mod hardening;
 mod in_process;
-mod key;
+pub(crate) mod key;
 mod machines;
 pub(crate) mod message;
 mod process;
@@ -16,6 +16,7 @@ mod user_files;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, bail};
@@ -33,7 +34,7 @@ pub(crate) use process::spawn_detached;
 pub(crate) use supervise::SIGNER;
 pub(crate) use user_files::make_default;
 
-use crate::edge::{Denials, EndpointDeny, Ground};
+use crate::edge::{Denials, EndpointDeny, Ground, PublicRoot};
 use crate::identity_server::TokenDoor;
 use crate::layout::{Layout, make_directory};
 use message::{ClusterSpec, NodeSpec};
@@ -47,6 +48,8 @@ pub(crate) struct Fleet {
     platform: Platform,
     in_process: bool,
     ground: Ground,
+    /// Signs for the names of DNS endpoints.
+    pub(crate) root: Arc<PublicRoot>,
     project_number: String,
     tokens: Arc<OnceLock<TokenDoor>>,
     clusters: Mutex<BTreeMap<String, Arc<Cluster>>>,
@@ -63,6 +66,7 @@ impl Fleet {
         project_number: String,
     ) -> Arc<Self> {
         let ground = Ground { places: Arc::default(), denials: Arc::new(Denials::new(deny)), clock: clock.clone() };
+        let root = PublicRoot::new(layout.clone(), platform.clone(), clock.clone(), entropy.clone());
         Arc::new(Self {
             layout,
             clock,
@@ -70,6 +74,7 @@ impl Fleet {
             platform,
             in_process,
             ground,
+            root: Arc::new(root),
             project_number,
             tokens: Arc::default(),
             clusters: Mutex::default(),
@@ -220,6 +225,16 @@ impl Fleet {
         self.lock().get(id).cloned()
     }
 
+    /// The name of a cluster's DNS endpoint, for its life.
+    pub(crate) fn dns_name(&self, cluster: &Cluster) -> String {
+        gke::endpoints::dns_name(&cluster.spec().id, &self.project_number, &cluster.spec().location)
+    }
+
+    /// Where the front end of this name listens.
+    pub(crate) fn resolve(&self, name: &str) -> Option<SocketAddr> {
+        self.clusters().iter().find(|cluster| self.dns_name(cluster) == name).map(|cluster| cluster.addresses.dns)
+    }
+
     /// All clusters, by id.
     pub(crate) fn clusters(&self) -> Vec<Arc<Cluster>> {
         self.lock().values().cloned().collect()
@@ -232,7 +247,7 @@ impl Fleet {
     /// When a key cannot be read or written. Both platform keys are kept then, and the next start finishes the rotation.
     pub(crate) async fn rotate_keys(&self, cloud: &cloud::Cloud) -> Result<usize> {
         self.platform.rotate()?;
-        let mut rotated = 0;
+        let mut rotated = self.root.rotate()?;
         for cluster in self.clusters() {
             rotated += cluster.rotate_keys(&self.layout, &self.platform).await?;
         }
@@ -248,6 +263,7 @@ impl Fleet {
     /// As [`Fleet::rotate_keys`].
     pub(crate) fn finish_rotation(&self, cloud: &cloud::Cloud) -> Result<()> {
         if self.platform.has_earlier() {
+            self.root.rewrap()?;
             self.clusters().iter().try_for_each(|cluster| cluster.rewrap_keys(&self.layout, &self.platform))?;
             cloud.reseal()?;
             self.platform.forget_earlier()?;

@@ -195,7 +195,9 @@ pub(crate) fn exposure(fleet: &Fleet) -> Exposure {
 fn keys(fleet: &Fleet) -> Vec<SealingKey> {
     let clusters = fleet.clusters();
     let directories = clusters.iter().flat_map(|cluster| cluster.sealed_directories(fleet.layout()));
-    let key = |(_, data_dir): (String, PathBuf)| {
+    let front_end = Some(fleet.layout().front_end()).filter(|path| disk::DataDir::is_made(path));
+    let directories = directories.map(|(_, path)| path).chain(front_end);
+    let key = |data_dir: PathBuf| {
         let (key, resealing) = disk::DataDir::keys_of(&data_dir).ok()?;
         let (data_key_id, platform_key_id) = (key.key_id.to_string(), key.platform_key_id.to_string());
         Some(SealingKey { data_dir, data_key_id, platform_key_id, resealing })
@@ -237,6 +239,11 @@ fn boundaries(in_process: bool) -> Vec<Boundary> {
             "system calls and files of an instance are confined",
             "none",
             "seccomp and Landlock are not applied yet; `inspect hardening` tells what is",
+        ),
+        boundary(
+            "who connects to an endpoint is decided by source address",
+            "partial",
+            "loopback addresses stand for places, and any process here may take any of them",
         ),
         boundary("nodes and control plane are separate machines", "none", "simulated nodes live in the instance"),
     ]

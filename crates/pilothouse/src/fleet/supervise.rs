@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::channel;
+use crate::edge::front_end::{self, Site};
 use crate::edge::{self, Delivery};
 use crate::fleet::addresses::{Listeners, MemberAddresses, MemberListeners};
 use crate::fleet::cluster::{Access, Cluster, Command, NewKeys, State, instance_name};
@@ -55,12 +56,38 @@ pub(crate) fn start(fleet: &Arc<Fleet>, cluster: &Arc<Cluster>, listeners: Liste
             }
         });
     }
+    serve_name(fleet, cluster, listeners.dns);
     let (fleet, cluster) = (Arc::clone(fleet), Arc::clone(cluster));
     if fleet.in_process() {
         tokio::spawn(in_process::run(fleet, cluster, listeners.members, inbox));
     } else {
         tokio::spawn(Supervisor::new(fleet, cluster, listeners.members).run(inbox));
     }
+}
+
+/// Starts the front end of the cluster's DNS endpoint.
+fn serve_name(fleet: &Fleet, cluster: &Cluster, listener: std::net::TcpListener) {
+    let spec = cluster.spec();
+    let site = Site {
+        name: fleet.dns_name(cluster),
+        resource: format!("projects/{}/locations/{}/clusters/{}", spec.project, spec.location, spec.name),
+        internal: cluster.addresses.internal,
+        gate: Arc::clone(&cluster.gate),
+        signer: cluster.signer.subscribe(),
+        tokens: Arc::clone(&fleet.tokens),
+        root: Arc::clone(&fleet.root),
+        clock: fleet.clock.clone(),
+        entropy: fleet.entropy.clone(),
+    };
+    let mut state = cluster.state.subscribe();
+    tokio::spawn(async move {
+        let stopped = async {
+            let _ = state.wait_for(|state| matches!(state, State::Stopped)).await;
+        };
+        if let Err(error) = front_end::serve(site, listener, stopped).await {
+            error!("the front end stopped: {error:#}");
+        }
+    });
 }
 
 /// The processes of a cluster: a signer and its instances. Each is started again by itself: the others go on.

@@ -1,6 +1,7 @@
 //! What the cloud may ask of the fleet, in the fleet's own terms.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cloud::{ClientCertificate, ClusterAccess, ClusterSpec, EndpointSettings};
@@ -82,6 +83,10 @@ impl cloud::Fleet for FleetPort {
     fn addresses(&self, id: &str) -> Option<(String, String)> {
         let cluster = self.fleet.find(id)?;
         Some((cluster.addresses.endpoint(), cluster.addresses.internal_endpoint()))
+    }
+
+    fn resolve(&self, name: &str) -> Option<SocketAddr> {
+        self.fleet.resolve(name)
     }
 
     fn jwks(&self, id: &str) -> BoxFuture<'_, Result<serde_json::Value, String>> {

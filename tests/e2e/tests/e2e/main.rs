@@ -5,6 +5,7 @@ mod authorization;
 mod bad_input;
 mod cli;
 mod clients;
+mod dns_endpoint;
 mod doors;
 mod durability;
 mod exposure;
