@@ -60,6 +60,8 @@ pub(crate) struct Site {
     pub(crate) signer: watch::Receiver<Option<Signer>>,
     pub(crate) tokens: Arc<OnceLock<TokenDoor>>,
     pub(crate) root: Arc<PublicRoot>,
+    /// The certificate that is shown to the API server, once there is one.
+    pub(crate) shown: Arc<OnceLock<CertificateDer<'static>>>,
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
 }
@@ -188,9 +190,11 @@ impl FrontEnd {
     }
 
     async fn api_server(&self) -> Result<&ApiServer> {
-        let make = async || {
+        let make = async || -> Result<ApiServer> {
             let signer = self.site.signer.borrow().clone().context("the cluster's signer is not there")?;
-            ApiServer::new(&signer, self.site.internal.ip(), &self.site.clock).await
+            let (api_server, shown) = ApiServer::new(&signer, self.site.internal.ip(), &self.site.clock).await?;
+            let _ = self.site.shown.set(shown);
+            Ok(api_server)
         };
         self.api_server.get_or_try_init(make).await
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use base::Entropy;
@@ -13,6 +13,7 @@ use etcd::{RemoteStore, Store};
 use gke::EndpointSettings;
 use pki::{Authority, MachineSecret, Signer};
 use policy::AccessSettings;
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -142,6 +143,8 @@ pub(crate) struct Cluster {
     pub(crate) delivery: watch::Sender<Vec<Delivery>>,
     /// Who reaches its endpoints.
     pub(crate) gate: Arc<Gate>,
+    /// What the front end of its DNS endpoint shows to the API server, once somebody came that way.
+    pub(crate) front_end_shown: Arc<OnceLock<CertificateDer<'static>>>,
     pub(crate) signer: watch::Sender<Option<Signer>>,
     commands: mpsc::Sender<Command>,
     pub(crate) inbox: Mutex<Option<mpsc::Receiver<Command>>>,
@@ -168,6 +171,7 @@ impl Cluster {
             instances: Mutex::default(),
             delivery: watch::Sender::new(Vec::new()),
             gate,
+            front_end_shown: Arc::default(),
             signer: watch::Sender::new(None),
             commands,
             inbox: Mutex::new(Some(inbox)),

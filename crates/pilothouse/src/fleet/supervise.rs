@@ -76,6 +76,7 @@ fn serve_name(fleet: &Fleet, cluster: &Cluster, listener: std::net::TcpListener)
         signer: cluster.signer.subscribe(),
         tokens: Arc::clone(&fleet.tokens),
         root: Arc::clone(&fleet.root),
+        shown: Arc::clone(&cluster.front_end_shown),
         clock: fleet.clock.clone(),
         entropy: fleet.entropy.clone(),
     };

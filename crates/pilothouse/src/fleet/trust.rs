@@ -93,6 +93,12 @@ async fn look_at(cluster: &Cluster) -> ClusterTrust {
         connect(&mut found, &used.from, &used.to, &certificate);
         found.certificates.push(certificate);
     }
+    let by_name = cluster.front_end_shown.get();
+    let by_name = by_name.and_then(|der| shown(der, "front end as client of API server".to_owned(), &authorities));
+    if let Some(certificate) = by_name {
+        connect(&mut found, "front end", "API server", &certificate);
+        found.certificates.push(certificate);
+    }
     talk_in_process(&mut found, cluster);
     found
 }

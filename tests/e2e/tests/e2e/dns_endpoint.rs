@@ -154,6 +154,8 @@ fn the_front_end_asks_who_calls_and_iam_before_the_api_server_hears() -> Result<
     ensure!(who["groups"] == json!(["dev", "system:authenticated"]), "{who}");
     ensure!(led.with_token(REVIEWS, "forged", &[])?.0 == "401");
 
+    let trust = led.sandbox.pilothouse(&["inspect", "trust"])?;
+    ensure!(trust.contains("front end -> API server: mutual TLS"), "{trust}");
     let mut elsewhere = Command::new("curl");
     elsewhere.args(["-s", "-m", "10", "--proxy", &led.variables["HTTPS_PROXY"], "https://example.com/"]);
     ensure!(elsewhere.output()?.status.code() == Some(56), "nothing else is tunnelled");

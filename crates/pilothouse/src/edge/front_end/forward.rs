@@ -39,18 +39,25 @@ pub(super) struct ApiServer {
 }
 
 impl ApiServer {
+    /// The API server at an address, and the certificate that it is shown.
+    ///
     /// # Errors
     /// When the signer refuses or is gone.
-    pub(super) async fn new(signer: &Signer, address: IpAddr, clock: &Clock) -> Result<Self> {
+    pub(super) async fn new(
+        signer: &Signer,
+        address: IpAddr,
+        clock: &Clock,
+    ) -> Result<(Self, CertificateDer<'static>)> {
         let authority = signer.certificate(Authority::Cluster).await?;
         let profile = Profile::FrontProxyClient { name: "front-proxy-client".to_owned() };
         let identity = request_identity(signer, &profile, None).await?;
-        Ok(Self {
+        let api_server = Self {
             multiplexed: client_config(&authority, Some(&identity), &[b"h2"], clock)?,
             switching: client_config(&authority, Some(&identity), &[b"http/1.1"], clock)?,
             name: ServerName::IpAddress(address.into()),
             callers: ClientVerifier::new(&authority, clock)?,
-        })
+        };
+        Ok((api_server, identity.chain()[0].clone()))
     }
 
     /// User and groups of a caller's certificate, if it counts in this cluster.
