@@ -31,6 +31,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Command};
+use confine::Role;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -83,22 +84,14 @@ fn run(command: Command) -> Result<String> {
         Command::Apiserver(args) => server(async move { api_server::run(&args).await }),
         Command::Cloud(args) => server(sandbox::run(&args)),
         Command::Signer(args) => {
-            let missing = confine::confine();
-            client(confined(missing, signer::run(&args))).map(|()| String::new())
+            let confined = confine::confine(Role::Signer, &args.data_dir);
+            client(signer::run(&args, &confined.report)).map(|()| String::new())
         }
         Command::Instance(args) => {
-            let missing = confine::confine();
-            server(confined(missing, instance::run(&args)))
+            let confined = confine::confine(Role::Instance, &args.data_dir);
+            server(async move { instance::run(&args, &confined.report).await })
         }
     }
-}
-
-/// The work of a process that gave up rights before; says which it could not give up, now that there is a log.
-async fn confined(missing: Vec<String>, work: impl Future<Output = Result<()>>) -> Result<()> {
-    for what in missing {
-        tracing::warn!(what, "this process is less confined than it should be");
-    }
-    work.await
 }
 
 /// A process that mostly waits needs one thread.

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::channel::Channel;
 use crate::cli::RoleArgs;
+use crate::confine::GaveUp;
 use crate::fleet::SealedDirectory;
 use crate::fleet::message::{FromSigner, ToSigner};
 use crate::system;
@@ -19,7 +20,7 @@ use crate::system;
 ///
 /// # Errors
 /// When the fleet does not speak first, or its directory cannot be opened.
-pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
+pub(crate) async fn run(args: &RoleArgs, gave_up: &[GaveUp]) -> Result<()> {
     let channel = Channel::from_stdin().context("the signer is started by the fleet, not by hand")?;
     let (core, directory) = match open(&channel, args).await {
         Ok(opened) => opened,
@@ -28,7 +29,7 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
             return Err(error);
         }
     };
-    channel.send(&FromSigner::Ready, &[]).await?;
+    channel.send(&FromSigner::Ready { gave_up: gave_up.to_vec() }, &[]).await?;
     info!(target: "signer", cluster = args.cluster, "serving");
     if directory.has_earlier_keys() {
         seal_anew(&directory);

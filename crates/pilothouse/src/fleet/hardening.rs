@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::confine::{Enforced, GaveUp};
 use crate::fleet::Fleet;
 
 /// Something that should hold of a process, and how far it does.
@@ -23,7 +24,7 @@ pub(crate) struct Attribute {
 }
 
 /// What was found of one attribute.
-type Finding = (&'static str, &'static str, String);
+type Finding = (&'static str, Enforced, String);
 
 /// Looks at every process of every cluster.
 pub(crate) fn look(fleet: &Fleet) -> Vec<Attribute> {
@@ -32,13 +33,20 @@ pub(crate) fn look(fleet: &Fleet) -> Vec<Attribute> {
         let instances = cluster.instances.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         for instance in instances {
             let Some(pid) = instance.pid else { continue };
-            let separate = !fleet.in_process();
-            for (attribute, enforced, why) in findings(pid, separate, &instance.data_dir) {
+            let found = if fleet.in_process() {
+                vec![
+                    GaveUp::new("one cluster per process", Enforced::None, IN_PROCESS),
+                    of(own_directory(&instance.data_dir)),
+                ]
+            } else {
+                seen_and_said(&seen(pid, &instance.data_dir), instance.gave_up)
+            };
+            for GaveUp { attribute, enforced, why } in found {
                 all.push(Attribute {
                     cluster: cluster.spec().name.clone(),
                     process: instance.name.clone(),
-                    attribute: attribute.to_owned(),
-                    enforced: enforced.to_owned(),
+                    attribute,
+                    enforced: enforced.name().to_owned(),
                     why,
                 });
             }
@@ -47,37 +55,51 @@ pub(crate) fn look(fleet: &Fleet) -> Vec<Attribute> {
     all
 }
 
-fn findings(pid: u32, separate: bool, directory: &Path) -> Vec<Finding> {
+const IN_PROCESS: &str = "--in-process puts everything into one process, which gives nothing up";
+
+/// What the kernel and the file system tell of a process.
+fn seen(pid: u32, directory: &Path) -> Vec<Finding> {
     let proc = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
     let (status, limits) = (proc("status"), proc("limits"));
     let is_root = rustix::process::geteuid().is_root();
     vec![
-        process(separate),
+        ("one cluster per process", Enforced::Full, "an own process with an own channel to the fleet".to_owned()),
         own_directory(directory),
         no_new_privileges(&status),
         core_dumps(&limits),
         memory(fs::File::open(format!("/proc/{pid}/environ")).map(drop), is_root),
+        capabilities(&status),
         system_calls(&status),
-        ("files", "none", "Landlock is not applied: it can open what its user can".to_owned()),
-        ("swap", "none", "memory is not locked; keys are wiped when they are dropped".to_owned()),
-        ("verified start", "none", "program and configuration are not checked against a manifest".to_owned()),
     ]
 }
 
-fn process(separate: bool) -> Finding {
-    if separate {
-        ("one cluster per process", "full", "an own process with an own channel to the fleet".to_owned())
-    } else {
-        ("one cluster per process", "none", "--in-process puts everything into one".to_owned())
+fn of((attribute, enforced, why): Finding) -> GaveUp {
+    GaveUp::new(attribute, enforced, why)
+}
+
+/// What is seen from outside, and what the process says of itself: where both speak, the lesser counts.
+fn seen_and_said(seen: &[Finding], said: Vec<GaveUp>) -> Vec<GaveUp> {
+    let mut all: Vec<GaveUp> = seen.iter().cloned().map(of).collect();
+    for one in said {
+        match all.iter_mut().find(|other| other.attribute == one.attribute) {
+            Some(other) if one.enforced <= other.enforced => *other = one,
+            Some(_) => {}
+            None => all.push(one),
+        }
     }
+    all
 }
 
 fn own_directory(directory: &Path) -> Finding {
     let mode = fs::metadata(directory).map(|found| found.permissions().mode() & 0o777);
     match mode {
-        Ok(0o700) => ("own directory", "full", "mode 0700, sealed with its own key, refused elsewhere".to_owned()),
-        Ok(mode) => ("own directory", "partial", format!("sealed with its own key, but its mode is {mode:04o}")),
-        Err(error) => ("own directory", "none", error.to_string()),
+        Ok(0o700) => {
+            ("own directory", Enforced::Full, "mode 0700, sealed with its own key, refused elsewhere".to_owned())
+        }
+        Ok(mode) => {
+            ("own directory", Enforced::Partial, format!("sealed with its own key, but its mode is {mode:04o}"))
+        }
+        Err(error) => ("own directory", Enforced::None, error.to_string()),
     }
 }
 
@@ -88,8 +110,8 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 fn no_new_privileges(status: &str) -> Finding {
     match field(status, "NoNewPrivs") {
-        Some("1") => ("no new privileges", "full", "NoNewPrivs is 1".to_owned()),
-        other => ("no new privileges", "none", format!("NoNewPrivs is {}", other.unwrap_or("not told here"))),
+        Some("1") => ("no new privileges", Enforced::Full, "NoNewPrivs is 1".to_owned()),
+        other => ("no new privileges", Enforced::None, format!("NoNewPrivs is {}", other.unwrap_or("not told here"))),
     }
 }
 
@@ -97,29 +119,38 @@ fn core_dumps(limits: &str) -> Finding {
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
     let values: Vec<&str> = limit.unwrap_or_default().split_whitespace().take(2).collect();
     match values[..] {
-        ["0", "0"] => ("no core dumps", "full", "the limit is 0, soft and hard".to_owned()),
-        ["0", hard] => ("no core dumps", "partial", format!("the limit is 0, but may be raised to {hard}")),
-        _ => ("no core dumps", "none", "there is no limit of 0".to_owned()),
+        ["0", "0"] => ("no core dumps", Enforced::Full, "the limit is 0, soft and hard".to_owned()),
+        ["0", hard] => ("no core dumps", Enforced::Partial, format!("the limit is 0, but may be raised to {hard}")),
+        _ => ("no core dumps", Enforced::None, "there is no limit of 0".to_owned()),
     }
 }
 
 fn memory(environment: std::io::Result<()>, is_root: bool) -> Finding {
     match environment {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            ("memory kept from others", "full", "other processes of the user may not look into it".to_owned())
+            ("memory kept from others", Enforced::Full, "other processes of the user may not look into it".to_owned())
         }
         Ok(()) if is_root => {
-            ("memory kept from others", "partial", "the user is root, who may look anywhere".to_owned())
+            ("memory kept from others", Enforced::Partial, "the user is root, who may look anywhere".to_owned())
         }
-        Ok(()) => ("memory kept from others", "none", "processes of the same user can look into it".to_owned()),
-        Err(error) => ("memory kept from others", "none", error.to_string()),
+        Ok(()) => ("memory kept from others", Enforced::None, "processes of the same user can look into it".to_owned()),
+        Err(error) => ("memory kept from others", Enforced::None, error.to_string()),
+    }
+}
+
+fn capabilities(status: &str) -> Finding {
+    let sets = ["CapEff", "CapPrm"].map(|name| field(status, name).map(|bits| bits.trim_start_matches('0').is_empty()));
+    match sets {
+        [Some(true), Some(true)] => ("capabilities", Enforced::Full, "it has none".to_owned()),
+        [Some(_), Some(_)] => ("capabilities", Enforced::None, "it has some".to_owned()),
+        _ => ("capabilities", Enforced::None, "they are not told here".to_owned()),
     }
 }
 
 fn system_calls(status: &str) -> Finding {
     match field(status, "Seccomp") {
-        Some("2") => ("system calls", "full", "a filter is applied".to_owned()),
-        _ => ("system calls", "none", "no filter is applied".to_owned()),
+        Some("2") => ("system calls", Enforced::Full, "a filter is applied".to_owned()),
+        _ => ("system calls", Enforced::None, "no filter is applied".to_owned()),
     }
 }
 
@@ -127,26 +158,42 @@ fn system_calls(status: &str) -> Finding {
 mod tests {
     use super::*;
 
-    fn enforced(finding: Finding) -> &'static str {
+    fn enforced(finding: Finding) -> Enforced {
         finding.1
     }
 
     #[test]
     fn never_more_is_said_than_the_kernel_says() {
-        assert_eq!(enforced(no_new_privileges("Name:\tx\nNoNewPrivs:\t1\n")), "full");
-        assert_eq!(enforced(no_new_privileges("NoNewPrivs:\t0\n")), "none");
-        assert_eq!(enforced(no_new_privileges("")), "none");
-        assert_eq!(enforced(system_calls("Seccomp:\t2\nSeccomp_filters:\t1\n")), "full");
-        assert_eq!(enforced(system_calls("Seccomp:\t0\n")), "none");
+        assert_eq!(enforced(no_new_privileges("Name:\tx\nNoNewPrivs:\t1\n")), Enforced::Full);
+        assert_eq!(enforced(no_new_privileges("NoNewPrivs:\t0\n")), Enforced::None);
+        assert_eq!(enforced(no_new_privileges("")), Enforced::None);
+        assert_eq!(enforced(system_calls("Seccomp:\t2\nSeccomp_filters:\t1\n")), Enforced::Full);
+        assert_eq!(enforced(system_calls("Seccomp:\t0\n")), Enforced::None);
         let limits =
             |soft: &str, hard: &str| format!("Max core file size        {soft}                    {hard}      bytes\n");
-        assert_eq!(enforced(core_dumps(&limits("0", "0"))), "full");
-        assert_eq!(enforced(core_dumps(&limits("0", "unlimited"))), "partial");
-        assert_eq!(enforced(core_dumps(&limits("unlimited", "unlimited"))), "none");
-        assert_eq!(enforced(core_dumps("")), "none");
-        assert_eq!(enforced(memory(Err(ErrorKind::PermissionDenied.into()), false)), "full");
-        assert_eq!(enforced(memory(Ok(()), true)), "partial");
-        assert_eq!(enforced(memory(Ok(()), false)), "none");
-        assert_eq!(enforced(own_directory(Path::new("/nowhere"))), "none");
+        assert_eq!(enforced(core_dumps(&limits("0", "0"))), Enforced::Full);
+        assert_eq!(enforced(core_dumps(&limits("0", "unlimited"))), Enforced::Partial);
+        assert_eq!(enforced(core_dumps(&limits("unlimited", "unlimited"))), Enforced::None);
+        assert_eq!(enforced(core_dumps("")), Enforced::None);
+        assert_eq!(enforced(memory(Err(ErrorKind::PermissionDenied.into()), false)), Enforced::Full);
+        assert_eq!(enforced(memory(Ok(()), true)), Enforced::Partial);
+        assert_eq!(enforced(memory(Ok(()), false)), Enforced::None);
+        assert_eq!(enforced(capabilities("CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n")), Enforced::Full);
+        assert_eq!(enforced(capabilities("CapPrm:\t0000000000000400\nCapEff:\t0000000000000000\n")), Enforced::None);
+        assert_eq!(enforced(own_directory(Path::new("/nowhere"))), Enforced::None);
+    }
+
+    #[test]
+    fn where_a_process_says_more_of_itself_than_is_seen_it_is_not_believed() {
+        let seen = [("system calls", Enforced::None, "no filter".to_owned()), ("a", Enforced::Full, "seen".to_owned())];
+        let said = vec![
+            GaveUp::new("system calls", Enforced::Full, "said"),
+            GaveUp::new("a", Enforced::Partial, "said"),
+            GaveUp::new("files", Enforced::Full, "said"),
+        ];
+        let all = seen_and_said(&seen, said);
+        let all: Vec<_> = all.iter().map(|one| (one.attribute.as_str(), one.enforced, one.why.as_str())).collect();
+        let files = ("files", Enforced::Full, "said");
+        assert_eq!(all, [("system calls", Enforced::None, "no filter"), ("a", Enforced::Partial, "said"), files]);
     }
 }

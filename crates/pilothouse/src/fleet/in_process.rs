@@ -138,6 +138,7 @@ async fn start(
             data_dir: start.data_dir.clone(),
             addresses: addresses(cluster, place).iter().map(ToString::to_string).collect(),
             restarts: 0,
+            gave_up: Vec::new(),
             trouble: None,
         });
         starting.push(Instance::start(start, Doors { signer, identity, etcd }));

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use policy::AccessSettings;
 use serde::{Deserialize, Serialize};
 
+use crate::confine::GaveUp;
+
 /// From the fleet to an instance.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
@@ -32,8 +34,8 @@ pub(crate) enum ToInstance {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub(crate) enum FromInstance {
-    /// It serves.
-    Ready,
+    /// It serves; and what it has given up.
+    Ready { gave_up: Vec<GaveUp> },
     /// It cannot start; the text names the cause and the way out.
     Failed { message: String },
 }
@@ -109,8 +111,13 @@ pub(crate) enum ToSigner {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub(crate) enum FromSigner {
-    Ready,
-    Failed { message: String },
+    /// It signs; and what it has given up.
+    Ready {
+        gave_up: Vec<GaveUp>,
+    },
+    Failed {
+        message: String,
+    },
 }
 
 /// A client certificate that a process shows.

@@ -5,18 +5,35 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use tokio::process::{Child, Command};
 
 use crate::channel::{self, Channel};
+use crate::confine::{Enforced, GaveUp};
 
 /// A running child and the fleet's end of its channel. Dropping it closes the channel, which ends the child.
 pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) channel: Arc<Channel>,
     pub(crate) pid: u32,
+    gave_up: OnceLock<Vec<GaveUp>>,
+}
+
+impl Process {
+    /// Remembers what the process said of its confinement.
+    pub(crate) fn says(&self, gave_up: Vec<GaveUp>) {
+        let less = gave_up.iter().filter(|one| one.enforced != Enforced::Full);
+        let less: Vec<&str> = less.map(|one| one.attribute.as_str()).collect();
+        tracing::info!(pid = self.pid, not_full = less.join(", "), "confined");
+        let _ = self.gave_up.set(gave_up);
+    }
+
+    /// What it said; nothing before it is ready.
+    pub(crate) fn gave_up(&self) -> Vec<GaveUp> {
+        self.gave_up.get().cloned().unwrap_or_default()
+    }
 }
 
 /// Starts this program again in another role; its standard error goes to `log`. It ends with its parent.
@@ -57,7 +74,7 @@ fn start(arguments: &[OsString], log: &Path, ends_with_parent: bool) -> Result<P
         .spawn()
         .context("cannot start a process")?;
     let pid = child.id().context("the process ended at once")?;
-    Ok(Process { child, channel: Arc::new(Channel::new(ours)?), pid })
+    Ok(Process { child, channel: Arc::new(Channel::new(ours)?), pid, gave_up: OnceLock::new() })
 }
 
 /// Children get no part of the user's environment (it may hold credentials) but what steers logging.

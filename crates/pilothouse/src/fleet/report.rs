@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::Fleet;
+use crate::confine::GaveUp;
 use crate::fleet::exposure::{self, ClusterEndpoints, PlaceRange};
+use crate::fleet::{Fleet, hardening};
 use crate::layout::RunState;
 
 /// `pilothouse status -o json`.
@@ -94,6 +95,9 @@ pub(crate) struct InstanceStatus {
     pub(crate) addresses: Vec<String>,
     /// How often it was started again since `up`.
     pub(crate) restarts: u32,
+    /// What it said of itself when it began; nothing of what runs in the fleet's own process.
+    #[serde(skip)]
+    pub(crate) gave_up: Vec<GaveUp>,
     /// Why it does not run now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) trouble: Option<String>,
@@ -183,7 +187,7 @@ pub(crate) async fn inspect(fleet: &Fleet, run: &RunState) -> Inspection {
         certificates: fleet.certificates().await,
         keys: keys(fleet),
         exposure: exposure(fleet),
-        boundaries: boundaries(fleet.in_process()),
+        boundaries: boundaries(fleet.in_process(), confined(fleet)),
     }
 }
 
@@ -205,7 +209,22 @@ fn keys(fleet: &Fleet) -> Vec<SealingKey> {
     directories.filter_map(key).collect()
 }
 
-fn boundaries(in_process: bool) -> Vec<Boundary> {
+/// The least that holds of any process.
+fn confined(fleet: &Fleet) -> (&'static str, &'static str) {
+    let all = hardening::look(fleet);
+    let of = |name: &'static str| all.iter().filter(move |one| one.attribute == name).map(|one| one.enforced.clone());
+    let found: Vec<String> = of("system calls").chain(of("files")).collect();
+    let holds = |one: &String| one == "full";
+    if found.is_empty() || !found.iter().any(|one| one != "none") {
+        ("none", "`inspect hardening` says why")
+    } else if found.iter().all(holds) {
+        ("full", "seccomp and Landlock, which each applies to itself before it gets its key; see `inspect hardening`")
+    } else {
+        ("partial", "`inspect hardening` says for which process, and why")
+    }
+}
+
+fn boundaries(in_process: bool, confined: (&str, &str)) -> Vec<Boundary> {
     let boundary = |what: &str, enforced: &str, why: &str| Boundary {
         what: what.to_owned(),
         enforced: enforced.to_owned(),
@@ -235,11 +254,7 @@ fn boundaries(in_process: bool) -> Vec<Boundary> {
             "full",
             "mutual TLS; where addresses cannot be aliases, members share one and their certificates are alike",
         ),
-        boundary(
-            "system calls and files of an instance are confined",
-            "none",
-            "seccomp and Landlock are not applied yet; `inspect hardening` tells what is",
-        ),
+        boundary("system calls and files of signer and instances are confined", confined.0, confined.1),
         boundary(
             "who connects to an endpoint is decided by source address",
             "partial",

@@ -28,6 +28,7 @@ use crate::fleet::message::{
 use crate::fleet::process::{self, Process};
 use crate::fleet::report::InstanceStatus;
 use crate::fleet::{Fleet, in_process, key, user_files};
+use crate::layout::make_directory;
 use crate::{failure, identity_server};
 
 /// The signer's directory name.
@@ -412,7 +413,7 @@ impl Supervisor {
         let data_key = key::unwrap(&data_dir, id, SIGNER, &self.fleet.platform)?;
         signer.channel.send(&ToSigner::Start { cluster: id.clone(), data_dir, data_key }, &[]).await?;
         match signer.channel.receive().await?.map(|(message, _)| message) {
-            Some(FromSigner::Ready) => {}
+            Some(FromSigner::Ready { gave_up }) => signer.says(gave_up),
             Some(FromSigner::Failed { message }) => bail!("signer: {message}"),
             None => bail!("the signer ended at once; see its log in {}", self.fleet.layout().logs().display()),
         }
@@ -443,7 +444,7 @@ impl Supervisor {
         let files = [to_signer, to_identity, client.into(), peer.into()];
         instance.channel.send(&ToInstance::Start(Box::new(start)), &files).await?;
         match instance.channel.receive().await?.map(|(message, _)| message) {
-            Some(FromInstance::Ready) => {}
+            Some(FromInstance::Ready { gave_up }) => instance.says(gave_up),
             Some(FromInstance::Failed { message }) => bail!(message),
             None => bail!("the instance ended at once; see its log in {}", fleet.layout().logs().display()),
         }
@@ -483,6 +484,7 @@ impl Supervisor {
             data_dir: directory.join(name),
             addresses,
             restarts: slot.restarts,
+            gave_up: slot.process.as_ref().map(Process::gave_up).unwrap_or_default(),
             trouble: slot.trouble.clone(),
         };
         let instance = |(place, instance): (usize, &InstanceSlot)| {
@@ -539,6 +541,8 @@ fn spawn(fleet: &Fleet, cluster: &Cluster, instance: Option<usize>) -> Result<Pr
         None => ("signer", SIGNER.to_owned()),
     };
     let directory = fleet.layout().cluster(&spec.id).join(&name);
+    // It confines itself to this directory before it is told anything.
+    make_directory(&directory)?;
     let mut arguments: Vec<OsString> = vec![
         role.into(),
         "--cluster".into(),

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::channel::Channel;
 use crate::cli::RoleArgs;
+use crate::confine::GaveUp;
 use crate::fleet::MemberListeners;
 use crate::fleet::message::{FromInstance, ToInstance};
 
@@ -26,7 +27,7 @@ pub(crate) use control_plane::{Doors, Instance};
 ///
 /// # Errors
 /// When the fleet does not speak first, or a part does not start.
-pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
+pub(crate) async fn run(args: &RoleArgs, gave_up: &[GaveUp]) -> Result<()> {
     let channel = Channel::from_stdin().context("an instance is started by the fleet, not by hand")?;
     let (mut instance, signer) = match start(&channel, args).await {
         Ok(started) => started,
@@ -35,7 +36,7 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<()> {
             return Err(error);
         }
     };
-    channel.send(&FromInstance::Ready, &[]).await?;
+    channel.send(&FromInstance::Ready { gave_up: gave_up.to_vec() }, &[]).await?;
     info!(cluster = args.cluster, "serving");
     instance.begin().await;
     let store_ended = instance.store_ended();

@@ -15,6 +15,7 @@ mod fleet;
 mod gcloud;
 mod history;
 mod identities;
+mod isolation;
 mod issuers;
 mod keys;
 mod kube_rs;

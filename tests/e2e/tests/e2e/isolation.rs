@@ -1,0 +1,183 @@
+//! Isolation and hardening: what holds each process in its place, as the kernel tells it, and what happens to whom when
+//! something is moved, changed or killed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Sandbox, client, eventually, on_path, skipped};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// Between two looks at the cluster that must not notice anything.
+const PROBE: Duration = Duration::from_millis(100);
+
+/// What `inspect hardening` says of an attribute of each process.
+fn said(sandbox: &Sandbox, process: &str, attribute: &str) -> Result<(String, String)> {
+    let found: Value = serde_json::from_str(&sandbox.pilothouse(&["inspect", "hardening", "-o", "json"])?)?;
+    let found = found.as_array().context("a list")?;
+    let own = found.iter().find(|one| one["process"] == process && one["attribute"] == attribute);
+    let own = own.with_context(|| format!("{process}: {attribute} in {found:?}"))?;
+    let text = |name: &str| own[name].as_str().unwrap_or_default().to_owned();
+    Ok((text("enforced"), text("why")))
+}
+
+#[test]
+fn signer_and_instance_are_filtered_and_have_no_capabilities() -> Result<()> {
+    if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+        skipped("system calls", "there is no filter for this architecture");
+        return Ok(());
+    }
+    let sandbox = Sandbox::start_with(&["--nodes", "1"])?;
+    for (pid, role) in sandbox.processes()?.into_iter().filter(|(_, role)| role != "cloud") {
+        // Each thread has its own: all of them count.
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let status = fs::read_to_string(thread?.path().join("status"))?;
+            for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000"] {
+                ensure!(status.contains(line), "{role}: {line} in {status}");
+            }
+        }
+        let name = if role == "signer" { "signer" } else { "control-plane-0" };
+        for attribute in ["system calls", "no other processes", "no new code", "capabilities"] {
+            let (enforced, why) = said(&sandbox, name, attribute)?;
+            ensure!(enforced == "full", "{name}: {attribute}: {enforced} {why}");
+        }
+        // Whether the kernel has Landlock, and which, the process says; silence would be a claim.
+        for attribute in ["files", "nothing is executed", "signals"] {
+            let (enforced, why) = said(&sandbox, name, attribute)?;
+            ensure!(enforced == "full" || why.contains("Landlock"), "{name}: {attribute}: {enforced} {why}");
+        }
+    }
+    let ((signer, _), (instance, why)) =
+        (said(&sandbox, "signer", "network")?, said(&sandbox, "control-plane-0", "network")?);
+    ensure!(signer == "full" && instance == "none" && why.contains("by design"), "{signer} {instance} {why}");
+    Ok(())
+}
+
+#[test]
+fn in_one_process_nothing_is_claimed() -> Result<()> {
+    let sandbox = Sandbox::start_with(&["--nodes", "0", "--in-process"])?;
+    let found: Value = serde_json::from_str(&sandbox.pilothouse(&["inspect", "hardening", "-o", "json"])?)?;
+    let claimed = |one: &&Value| {
+        let attribute = one["attribute"].as_str().unwrap_or_default();
+        one["enforced"] != "none" && !matches!(attribute, "own directory" | "verified start")
+    };
+    let claims: Vec<_> = found.as_array().context("a list")?.iter().filter(claimed).collect();
+    ensure!(claims.is_empty(), "{claims:?}");
+    let (enforced, why) = said(&sandbox, "control-plane-0", "one cluster per process")?;
+    ensure!(enforced == "none" && why.contains("--in-process"), "{why}");
+    Ok(())
+}
+
+/// Two clusters, made by gcloud where it is there, and the numbers of their processes: `(name, role, pid)`.
+fn two_clusters() -> Result<Option<Sandbox>> {
+    let Some(gcloud) = on_path("gcloud") else {
+        skipped("two clusters", "no gcloud on PATH");
+        return Ok(None);
+    };
+    let sandbox = Sandbox::start_with(&["--nodes", "0"])?;
+    let mut create = sandbox.command(gcloud);
+    create.args(["container", "clusters", "create", "other", "--num-nodes", "1", "--zone", "us-central1-a", "--quiet"]);
+    let output = create.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(Some(sandbox))
+}
+
+fn pids(sandbox: &Sandbox, cluster: &str) -> Result<BTreeSet<u64>> {
+    let status = sandbox.status()?;
+    let clusters = status["clusters"].as_array().context("clusters")?;
+    let own = clusters.iter().find(|one| one["name"] == cluster).context("no such cluster")?;
+    let instances = own["instances"].as_array().context("instances")?;
+    Ok(instances.iter().filter_map(|instance| instance["pid"].as_u64()).collect())
+}
+
+#[test]
+fn killing_all_of_one_cluster_is_not_noticed_by_the_other() -> Result<()> {
+    let Some(kubectl) = client("kubectl") else {
+        skipped("two clusters", "no kubectl");
+        return Ok(());
+    };
+    let Some(sandbox) = two_clusters()? else { return Ok(()) };
+    let (demo, other) = (pids(&sandbox, "demo")?, pids(&sandbox, "other")?);
+    ensure!(demo.len() == 2 && other.len() == 2 && demo.is_disjoint(&other), "{demo:?} {other:?}");
+    let (stop, probes) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let failures = std::thread::scope(|scope| -> Result<Vec<String>> {
+        let prober = scope.spawn(|| -> Result<Vec<String>> {
+            let mut failures = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let mut probe = sandbox.command(&kubectl);
+                probe.args(["get", "--raw", "/readyz", "--request-timeout", "5s"]);
+                let output = probe.output()?;
+                if !output.status.success() {
+                    failures.push(String::from_utf8_lossy(&output.stderr).into_owned());
+                }
+                probes.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(PROBE);
+            }
+            Ok(failures)
+        });
+        let killed = (0..3).try_for_each(|_| -> Result<()> {
+            let before = pids(&sandbox, "other")?;
+            for pid in &before {
+                ensure!(Command::new("kill").args(["-9", &pid.to_string()]).status()?.success());
+            }
+            let probed = probes.load(Ordering::Relaxed);
+            eventually(LIMIT, || {
+                let now = pids(&sandbox, "other")?;
+                ensure!(now.len() == 2 && now.is_disjoint(&before), "{now:?}");
+                ensure!(probes.load(Ordering::Relaxed) > probed + 3, "the other cluster was not looked at");
+                Ok(())
+            })
+        });
+        stop.store(true, Ordering::Relaxed);
+        let failures = prober.join().map_err(|_| anyhow::anyhow!("the prober panicked"))??;
+        killed.map(|()| failures)
+    })?;
+    ensure!(failures.is_empty(), "{failures:?}");
+    ensure!(pids(&sandbox, "demo")? == demo, "a process of the other cluster was replaced");
+    Ok(())
+}
+
+#[test]
+fn the_directory_of_one_cluster_is_refused_under_the_name_of_another() -> Result<()> {
+    let Some(mut sandbox) = two_clusters()? else { return Ok(()) };
+    let status = sandbox.status()?;
+    let directory = |cluster: &str| -> Result<std::path::PathBuf> {
+        let clusters = status["clusters"].as_array().context("clusters")?;
+        let own = clusters.iter().find(|one| one["name"] == cluster).context("no such cluster")?;
+        let id = own["id"].as_str().context("an id")?;
+        Ok(sandbox.data_dir().join("clusters").join(&id[..16]))
+    };
+    let (demo, other) = (directory("demo")?, directory("other")?);
+    for part in ["control-plane-0", "signer"] {
+        sandbox.pilothouse(&["down"])?;
+        let aside = sandbox.data_dir().join("aside");
+        fs::rename(other.join(part), &aside)?;
+        // What is moved is a whole directory, its statement included.
+        ensure!(Command::new("cp").arg("-a").arg(demo.join(part)).arg(other.join(part)).status()?.success());
+        sandbox.up(&[])?;
+        let shown = eventually(LIMIT, || {
+            let shown = sandbox.pilothouse(&["status"])?;
+            ensure!(shown.contains("instance identity mismatch"), "{shown}");
+            Ok(shown)
+        })?;
+        let logs = sandbox.pilothouse(&["logs"])?;
+        let identity: Value = serde_json::from_slice(&fs::read(demo.join(part).join("identity.json"))?)?;
+        let wrapped = identity["dataKey"]["wrapped"].as_str().context("a wrapped key")?;
+        for text in [&shown, &logs] {
+            ensure!(!text.contains(wrapped) && !text.contains("PRIVATE KEY"), "key material: {text}");
+        }
+        ensure!(sandbox.kubectl(&["get", "namespaces"])?.contains("default"), "the other cluster serves");
+        sandbox.pilothouse(&["down"])?;
+        fs::remove_dir_all(other.join(part))?;
+        fs::rename(&aside, other.join(part))?;
+    }
+    sandbox.up(&[])?;
+    eventually(LIMIT, || {
+        ensure!(pids(&sandbox, "other")?.len() == 2);
+        Ok(())
+    })
+}
