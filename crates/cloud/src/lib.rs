@@ -8,6 +8,7 @@
 mod fleet;
 mod http;
 mod identity;
+mod machines;
 mod operations;
 mod peer;
 mod server;
@@ -25,6 +26,7 @@ use disk::Platform;
 pub use fleet::{ClientCertificate, ClusterAccess, ClusterSpec, EndpointSettings, Fleet, NodeSpec};
 use gke::ApiError;
 use machinery::json;
+pub use machines::MachineClaims;
 use state::Store;
 use tokio::sync::{Semaphore, watch};
 

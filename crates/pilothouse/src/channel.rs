@@ -25,7 +25,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const LAST: u8 = 0;
 const MORE: u8 = 1;
 /// At most so many descriptors travel with one message.
-const FILES_MAX: usize = 4;
+const FILES_MAX: usize = 8;
 
 /// One end of a channel.
 pub(crate) struct Channel {

@@ -17,6 +17,7 @@ mod fleet;
 mod identity_server;
 mod instance;
 mod layout;
+mod metadata;
 mod sandbox;
 mod signer;
 mod system;

@@ -125,6 +125,7 @@ async fn bring_up(
     let resolving = cloud.clone();
     let resolve = Arc::new(move |token: &str| resolving.resolve_token(token));
     fleet.resolve_tokens_with(TokenDoor { resolve, changes: cloud.access_changes() });
+    fleet.issue_tokens_with(cloud.clone());
     let control_token =
         secret_file(&layout.control_token(), || URL_SAFE_NO_PAD.encode(system::entropy().bytes::<32>()))?;
     if !token_is_known(layout, &cloud) {

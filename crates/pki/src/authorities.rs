@@ -12,9 +12,10 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::profile::{Authority, Profile};
 use crate::{SignerError, der, pem};
@@ -23,9 +24,16 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 /// Thirty years of 365 days, as GKE's cluster CA.
 const CA_LIFETIME: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-struct CertificateAuthority {
+/// One authority: its certificate and its private key, which is wiped when it is dropped.
+pub(crate) struct CertificateAuthority {
     certificate: CertificateDer<'static>,
     key: KeyPair,
+}
+
+impl Drop for CertificateAuthority {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 /// The four authorities of a cluster, with their private keys.
@@ -55,9 +63,8 @@ impl Authorities {
         let kept: BTreeMap<Authority, Kept> = serde_json::from_slice(bytes).map_err(|_| SignerError::DamagedState)?;
         let mut by_purpose = BTreeMap::new();
         for (authority, kept) in kept {
-            let certificate = pem::certificates(&kept.certificate_pem)?.remove(0);
-            let key = KeyPair::from_pem(&kept.key_pem).map_err(|_| SignerError::DamagedState)?;
-            by_purpose.insert(authority, CertificateAuthority { certificate, key });
+            let ca = CertificateAuthority::from_pem(&kept.certificate_pem, &kept.key_pem)?;
+            by_purpose.insert(authority, ca);
         }
         if by_purpose.len() != Authority::ALL.len() {
             return Err(SignerError::DamagedState);
@@ -83,6 +90,11 @@ impl Authorities {
         &self.by_purpose[&authority].certificate
     }
 
+    /// An authority's private key as PEM, for whom the signer's policy lets have it.
+    pub(crate) fn key(&self, authority: Authority) -> Zeroizing<String> {
+        Zeroizing::new(self.by_purpose[&authority].key.serialize_pem())
+    }
+
     /// Signs a request for a purpose. Only the request's public key is used; its self-signature is checked.
     pub(crate) fn issue(
         &self,
@@ -93,11 +105,7 @@ impl Authorities {
         entropy: &Entropy,
     ) -> Result<CertificateDer<'static>, SignerError> {
         let public_key = requested_key(csr)?;
-        let mut params = profile.params()?;
-        params.not_before = date(not_before)?;
-        params.not_after = date(not_before + lifetime)?;
-        params.serial_number = Some(serial_number(entropy));
-        self.by_purpose[&profile.authority()].sign(&params, &profile.distinguished_name(), &public_key)
+        self.by_purpose[&profile.authority()].certify(&public_key, profile, not_before, lifetime, entropy)
     }
 }
 
@@ -151,6 +159,40 @@ impl CertificateAuthority {
         params.serial_number = Some(serial_number(entropy));
         let certificate = params.self_signed(&key).map_err(failed)?.der().clone();
         Ok(Self { certificate, key })
+    }
+
+    /// Reads an authority's certificate and key.
+    ///
+    /// # Errors
+    /// When either is not what it should be, or they do not belong together.
+    pub(crate) fn from_pem(certificate: &str, key: &str) -> Result<Self, SignerError> {
+        let damaged = |_| SignerError::DamagedState;
+        let certificate = pem::certificates(certificate).map_err(damaged)?.remove(0);
+        let ca = Self { certificate, key: KeyPair::from_pem(key).map_err(|_| SignerError::DamagedState)? };
+        let (_, parsed) = X509Certificate::from_der(&ca.certificate).map_err(|_| SignerError::DamagedState)?;
+        let same = parsed.public_key().raw == ca.key.subject_public_key_info();
+        if same { Ok(ca) } else { Err(SignerError::DamagedState) }
+    }
+
+    /// The authority's own certificate.
+    pub(crate) const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// A certificate of this key for a purpose.
+    pub(crate) fn certify(
+        &self,
+        public_key: &SubjectPublicKeyInfo,
+        profile: &Profile,
+        not_before: Timestamp,
+        lifetime: Duration,
+        entropy: &Entropy,
+    ) -> Result<CertificateDer<'static>, SignerError> {
+        let mut params = profile.params()?;
+        params.not_before = date(not_before)?;
+        params.not_after = date(not_before + lifetime)?;
+        params.serial_number = Some(serial_number(entropy));
+        self.sign(&params, &profile.distinguished_name(), public_key)
     }
 
     /// A certificate with this subject, a DER `Name`.

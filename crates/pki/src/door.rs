@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch};
 use tracing::debug;
+use zeroize::Zeroizing;
 
 use crate::profile::{Authority, Profile};
 use crate::signer::{Call, Requester, SignerCore};
@@ -20,6 +21,8 @@ use crate::{SignerError, pem};
 
 /// Larger than any request or certificate.
 const FRAME_BYTES_MAX: u32 = 256 * 1024;
+/// Most fit into so much.
+const FRAME_BYTES_USUAL: usize = 4 * 1024;
 /// Calls that one connection has under way.
 const CALLS_MAX: usize = 256;
 /// How long a call waits for a signer that is started again.
@@ -66,6 +69,21 @@ impl Signer {
         match self {
             Self::InProcess(core, _) => Ok(core.certificate(authority)),
             Self::Socket(client) => text(client.call(Call::Certificate { authority }).await?),
+        }
+    }
+
+    /// An authority's private key as PEM; only the metadata servers may have one, and only that of the etcd API CA.
+    ///
+    /// # Errors
+    /// When the requester may not, or the signer is gone.
+    pub async fn authority_key(&self, authority: Authority) -> Result<Zeroizing<String>, SignerError> {
+        match self {
+            Self::InProcess(core, requester) => core.authority_key(*requester, authority),
+            Self::Socket(client) => client
+                .ask(Call::AuthorityKey { authority })
+                .await?
+                .secret
+                .ok_or_else(|| SignerError::Unavailable("an answer of the wrong form".to_owned())),
         }
     }
 
@@ -121,6 +139,9 @@ struct AnswerFrame {
     result: Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// A private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<Zeroizing<String>>,
 }
 
 /// The way to a signer in another process; calls may overlap. When that process ends, calls wait a while for the next
@@ -154,8 +175,12 @@ impl SignerClient {
         self.0.send_replace(Some(Connection::open(stream)));
     }
 
-    /// Asks until there is an answer: nothing that a signer does harms when it is done twice.
     async fn call(&self, call: Call) -> Result<Value, SignerError> {
+        Ok(self.ask(call).await?.result)
+    }
+
+    /// Asks until there is an answer: nothing that a signer does harms when it is done twice.
+    async fn ask(&self, call: Call) -> Result<AnswerFrame, SignerError> {
         for _ in 0..ATTEMPTS_MAX {
             let mut current = self.0.subscribe();
             let connected = tokio::time::timeout(RESTART_WAIT, current.wait_for(Option::is_some)).await;
@@ -197,7 +222,7 @@ impl Connection {
         connection
     }
 
-    async fn call(&self, call: Call) -> Result<Result<Value, SignerError>, Gone> {
+    async fn call(&self, call: Call) -> Result<Result<AnswerFrame, SignerError>, Gone> {
         let (sender, receiver) = oneshot::channel();
         let id = {
             let mut waiting = self.waiting.lock().map_err(|_| Gone)?;
@@ -214,7 +239,10 @@ impl Connection {
         };
         write_frame(&mut *self.writer.lock().await, &RequestFrame { id, call }).await.map_err(|_| Gone)?;
         let answer = receiver.await.map_err(|_| Gone)?;
-        Ok(answer.error.map_or(Ok(answer.result), |error| Err(SignerError::Unavailable(error))))
+        Ok(match answer.error {
+            Some(error) => Err(SignerError::Unavailable(error)),
+            None => Ok(answer),
+        })
     }
 }
 
@@ -231,9 +259,17 @@ pub async fn serve_signer(core: Arc<SignerCore>, requester: Requester, stream: U
                 let (core, writer) = (Arc::clone(&core), Arc::clone(&writer));
                 tokio::spawn(async move {
                     let _permit = permit;
-                    let answer = match core.answer(requester, call).await {
-                        Ok(result) => AnswerFrame { id, result, error: None },
-                        Err(error) => AnswerFrame { id, result: Value::Null, error: Some(error.to_string()) },
+                    let answered = match call {
+                        Call::AuthorityKey { authority } => {
+                            core.authority_key(requester, authority).map(|key| (Value::Null, Some(key)))
+                        }
+                        other => core.answer(requester, other).await.map(|result| (result, None)),
+                    };
+                    let answer = match answered {
+                        Ok((result, secret)) => AnswerFrame { id, result, error: None, secret },
+                        Err(error) => {
+                            AnswerFrame { id, result: Value::Null, error: Some(error.to_string()), secret: None }
+                        }
                     };
                     let _ = write_frame(&mut *writer.lock().await, &answer).await;
                 });
@@ -248,10 +284,12 @@ pub async fn serve_signer(core: Arc<SignerCore>, requester: Requester, stream: U
 }
 
 async fn write_frame(writer: &mut OwnedWriteHalf, frame: &impl Serialize) -> io::Result<()> {
-    let body = serde_json::to_vec(frame)?;
-    let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut bytes = length.to_be_bytes().to_vec();
-    bytes.extend(body);
+    // Long enough for a key, so that no copy of it stays behind where the buffer was before it grew.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FRAME_BYTES_USUAL));
+    bytes.extend(0_u32.to_be_bytes());
+    serde_json::to_writer(&mut *bytes, frame)?;
+    let length = u32::try_from(bytes.len() - 4).map_err(|_| io::ErrorKind::InvalidInput)?;
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
     writer.write_all(&bytes).await
 }
 
@@ -262,7 +300,7 @@ async fn read_frame<T: for<'a> Deserialize<'a>>(reader: &mut OwnedReadHalf) -> i
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(e) => return Err(e),
     };
-    let mut body = vec![0; length as usize];
+    let mut body = Zeroizing::new(vec![0; length as usize]);
     reader.read_exact(&mut body).await?;
     Ok(Some(serde_json::from_slice(&body)?))
 }

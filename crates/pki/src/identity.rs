@@ -44,6 +44,11 @@ impl Identity {
         Ok(Self { chain, key: Zeroizing::new(key.secret_der().to_vec()), form })
     }
 
+    /// A key that was made here, with its certificate.
+    pub(crate) fn of_key(certificate: CertificateDer<'static>, key: &KeyPair) -> Self {
+        Self { chain: vec![certificate], key: Zeroizing::new(key.serialize_der()), form: Form::Pkcs8 }
+    }
+
     /// The certificate, and what stands between it and the authority.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
@@ -93,5 +98,5 @@ pub async fn request_identity(
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
     let csr = CertificateParams::default().serialize_request(&key).map_err(failed)?;
     let certificate = signer.issue(csr.der(), profile, lifetime).await?;
-    Ok(Identity { chain: vec![certificate], key: Zeroizing::new(key.serialize_der()), form: Form::Pkcs8 })
+    Ok(Identity::of_key(certificate, &key))
 }

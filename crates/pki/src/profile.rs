@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use base::Timestamp;
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 use serde::{Deserialize, Serialize};
@@ -151,11 +152,18 @@ impl Profile {
 
     /// How long before now it begins, and whether what lies before now counts for its lifetime. Requests of the API are
     /// dated as kube-controller-manager dates them.
-    pub(crate) const fn backdated(&self, lifetime: Duration) -> (Duration, bool) {
+    const fn backdated(&self, lifetime: Duration) -> (Duration, bool) {
         match self {
             Self::Approved(_) => (API_BACKDATE, lifetime.as_secs() >= API_SHORT.as_secs()),
             _ => (BACKDATE, false),
         }
+    }
+
+    /// From when and how long it is good, asked for now; at most the purpose's own lifetime.
+    pub(crate) fn validity(&self, now: Timestamp, asked: Option<Duration>) -> (Timestamp, Duration) {
+        let lifetime = asked.map_or(self.lifetime(), |asked| asked.min(self.lifetime()));
+        let (backdate, within) = self.backdated(lifetime);
+        (now - backdate, if within { lifetime } else { lifetime + backdate })
     }
 
     /// Which authority signs it.

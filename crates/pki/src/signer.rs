@@ -1,4 +1,5 @@
-//! The signer: certificate signing requests and claims in, certificates and tokens out. No key ever leaves it.
+//! The signer: certificate signing requests and claims in, certificates and tokens out. One key leaves it, that of the
+//! etcd API CA, to the metadata servers of the cluster's instances and to nobody else.
 //!
 //! Who asks is known from the socket (or handle) that the fleet gave away, never from what the caller says; a table says
 //! what each may have. Every issuance and refusal is a log event of target `signer`.
@@ -49,6 +50,8 @@ pub enum Requester {
     /// The fleet, for the user: client certificates of the store, and the one GKE issues for a cluster's owner. And for the
     /// front end of the DNS endpoint: to speak for the callers whose certificates it checked. Nothing of the control plane.
     Fleet,
+    /// The metadata servers of the cluster's instances: the key of the etcd API CA, and nothing else.
+    Metadata,
 }
 
 impl Requester {
@@ -56,6 +59,7 @@ impl Requester {
         match self {
             Self::Instance => "instance",
             Self::Fleet => "fleet",
+            Self::Metadata => "metadata",
         }
     }
 
@@ -64,10 +68,10 @@ impl Requester {
         match self {
             Self::Instance => match profile {
                 Profile::KubeClient { groups, .. } => !groups.iter().any(|g| g == ADMINISTRATORS),
-                Profile::EtcdClient { name } => name != "root",
                 Profile::Approved(approved) => !approved.organizations.iter().any(|g| g == ADMINISTRATORS),
+                // It has the etcd API CA itself, from its metadata server.
+                Profile::EtcdServing { .. } | Profile::EtcdClient { .. } => false,
                 Profile::ApiServerServing { .. }
-                | Profile::EtcdServing { .. }
                 | Profile::EtcdPeer { .. }
                 | Profile::KubeletServing { .. }
                 | Profile::FrontProxyClient { .. } => true,
@@ -77,7 +81,13 @@ impl Requester {
                 Profile::KubeClient { user, groups } => user == "client" && groups.is_empty(),
                 _ => matches!(profile, Profile::EtcdClient { .. } | Profile::FrontProxyClient { .. }),
             },
+            Self::Metadata => false,
         }
+    }
+
+    /// Whose private key it may have.
+    fn may_hold(self, authority: Authority) -> bool {
+        self == Self::Metadata && authority == Authority::EtcdApi
     }
 }
 
@@ -87,6 +97,7 @@ impl Requester {
 pub(crate) enum Call {
     Issue { csr: String, profile: Profile, lifetime_seconds: Option<u64> },
     Certificate { authority: Authority },
+    AuthorityKey { authority: Authority },
     SignJwt { claims: Value },
     Jwks,
 }
@@ -176,10 +187,7 @@ impl SignerCore {
             let (requester, what) = (requester.name().to_owned(), profile.name().to_owned());
             return Err(SignerError::Refused { requester, what }).inspect_err(refused);
         }
-        let lifetime = lifetime.map_or(profile.lifetime(), |l| l.min(profile.lifetime()));
-        let (backdate, within) = profile.backdated(lifetime);
-        let not_before = self.clock.now() - backdate;
-        let whole = if within { lifetime } else { lifetime + backdate };
+        let (not_before, whole) = profile.validity(self.clock.now(), lifetime);
         let issued = self.authorities.issue(csr, profile, not_before, whole, &self.entropy).inspect_err(refused)?;
         let names = subject(&issued)?;
         info!(target: "signer", cluster = self.cluster, requester = requester.name(), profile = profile.name(),
@@ -191,6 +199,23 @@ impl SignerCore {
     /// An authority's certificate as PEM.
     pub(crate) fn certificate(&self, authority: Authority) -> String {
         pem::certificate(self.authorities.certificate(authority))
+    }
+
+    /// An authority's private key as PEM, for a requester who may hold it; each hand-over is a log entry.
+    pub(crate) fn authority_key(
+        &self,
+        requester: Requester,
+        authority: Authority,
+    ) -> Result<Zeroizing<String>, SignerError> {
+        if !requester.may_hold(authority) {
+            warn!(target: "signer", cluster = self.cluster, requester = requester.name(), authority = authority.name(),
+                "refused the key of an authority");
+            let what = format!("the key of the {} CA", authority.name());
+            return Err(SignerError::Refused { requester: requester.name().to_owned(), what });
+        }
+        info!(target: "signer", cluster = self.cluster, requester = requester.name(), authority = authority.name(),
+            sha256 = sha256(self.authorities.certificate(authority)), "handed out the key of an authority");
+        Ok(self.authorities.key(authority))
     }
 
     /// The token key, waiting for it while it is being made.
@@ -235,6 +260,8 @@ impl SignerCore {
             }
             Call::SignJwt { claims } => Ok(self.sign_jwt(&claims).await?.into()),
             Call::Jwks => self.jwks().await,
+            // Travels apart from other answers: what holds it is wiped.
+            Call::AuthorityKey { .. } => Err(SignerError::BadRequest("a key is no plain answer".to_owned())),
         }
     }
 }

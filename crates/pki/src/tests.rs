@@ -43,6 +43,57 @@ fn kube_client(user: &str, group: &str) -> Profile {
     Profile::KubeClient { user: user.to_owned(), groups: vec![group.to_owned()] }
 }
 
+/// The etcd API CA, as an instance has it.
+async fn held(door: &Signer) -> HeldAuthority {
+    let Signer::InProcess(core, _) = door else { panic!("in this process") };
+    let metadata = Signer::InProcess(core.clone(), Requester::Metadata);
+    let certificate = metadata.certificate(Authority::EtcdApi).await.unwrap();
+    let key = metadata.authority_key(Authority::EtcdApi).await.unwrap();
+    HeldAuthority::new(Authority::EtcdApi, &certificate, &key, clock().clock(), entropy()).unwrap()
+}
+
+#[tokio::test]
+async fn one_key_leaves_the_signer_and_to_one_requester_only() {
+    let core = signer(&clock().clock());
+    let mut handed_out = Vec::new();
+    for requester in [Requester::Instance, Requester::Fleet, Requester::Metadata] {
+        let (near, far) = UnixStream::pair().unwrap();
+        tokio::spawn(serve_signer(core.clone(), requester, far));
+        for door in [Signer::InProcess(core.clone(), requester), Signer::Socket(SignerClient::new(near))] {
+            for authority in Authority::ALL {
+                match door.authority_key(authority).await {
+                    Ok(key) => handed_out.push((requester, authority, key)),
+                    Err(error) => assert!(error.to_string().contains("may not ask for the key of the"), "{error}"),
+                }
+            }
+        }
+    }
+    let whose: Vec<_> = handed_out.iter().map(|(requester, authority, _)| (*requester, *authority)).collect();
+    assert_eq!(whose, [(Requester::Metadata, Authority::EtcdApi); 2]);
+    assert_eq!(handed_out[0].2, handed_out[1].2);
+    let metadata = Signer::InProcess(core, Requester::Metadata);
+    assert!(request_identity(&metadata, &Profile::EtcdClient { name: "x".to_owned() }, None).await.is_err());
+    assert!(metadata.sign_jwt(json!({"sub": "x"})).await.is_err());
+}
+
+#[tokio::test]
+async fn a_held_authority_signs_for_its_own_purpose_and_only_with_its_own_key() {
+    let clock = clock().clock();
+    let (door, other) = (signer(&clock), signer(&clock));
+    let door = Signer::InProcess(door, Requester::Instance);
+    let held = held(&door).await;
+    let made = held.issue(&Profile::EtcdServing { dns: vec!["localhost".to_owned()], ips: vec![] }, None).unwrap();
+    assert!(is_issued_by(&made.chain()[0], &door.certificate(Authority::EtcdApi).await.unwrap()));
+    let dates = subject(&made.chain()[0]).unwrap();
+    assert_eq!(dates.not_after.since(dates.not_before), Duration::from_secs((365 * 24 + 1) * 60 * 60));
+    assert!(ServingCertificate::new(&made).is_ok());
+    let refused = held.issue(&kube_client("admin", "system:masters"), None).unwrap_err();
+    assert_eq!(refused.to_string(), "the holder of the etcd-api CA may not ask for kube-client");
+    let key = Signer::InProcess(other, Requester::Metadata).authority_key(Authority::EtcdApi).await.unwrap();
+    let mixed = HeldAuthority::new(Authority::EtcdApi, &held.certificate_pem(), &key, clock, entropy());
+    assert_eq!(mixed.unwrap_err(), SignerError::DamagedState);
+}
+
 #[tokio::test]
 async fn two_clusters_share_no_authority() {
     let clock = clock().clock();
@@ -75,7 +126,6 @@ async fn a_certificate_of_one_purpose_is_refused_for_another() {
     let subject = subject(&ok.chain()[0]).unwrap();
     assert_eq!((subject.common_name.as_str(), subject.organizations), ("alice", vec!["dev".to_owned()]));
     let others = [
-        Profile::EtcdClient { name: "kube-apiserver".to_owned() },
         Profile::EtcdPeer { name: "m0".to_owned(), ips: vec![] },
         Profile::FrontProxyClient { name: "front-proxy-client".to_owned() },
         api_server_names("10.0.0.1".parse().unwrap(), &[]),
@@ -84,6 +134,8 @@ async fn a_certificate_of_one_purpose_is_refused_for_another() {
         let other = request_identity(&door, &profile, None).await.unwrap();
         assert!(cluster.verify(other.chain()).is_err(), "{} passes as a Kubernetes client", profile.name());
     }
+    let store = held(&door).await.issue(&Profile::EtcdClient { name: "kube-apiserver".to_owned() }, None).unwrap();
+    assert!(cluster.verify(store.chain()).is_err(), "a client of the store passes as a Kubernetes client");
     fake.advance(Duration::from_secs(366 * 24 * 60 * 60));
     assert!(cluster.verify(ok.chain()).is_err(), "expired on the emulator's clock");
 }
@@ -206,11 +258,11 @@ async fn mutual_tls_holds_between_identities_of_one_authority_only() {
     );
     let authority = ours.certificate(Authority::EtcdApi).await.unwrap();
     let profile = Profile::EtcdServing { dns: vec!["localhost".to_owned()], ips: vec![] };
-    let serving = ServingCertificate::new(&request_identity(&ours, &profile, None).await.unwrap()).unwrap();
+    let serving = ServingCertificate::new(&held(&ours).await.issue(&profile, None).unwrap()).unwrap();
     let server = server_config(serving, ClientCertificates::Required(&authority), &[b"h2"], &clock).unwrap();
     for (door, works) in [(&ours, true), (&stranger, false)] {
         let profile = Profile::EtcdClient { name: "kube-apiserver".to_owned() };
-        let identity = request_identity(door, &profile, None).await.unwrap();
+        let identity = held(door).await.issue(&profile, None).unwrap();
         let client = client_config(&authority, Some(&identity), &[b"h2"], &clock).unwrap();
         let (near, far) = UnixStream::pair().unwrap();
         let accepted = tokio_rustls::TlsAcceptor::from(Arc::clone(&server)).accept(far);
@@ -273,8 +325,8 @@ async fn each_requester_gets_what_the_table_says() {
     let table = [
         // profile, the instance may, the fleet may
         (api_server_names("10.0.0.1".parse().unwrap(), &[]), true, false),
-        (Profile::EtcdServing { dns: vec![name("localhost")], ips: Vec::new() }, true, false),
-        (Profile::EtcdClient { name: name("kube-apiserver") }, true, true),
+        (Profile::EtcdServing { dns: vec![name("localhost")], ips: Vec::new() }, false, false),
+        (Profile::EtcdClient { name: name("kube-apiserver") }, false, true),
         (Profile::EtcdClient { name: name("root") }, false, true),
         (Profile::EtcdPeer { name: name("m0"), ips: Vec::new() }, true, false),
         (kube_client("kubelet-bootstrap", "x"), true, false),

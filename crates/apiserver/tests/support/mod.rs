@@ -33,6 +33,8 @@ pub(crate) struct Cluster {
     pub(crate) member: etcd::Member,
     pub(crate) clock: FakeClock,
     pub(crate) signer: Signer,
+    /// The same as the fleet asks it.
+    pub(crate) fleet: Signer,
 }
 
 pub(crate) fn entropy() -> Entropy {
@@ -58,13 +60,15 @@ pub(crate) async fn cluster_on(storage: Option<etcd::Storage>) -> Cluster {
     let member = etcd::MemberConfig { storage, ..etcd::MemberConfig::new("m", clock.clone(), entropy.clone()) };
     let member = etcd::Member::start(member).unwrap();
     let core = SignerCore::open("c", Arc::new(Memory::default()), clock.clone(), entropy.clone()).unwrap();
-    let signer = Signer::InProcess(Arc::new(core), Requester::Instance);
+    let core = Arc::new(core);
+    let fleet = Signer::InProcess(Arc::clone(&core), Requester::Fleet);
+    let signer = Signer::InProcess(core, Requester::Instance);
     let ca = signer.certificate(Authority::Cluster).await.unwrap();
     let serving = Profile::ApiServerServing { dns: vec!["localhost".into()], ips: Vec::new() };
     let serving = request_identity(&signer, &serving, None).await.unwrap();
     let config = Config::new(member.store(), clock, entropy, signer.clone(), serving, ca);
     let server = ApiServer::start(config).await.unwrap();
-    Cluster { server, member, clock: fake, signer }
+    Cluster { server, member, clock: fake, signer, fleet }
 }
 
 impl Cluster {
@@ -102,7 +106,8 @@ impl Cluster {
 
     /// A certificate and its key, from this cluster's authorities.
     pub(crate) async fn identity(&self, profile: &Profile) -> Identity {
-        request_identity(&self.signer, profile, None).await.unwrap()
+        let store = matches!(profile, Profile::EtcdClient { .. });
+        request_identity(if store { &self.fleet } else { &self.signer }, profile, None).await.unwrap()
     }
 
     /// Who the server takes the holder of a certificate chain and a token for (`kubectl auth whoami`).

@@ -4,7 +4,7 @@ mod compute;
 pub(crate) mod container;
 mod iam;
 mod metadata;
-mod oauth;
+pub(crate) mod oauth;
 mod projects;
 
 use std::sync::Arc;

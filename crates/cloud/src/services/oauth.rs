@@ -15,7 +15,7 @@ use crate::identity::TOKEN_SECONDS;
 use crate::state::Token;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-const ISSUER: &str = "https://accounts.google.com";
+pub(crate) const ISSUER: &str = "https://accounts.google.com";
 
 /// Where tokens are asked for.
 pub(super) fn is_token_path(path: &str) -> bool {
@@ -115,16 +115,21 @@ fn jwks(key: &KeyPair) -> Value {
 
 /// A signed identity token of an account.
 pub(super) fn id_token(inner: &Inner, email: &str, audience: &str) -> Result<String, ApiError> {
-    let key = identity_key(inner)?;
     let now = inner.clock.now().unix_seconds();
     let state = inner.store.read();
     let sub = state.accounts.get(email).map_or("0", |account| account.unique_id.as_str());
-    let kid = jwks(&key)["keys"][0]["kid"].clone();
-    let header = json!({"alg": "RS256", "typ": "JWT", "kid": kid});
     let claims = json!({"iss": ISSUER, "aud": audience, "azp": email, "sub": sub, "email": email, "email_verified": true,
         "iat": now, "exp": now + TOKEN_SECONDS});
+    sign_identity(inner, &claims)
+}
+
+/// A token with these claims, signed with the key behind `/oauth2/v3/certs`.
+pub(crate) fn sign_identity(inner: &Inner, claims: &Value) -> Result<String, ApiError> {
+    let key = identity_key(inner)?;
+    let kid = jwks(&key)["keys"][0]["kid"].clone();
+    let header = json!({"alg": "RS256", "typ": "JWT", "kid": kid});
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let signed = format!("{}.{}", part(&header), part(&claims));
+    let signed = format!("{}.{}", part(&header), part(claims));
     let mut signature = vec![0; key.public_modulus_len()];
     key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
         .map_err(|_| ApiError::new(Code::Internal, "Internal error encountered."))?;

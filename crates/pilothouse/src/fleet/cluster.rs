@@ -25,6 +25,7 @@ use crate::fleet::report::{Certificate, ClusterStatus, InstanceStatus, MemberSta
 use crate::fleet::supervise::SIGNER;
 use crate::fleet::{key, user_files};
 use crate::layout::{Layout, make_directory, write_private};
+use crate::metadata::instance::InstanceMetadata;
 
 const RECORD_FILE: &str = "cluster.json";
 /// A member of the store that does not say how it is in this time is not well.
@@ -146,6 +147,10 @@ pub(crate) struct Cluster {
     /// What the front end of its DNS endpoint shows to the API server, once somebody came that way.
     pub(crate) front_end_shown: Arc<OnceLock<CertificateDer<'static>>>,
     pub(crate) signer: watch::Sender<Option<Signer>>,
+    /// The same signer as the metadata servers ask it.
+    pub(crate) metadata_signer: watch::Sender<Option<Signer>>,
+    /// The metadata server of each instance.
+    pub(crate) metadata: OnceLock<Vec<Arc<InstanceMetadata>>>,
     commands: mpsc::Sender<Command>,
     pub(crate) inbox: Mutex<Option<mpsc::Receiver<Command>>>,
 }
@@ -173,6 +178,8 @@ impl Cluster {
             gate,
             front_end_shown: Arc::default(),
             signer: watch::Sender::new(None),
+            metadata_signer: watch::Sender::new(None),
+            metadata: OnceLock::new(),
             commands,
             inbox: Mutex::new(Some(inbox)),
         });
@@ -366,6 +373,14 @@ impl Cluster {
             }
         };
         futures_util::future::join_all(self.etcd_endpoints().into_iter().enumerate().map(ask)).await
+    }
+
+    /// The metadata server of an instance.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn metadata_of(&self, place: usize) -> Result<&Arc<InstanceMetadata>> {
+        self.metadata.get().and_then(|servers| servers.get(place)).context("the instance has no metadata server")
     }
 
     /// How many instances run the control plane.

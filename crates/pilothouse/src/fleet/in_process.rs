@@ -119,6 +119,7 @@ async fn start(
     }
     let core = SignerCore::open(id, Arc::clone(&vault) as _, fleet.clock.clone(), fleet.entropy.clone())?;
     let core = Arc::new(core);
+    cluster.metadata_signer.send_replace(Some(Signer::InProcess(Arc::clone(&core), Requester::Metadata)));
     let mut statuses = Vec::new();
     let mut starting = Vec::new();
     for (place, etcd) in members.into_iter().enumerate() {
@@ -137,11 +138,13 @@ async fn start(
             role: "control-plane".to_owned(),
             data_dir: start.data_dir.clone(),
             addresses: addresses(cluster, place).iter().map(ToString::to_string).collect(),
+            metadata: Some(start.metadata.to_string()),
             restarts: 0,
             gave_up: Vec::new(),
             trouble: None,
         });
-        starting.push(Instance::start(start, Doors { signer, identity, etcd }));
+        let metadata = cluster.metadata_of(place)?.hand_out()?;
+        starting.push(Instance::start(start, Doors { signer, identity, etcd, metadata }));
     }
     *cluster.instances.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
     // Side by side: the first instances of a regional cluster need each other to begin.

@@ -12,7 +12,8 @@ use crate::confine::GaveUp;
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub(crate) enum ToInstance {
-    /// The first message. Files: the signer's stream, the identity stream, the store's client and peer listeners.
+    /// The first message. Files: the signer's stream, the identity stream, the store's client and peer listeners, the
+    /// socket to connect to its metadata server with.
     Start(Box<InstanceStart>),
     /// File: an accepted connection to the API server.
     Connection,
@@ -65,6 +66,8 @@ pub(crate) struct InstanceStart {
     pub(crate) machines: Vec<MachineSpec>,
     /// What the machines' attestation keys are made of; new at each start of the fleet, as a TPM's state at power-on.
     pub(crate) machine_secret: Secret,
+    /// Its metadata server.
+    pub(crate) metadata: SocketAddr,
 }
 
 /// What the cloud knows of a node's machine.
@@ -119,6 +122,9 @@ pub(crate) enum FromSigner {
         message: String,
     },
 }
+
+/// Before the name of the store whose process the user of a certificate shares.
+pub(crate) const IN_PROCESS: &str = "own store ";
 
 /// A client certificate that a process shows.
 #[derive(Debug, Clone, Serialize, Deserialize)]

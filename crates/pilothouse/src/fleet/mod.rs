@@ -37,6 +37,7 @@ pub(crate) use user_files::make_default;
 use crate::edge::{Denials, EndpointDeny, Ground, PublicRoot};
 use crate::identity_server::TokenDoor;
 use crate::layout::{Layout, make_directory};
+use crate::metadata;
 use message::{ClusterSpec, NodeSpec};
 use report::{Certificate, ClusterStatus};
 
@@ -52,6 +53,8 @@ pub(crate) struct Fleet {
     pub(crate) root: Arc<PublicRoot>,
     project_number: String,
     tokens: Arc<OnceLock<TokenDoor>>,
+    /// Who makes tokens for machines.
+    cloud: Arc<OnceLock<cloud::Cloud>>,
     clusters: Mutex<BTreeMap<String, Arc<Cluster>>>,
 }
 
@@ -77,6 +80,7 @@ impl Fleet {
             root: Arc::new(root),
             project_number,
             tokens: Arc::default(),
+            cloud: Arc::default(),
             clusters: Mutex::default(),
         })
     }
@@ -84,6 +88,11 @@ impl Fleet {
     /// Tells the fleet who knows tokens. Until then every token is refused.
     pub(crate) fn resolve_tokens_with(&self, door: TokenDoor) {
         let _ = self.tokens.set(door);
+    }
+
+    /// Tells the fleet who makes tokens for machines.
+    pub(crate) fn issue_tokens_with(&self, cloud: cloud::Cloud) {
+        let _ = self.cloud.set(cloud);
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -304,9 +313,23 @@ impl Fleet {
         machines.assign(&directory, &record.nodes, &self.entropy)?;
         let secret = MachineSecret::generate(&self.entropy);
         let cluster = Cluster::new(record, addresses, machines, secret, self.ground.clone());
+        let servers = metadata::instance::start(&directory, &self.entropy, self.metadata_of(&cluster))?;
+        let _ = cluster.metadata.set(servers);
         self.lock().insert(cluster.spec().id.clone(), Arc::clone(&cluster));
         supervise::start(self, &cluster, listeners);
         Ok(cluster)
+    }
+
+    fn metadata_of(&self, cluster: &Cluster) -> metadata::instance::Shared {
+        metadata::instance::Shared {
+            spec: cluster.spec().clone(),
+            project_number: self.project_number.clone(),
+            members: supervise::members(cluster),
+            api_address: cluster.addresses.api,
+            private_address: cluster.addresses.private.to_string(),
+            signer: cluster.metadata_signer.subscribe(),
+            cloud: Arc::clone(&self.cloud),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Cluster>>> {

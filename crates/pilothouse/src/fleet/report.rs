@@ -93,6 +93,9 @@ pub(crate) struct InstanceStatus {
     pub(crate) role: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) addresses: Vec<String>,
+    /// Its metadata server, which hears nobody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) metadata: Option<String>,
     /// How often it was started again since `up`.
     pub(crate) restarts: u32,
     /// What it said of itself when it began; nothing of what runs in the fleet's own process.
@@ -243,6 +246,11 @@ fn boundaries(in_process: bool, confined: (&str, &str)) -> Vec<Boundary> {
             "a stolen instance directory is useless",
             "full",
             "sealed with AES-256-GCM; the wrapping key lies in the platform directory",
+        ),
+        boundary(
+            "an instance's metadata, with the key of the etcd API CA, reaches that instance alone",
+            separate,
+            "only a socket that the instance was born with is let in; whoever reads the fleet's or the instance's memory has the key",
         ),
         boundary(
             "the store's client port answers only certificates of the etcd API CA",

@@ -100,6 +100,8 @@ struct Supervisor {
     instances: Vec<InstanceSlot>,
     /// The fleet's own way to the signer, for the user's certificates.
     door: Option<SignerClient>,
+    /// That of the instances' metadata servers.
+    metadata_door: Option<SignerClient>,
 }
 
 /// The place of an instance, and its member's sockets.
@@ -168,7 +170,7 @@ enum Event {
 impl Supervisor {
     fn new(fleet: Arc<Fleet>, cluster: Arc<Cluster>, members: Vec<MemberListeners>) -> Self {
         let instances = members.into_iter().map(|sockets| InstanceSlot { slot: Slot::default(), sockets }).collect();
-        Self { fleet, cluster, signer: Slot::default(), instances, door: None }
+        Self { fleet, cluster, signer: Slot::default(), instances, door: None, metadata_door: None }
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
@@ -425,6 +427,14 @@ impl Supervisor {
                 self.cluster.signer.send_replace(Some(Signer::Socket(door.clone())));
             }
         }
+        let for_metadata = stream(connect(signer, Requester::Metadata).await?)?;
+        match &self.metadata_door {
+            Some(door) => door.reconnect(for_metadata),
+            None => {
+                let door = self.metadata_door.insert(SignerClient::new(for_metadata));
+                self.cluster.metadata_signer.send_replace(Some(Signer::Socket(door.clone())));
+            }
+        }
         for instance in self.instances.iter().filter_map(|instance| instance.slot.process.as_ref()) {
             let to_signer = connect(signer, Requester::Instance).await?;
             instance.channel.send(&ToInstance::Signer, &[to_signer]).await?;
@@ -441,7 +451,8 @@ impl Supervisor {
         tokio::spawn(identity_server::serve(stream(identity_end)?, Arc::clone(&fleet.tokens)));
         let start = start_message(fleet, cluster, place)?;
         let MemberListeners { client, peer } = self.instances[place].sockets.try_clone()?;
-        let files = [to_signer, to_identity, client.into(), peer.into()];
+        let to_metadata = cluster.metadata_of(place)?.hand_out()?;
+        let files = [to_signer, to_identity, client.into(), peer.into(), to_metadata];
         instance.channel.send(&ToInstance::Start(Box::new(start)), &files).await?;
         match instance.channel.receive().await?.map(|(message, _)| message) {
             Some(FromInstance::Ready { gave_up }) => instance.says(gave_up),
@@ -483,13 +494,15 @@ impl Supervisor {
             role: role.to_owned(),
             data_dir: directory.join(name),
             addresses,
+            metadata: None,
             restarts: slot.restarts,
             gave_up: slot.process.as_ref().map(Process::gave_up).unwrap_or_default(),
             trouble: slot.trouble.clone(),
         };
         let instance = |(place, instance): (usize, &InstanceSlot)| {
             let listening = addresses(&self.cluster, place).iter().map(SocketAddr::to_string).collect();
-            status(&instance_name(place), "control-plane", &instance.slot, listening)
+            let metadata = self.cluster.metadata_of(place).ok().map(|server| server.address().to_string());
+            InstanceStatus { metadata, ..status(&instance_name(place), "control-plane", &instance.slot, listening) }
         };
         let mut all: Vec<InstanceStatus> = self.instances.iter().enumerate().map(instance).collect();
         all.push(status(SIGNER, "signer", &self.signer, Vec::new()));
@@ -569,11 +582,6 @@ pub(crate) fn addresses(cluster: &Cluster, place: usize) -> [SocketAddr; 4] {
 pub(crate) fn start_message(fleet: &Fleet, cluster: &Cluster, place: usize) -> Result<InstanceStart> {
     let (spec, instance) = (cluster.spec(), instance_name(place));
     let data_dir = fleet.layout().cluster(&spec.id).join(&instance);
-    let member = |(place, member): (usize, &MemberAddresses)| StoreMember {
-        instance: instance_name(place),
-        client: member.client,
-        peer: member.peer,
-    };
     Ok(InstanceStart {
         cluster: spec.clone(),
         data_key: key::unwrap(&data_dir, &spec.id, &instance, &fleet.platform)?,
@@ -582,14 +590,25 @@ pub(crate) fn start_message(fleet: &Fleet, cluster: &Cluster, place: usize) -> R
         api_address: cluster.addresses.api,
         internal_address: cluster.addresses.internal,
         private_address: cluster.addresses.private,
-        members: cluster.addresses.members.iter().enumerate().map(member).collect(),
+        members: members(cluster),
         member: place,
         project_number: fleet.project_number.clone(),
         nodes: cluster.nodes_of(place),
         machines: cluster.machines(),
         machine_secret: Secret(cluster.machine_secret.to_text().to_string()),
         access: cluster.access_settings(),
+        metadata: cluster.metadata_of(place)?.address(),
     })
+}
+
+/// The members of a cluster's store.
+pub(crate) fn members(cluster: &Cluster) -> Vec<StoreMember> {
+    let member = |(place, member): (usize, &MemberAddresses)| StoreMember {
+        instance: instance_name(place),
+        client: member.client,
+        peer: member.peer,
+    };
+    cluster.addresses.members.iter().enumerate().map(member).collect()
 }
 
 /// How the cluster is reached from now on.

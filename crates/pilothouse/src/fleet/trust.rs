@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::edge::connect_as_management;
 use crate::fleet::Fleet;
 use crate::fleet::cluster::{Cluster, instance_name};
+use crate::fleet::message::IN_PROCESS;
 
 /// A listener that does not shake hands in this time is not there.
 const HANDSHAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
@@ -88,9 +89,13 @@ async fn look_at(cluster: &Cluster) -> ClusterTrust {
     }
     for used in cluster.used_identities().await {
         let Ok(der) = STANDARD.decode(&used.certificate) else { continue };
-        let purpose = format!("{} as client of {}", used.from, used.to);
+        let to = used.to.replace(IN_PROCESS, "store ");
+        let purpose = format!("{} as client of {to}", used.from);
         let Some(certificate) = shown(&der, purpose, &authorities) else { continue };
-        connect(&mut found, &used.from, &used.to, &certificate);
+        match used.to.strip_prefix(IN_PROCESS) {
+            Some(name) => check_in_process(&mut found, &used.from, name, &certificate),
+            None => connect(&mut found, &used.from, &used.to, &certificate),
+        }
         found.certificates.push(certificate);
     }
     let by_name = cluster.front_end_shown.get();
@@ -178,6 +183,14 @@ fn connect(found: &mut ClusterTrust, from: &str, to: &str, client: &Shown) {
     }
 }
 
+/// One process: there is no handshake, the certificate was looked at as in one.
+fn check_in_process(found: &mut ClusterTrust, from: &str, name: &str, client: &Shown) {
+    let to = format!("store {name}");
+    let server = found.certificates.iter().find(|c| c.used_for == to).map(|c| c.sha256.clone()).unwrap_or_default();
+    let by = "one process, by a certificate that was checked as TLS would".to_owned();
+    found.connections.push(Connection { from: from.to_owned(), to, client: client.sha256.clone(), server, by });
+}
+
 /// What is known by possession of a socket, or by being in one process; no certificate is shown there.
 fn talk_in_process(found: &mut ClusterTrust, cluster: &Cluster) {
     let mut add = |from: String, to: String, by: &str| {
@@ -191,9 +204,10 @@ fn talk_in_process(found: &mut ClusterTrust, cluster: &Cluster) {
     };
     for place in 0..cluster.instance_count() {
         let name = instance_name(place);
-        add(format!("API server {name}"), format!("store {name}"), "one process");
         add(format!("controllers and scheduler {name}"), format!("API server {name}"), "one process");
         add(format!("API server {name}"), "signer".to_owned(), "inherited socket");
+        add(format!("API server {name}"), format!("metadata server {name}"), "inherited socket");
+        add(format!("metadata server {name}"), "signer".to_owned(), "inherited socket");
     }
     add("fleet".to_owned(), "signer".to_owned(), "inherited socket");
 }

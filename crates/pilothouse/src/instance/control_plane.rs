@@ -1,6 +1,7 @@
 //! Starting and stopping the parts of an instance in their order.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use machinery::Value;
 use manager::api::InProcess;
 use manager::{Api, ManagerConfig, SignFn, SignRequest, SignTokenFn};
 use pki::{
-    ApiSigner, Approved, Authority, ClientCertificates, ClientIdentity, Profile, ServingCertificate, Signer,
-    client_config, request_identity, server_config,
+    ApiSigner, Approved, Authority, ClientCertificates, ClientIdentity, ClientVerifier, HeldAuthority, Profile,
+    ServingCertificate, Signer, client_config, request_identity, server_config,
 };
 use policy::{AccessSettings, UserInfo};
 use registry::certificate_request;
@@ -25,9 +26,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::fleet::message::{InstanceStart, MachineSpec, NodeSpec, Secret, StoreMember, UsedIdentity};
+use crate::fleet::message::{IN_PROCESS, InstanceStart, MachineSpec, NodeSpec, Secret, StoreMember, UsedIdentity};
 use crate::fleet::{MemberListeners, SealedDirectory};
 use crate::instance::machines::Machines;
+use crate::instance::metadata;
 use crate::instance::nodes::Nodes;
 use crate::system;
 
@@ -39,6 +41,8 @@ pub(crate) struct Doors {
     pub(crate) signer: Signer,
     pub(crate) identity: apiserver::Identity,
     pub(crate) etcd: MemberListeners,
+    /// The socket that its metadata server lets in.
+    pub(crate) metadata: OwnedFd,
 }
 
 /// A running instance.
@@ -52,6 +56,8 @@ pub(crate) struct Instance {
     kubelet_client: Arc<ClientIdentity>,
     /// What its member shows to the others; alone it shows nothing.
     shown_to_peers: Option<CertificateDer<'static>>,
+    /// What its API server is to its member.
+    store_client: Arc<ClientIdentity>,
     name: String,
     first_nodes: Vec<NodeSpec>,
     /// Kept locked.
@@ -75,7 +81,9 @@ impl Instance {
         let directory = Arc::new(directory);
         let machines = Arc::new(Machines::new(&start)?);
         let kubelet_client = ClientIdentity::none();
-        let peer_tls = PeerTls::of(&start, &doors.signer).await?;
+        let (peer_tls, etcd_ca) =
+            tokio::try_join!(PeerTls::of(&start, &doors.signer), metadata::etcd_ca(&start, doors.metadata))?;
+        let store_client = store_client(&etcd_ca)?;
         let shown_to_peers = Some(peer_tls.certificate.clone()).filter(|_| start.members.len() > 1);
         let name = start.instance.clone();
         let config = member_config(&start, &directory, &peer_tls)?;
@@ -85,8 +93,10 @@ impl Instance {
         let MemberListeners { client, peer } = doors.etcd;
         let mut tasks = vec![
             serve_peers(&member, peer_tls, peer, &shutdown)?,
-            serve_etcd(&member, &start, &doors.signer, client, &shutdown).await?,
+            serve_etcd(&member, &start, &etcd_ca, client, &shutdown)?,
         ];
+        // Its key is wiped here.
+        drop(etcd_ca);
         let kubelets = (kubelet_client.clone(), machines.clone());
         let server = api_server(&start, &member, &doors.signer, doors.identity, kubelets).await?;
         tasks.push(run_manager(&start, &server, &doors.signer, &shutdown, &machines).await?);
@@ -102,6 +112,7 @@ impl Instance {
             machines,
             kubelet_client,
             shown_to_peers,
+            store_client,
             name,
             first_nodes: start.nodes,
             directory,
@@ -179,6 +190,10 @@ impl Instance {
             certificate: STANDARD.encode(&certificate),
         };
         let mut all = Vec::new();
+        let store = self.store_client.certificate();
+        all.extend(
+            store.map(|shown| used(format!("API server {}", self.name), &format!("{IN_PROCESS}{}", self.name), shown)),
+        );
         let kubelets = self.kubelet_client.certificate();
         all.extend(kubelets.map(|shown| used(format!("API server {}", self.name), "kubelets", shown)));
         all.extend(self.shown_to_peers.clone().map(|shown| used(format!("store {}", self.name), "store peers", shown)));
@@ -273,17 +288,27 @@ fn serve_peers(
     }))
 }
 
+/// The API server's certificate towards its member. Both are one process and no handshake tells who it is: certificate and
+/// key are looked at as a handshake would, and nothing is served with one that would not do.
+fn store_client(etcd_ca: &HeldAuthority) -> Result<Arc<ClientIdentity>> {
+    let identity = etcd_ca.issue(&Profile::EtcdClient { name: "kube-apiserver".to_owned() }, None)?;
+    ClientVerifier::new(&etcd_ca.certificate_pem(), &system::clock())?.verify(identity.chain())?;
+    let client = ClientIdentity::none();
+    client.replace(&identity)?;
+    Ok(client)
+}
+
 /// The store's client port: mutual TLS under the etcd API CA.
-async fn serve_etcd(
+fn serve_etcd(
     member: &Arc<Member>,
     start: &InstanceStart,
-    signer: &Signer,
+    etcd_ca: &HeldAuthority,
     listener: std::net::TcpListener,
     shutdown: &watch::Sender<bool>,
 ) -> Result<JoinHandle<()>> {
     let profile = Profile::EtcdServing { dns: vec!["localhost".to_owned()], ips: vec![own_member(start)?.client.ip()] };
-    let identity = request_identity(signer, &profile, None).await?;
-    let authority = signer.certificate(Authority::EtcdApi).await?;
+    let identity = etcd_ca.issue(&profile, None)?;
+    let authority = etcd_ca.certificate_pem();
     let serving = ServingCertificate::new(&identity)?;
     let clients = ClientCertificates::Required(&authority);
     let tls = server_config(serving, clients, &[b"h2", b"http/1.1"], &system::clock())?;

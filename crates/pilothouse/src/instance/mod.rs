@@ -3,6 +3,7 @@
 mod addons;
 mod control_plane;
 mod machines;
+mod metadata;
 mod nodes;
 
 use std::net::TcpStream;
@@ -88,14 +89,15 @@ async fn start(channel: &Channel, args: &RoleArgs) -> Result<(Instance, SignerCl
     if start.data_dir != args.data_dir {
         bail!("the command line names {}, the fleet {}", args.data_dir.display(), start.data_dir.display());
     }
-    let files: [OwnedFd; 4] =
+    let files: [OwnedFd; 5] =
         files.try_into().map_err(|_| anyhow::anyhow!("the fleet sent not the files of {}", start.instance))?;
-    let [signer, identity, client, peer] = files;
+    let [signer, identity, client, peer, metadata] = files;
     let signer = SignerClient::new(stream(signer)?);
     let doors = Doors {
         signer: Signer::Socket(signer.clone()),
         identity: apiserver::Identity::channel(stream(identity)?),
         etcd: MemberListeners { client: client.into(), peer: peer.into() },
+        metadata,
     };
     Ok((Instance::start(*start, doors).await?, signer))
 }

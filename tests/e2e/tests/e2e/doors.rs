@@ -122,6 +122,11 @@ fn is_let_in(sandbox: &Sandbox, door: &str, credential: &Credential) -> Result<b
             ensure!(matches!(code.as_str(), "200" | "401" | "403"), "{code}: {body}");
             code != "401"
         }
+        "metadata" => {
+            let server = status["clusters"][0]["instances"][0]["metadata"].as_str().context("a metadata server")?;
+            let more = ["-H", "Metadata-Flavor: Google"];
+            curl(credential, &more, &format!("http://{server}/computeMetadata/v1/"))?.1 != "000"
+        }
         "cloud" => {
             let (cloud, project) = (&status["cloud"]["endpoint"], &status["cloud"]["project"]);
             let (cloud, project) = (cloud.as_str().context("a URL")?, project.as_str().context("an id")?);
@@ -159,7 +164,7 @@ fn every_door_lets_in_whom_the_documentation_names_and_nobody_else() -> Result<(
     let mut wrong = Vec::new();
     for (name, doors) in table {
         let credential = credentials.get(name.as_str()).with_context(|| format!("no such credential: {name}"))?;
-        ensure!(doors.len() == 6, "{name}");
+        ensure!(doors.len() == 7, "{name}");
         for (door, expected) in doors {
             if is_let_in(&ours, &door, credential)? != expected {
                 wrong.push(format!("{name} at {door}: docs/security.md says {expected}"));

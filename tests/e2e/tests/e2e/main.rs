@@ -21,5 +21,6 @@ mod keys;
 mod kube_rs;
 mod kubectl;
 mod manifests;
+mod metadata;
 mod nodes;
 mod regional;
