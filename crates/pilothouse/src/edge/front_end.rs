@@ -248,3 +248,6 @@ impl FrontEnd {
 fn unavailable() -> ApiError {
     ApiError::new(gke::Code::Unavailable, "The service is currently unavailable.")
 }
+
+#[cfg(test)]
+mod tests;
