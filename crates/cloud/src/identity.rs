@@ -7,6 +7,7 @@ use gke::ApiError;
 use policy::GoogleIdentity;
 
 use crate::http::Request;
+use crate::pods::PodIdentity;
 use crate::state::{Account, Binding, State, Token};
 use crate::{Auth, CloudConfig, Inner};
 
@@ -50,6 +51,7 @@ pub(crate) fn fresh_state(config: &CloudConfig) -> State {
         "oslogin",
         "serviceusage",
         "storage-api",
+        "sts",
     ];
     state.services = services.iter().map(|name| format!("{name}.googleapis.com")).collect();
     state
@@ -59,7 +61,14 @@ pub(crate) fn fresh_state(config: &CloudConfig) -> State {
 pub(crate) fn new_account(service: bool, display_name: &str, entropy: &base::Entropy) -> Account {
     let number = u64::from_be_bytes(entropy.bytes()) % 1_000_000_000_000_000_000;
     let unique_id = format!("1{number:020}");
-    Account { service, unique_id, display_name: display_name.to_owned(), keys: std::collections::BTreeMap::new() }
+    Account {
+        service,
+        unique_id,
+        display_name: display_name.to_owned(),
+        keys: std::collections::BTreeMap::new(),
+        policy: Vec::new(),
+        policy_revision: 0,
+    }
 }
 
 /// The account with this address, made if it is a person's; its address in lower case. Blocks for a write.
@@ -169,7 +178,9 @@ impl Inner {
     pub(crate) fn resolve(&self, token: &str) -> Option<GoogleIdentity> {
         let state = self.store.read();
         if let Some(found) = self.token(token, false) {
-            let email_scope = found.scopes.iter().any(|s| s == EMAIL_SCOPE || s == "email");
+            // A pod has no email, whatever it asked for.
+            let pod = PodIdentity::parse(&found.email).is_some();
+            let email_scope = !pod && found.scopes.iter().any(|s| s == EMAIL_SCOPE || s == "email");
             return Some(GoogleIdentity {
                 roles: self.roles(&state, &found.email),
                 email: found.email,

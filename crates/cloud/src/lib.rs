@@ -11,6 +11,7 @@ mod identity;
 mod machines;
 mod operations;
 mod peer;
+mod pods;
 mod server;
 mod services;
 mod state;

@@ -10,6 +10,8 @@ use gke::{ApiError, Cluster, Code, Operation};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::pods::PodIdentity;
+
 const FILE: &str = "state.sealed";
 const CONTEXT: &str = "cloud/state";
 
@@ -23,6 +25,11 @@ pub(crate) struct Account {
     pub(crate) display_name: String,
     #[serde(default)]
     pub(crate) keys: BTreeMap<String, Key>,
+    /// Of a service account: who may act as it, or manage it.
+    #[serde(default)]
+    pub(crate) policy: Vec<Binding>,
+    #[serde(default)]
+    pub(crate) policy_revision: u64,
 }
 
 /// The public half of a service account's key.
@@ -94,17 +101,31 @@ impl State {
 
     /// The roles an account has by the project's policy.
     pub(crate) fn roles_of(&self, email: &str) -> Vec<String> {
-        let is = |member: &String| {
-            let (kind, name) = member.split_once(':').unwrap_or((member, ""));
-            match kind {
-                "user" | "serviceAccount" => name.eq_ignore_ascii_case(email),
-                "domain" => email.rsplit_once('@').is_some_and(|(_, domain)| domain.eq_ignore_ascii_case(name)),
-                "allUsers" | "allAuthenticatedUsers" => true,
-                _ => false,
-            }
-        };
-        self.policy.iter().filter(|b| b.members.iter().any(is)).map(|b| b.role.clone()).collect()
+        roles_in(&self.policy, email)
     }
+
+    /// The roles an account has on a service account, by that one's own policy.
+    pub(crate) fn roles_on(&self, service_account: &str, email: &str) -> Vec<String> {
+        self.accounts.get(service_account).map(|account| roles_in(&account.policy, email)).unwrap_or_default()
+    }
+}
+
+/// The roles that somebody has in a policy: a mail address, or a pod as [`crate::pods::PodIdentity`] writes it.
+fn roles_in(policy: &[Binding], email: &str) -> Vec<String> {
+    let pod = PodIdentity::parse(email);
+    let is = |member: &String| {
+        let (kind, name) = member.split_once(':').unwrap_or((member, ""));
+        match kind {
+            // Names in a cluster have no capital letters, and are told apart by them if they had.
+            "serviceAccount" if pod.is_some() => name == email,
+            "user" | "serviceAccount" => name.eq_ignore_ascii_case(email),
+            "domain" => email.rsplit_once('@').is_some_and(|(_, domain)| domain.eq_ignore_ascii_case(name)),
+            "allUsers" | "allAuthenticatedUsers" => true,
+            "principal" | "principalSet" => pod.as_ref().is_some_and(|pod| pod.is_meant_by(kind, name)),
+            _ => false,
+        }
+    };
+    policy.iter().filter(|b| b.members.iter().any(is)).map(|b| b.role.clone()).collect()
 }
 
 /// The state in memory and on disk. Readers take a snapshot; writers come one after the other.

@@ -40,6 +40,28 @@ pub fn openid_config(issuer: &str) -> Value {
     })
 }
 
+/// The one pool whose identities a project's pods can have.
+pub fn workload_pool(project: &str) -> String {
+    format!("{project}.svc.id.goog")
+}
+
+/// The pool that a cluster uses; empty without Workload Identity.
+pub fn pool_of(body: &Value) -> &str {
+    body.str_at(&["workloadIdentityConfig", "workloadPool"])
+}
+
+/// A `WorkloadIdentityConfig` names the project's pool, or none.
+///
+/// # Errors
+/// 400 for any other.
+pub fn check_workload_pool(project: &str, config: &Value) -> Result<(), ApiError> {
+    let (asked, own) = (config.str_at(&["workloadPool"]), workload_pool(project));
+    if asked.is_empty() || asked == own {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!("Currently, the only supported identity namespace is \"{own}\".")))
+}
+
 /// Was a client certificate asked for at creation?
 pub fn wants_client_certificate(body: &Value) -> bool {
     body["masterAuth"]["clientCertificateConfig"]["issueClientCertificate"].as_bool() == Some(true)

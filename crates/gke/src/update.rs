@@ -43,6 +43,13 @@ pub fn update(cluster: &Cluster, update: &Value) -> Result<Value, ApiError> {
             "desiredCostManagementConfig" => body.set("costManagementConfig", value.clone()),
             "desiredSecurityPostureConfig" => merge(&mut body["securityPostureConfig"], value),
             "desiredReleaseChannel" => body.set("releaseChannel", value.clone()),
+            // Whether it may be this pool, the project's name decides; an empty one switches it off.
+            "desiredWorkloadIdentityConfig" => match value.str_at(&["workloadPool"]) {
+                "" => {
+                    body.remove("workloadIdentityConfig");
+                }
+                pool => body.set("workloadIdentityConfig", json!({"workloadPool": pool})),
+            },
             "desiredRbacBindingConfig" => merge(&mut body["rbacBindingConfig"], value),
             "desiredAnonymousAuthenticationConfig" => match value.str_at(&["mode"]) {
                 "ENABLED" | "LIMITED" => body.set("anonymousAuthenticationConfig", value.clone()),

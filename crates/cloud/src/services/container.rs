@@ -56,7 +56,10 @@ pub(crate) fn answer(
             Ok(view.operation(&operation))
         }
         Call::DeleteCluster => context.delete_cluster(),
-        Call::UpdateCluster => context.change(|cluster| update::update(cluster, &body["update"])),
+        Call::UpdateCluster => {
+            access::check_workload_pool(&inner.project, &body["update"]["desiredWorkloadIdentityConfig"])?;
+            context.change(|cluster| update::update(cluster, &body["update"]))
+        }
         Call::SetLabels => context.change(|cluster| update::set_labels(cluster, &body)),
         Call::SetMaintenancePolicy => context.change(|cluster| update::set_maintenance_policy(cluster, &body)),
         Call::SetLegacyAbac => context.change(|cluster| Ok(access::set_legacy_abac(cluster, &body))),
@@ -107,16 +110,18 @@ pub(crate) fn public(inner: &Inner, verb: &str, version: &str, project: &str, pa
             let issuer = access::issuer(&inner.project, location, name);
             Some(found().map(|_| access::openid_config(&issuer)))
         }
-        Call::GetJsonWebKeys => Some(found().and_then(|id| {
-            // Requests are answered off the runtime's own threads, so this one may wait.
-            let keys = tokio::runtime::Handle::current().block_on(inner.fleet.jwks(&id));
-            keys.map(Value::from).map_err(|error| {
-                tracing::warn!(error, "the keys of a cluster are not to be had");
-                ApiError::new(Code::Unavailable, "The service is currently unavailable.")
-            })
-        })),
+        Call::GetJsonWebKeys => Some(found().and_then(|id| keys_of(inner, &id).map(Value::from))),
         _ => None,
     }
+}
+
+/// The keys that verify a cluster's tokens. Blocks.
+pub(super) fn keys_of(inner: &Inner, id: &str) -> Result<serde_json::Value, ApiError> {
+    // Requests are answered off the runtime's own threads, so this one may wait.
+    tokio::runtime::Handle::current().block_on(inner.fleet.jwks(id)).map_err(|error| {
+        tracing::warn!(error, "the keys of a cluster are not to be had");
+        ApiError::new(Code::Unavailable, "The service is currently unavailable.")
+    })
 }
 
 /// `projects/P/locations/L/clusters/C`, as far as it goes.

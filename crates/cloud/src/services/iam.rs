@@ -1,4 +1,4 @@
-//! IAM v1: service accounts and their keys. Of a key only the public half stays here.
+//! IAM v1: service accounts, their keys, their policies, and tokens in their name. Of a key only the public half stays here.
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use gke::{ApiError, Code};
 use machinery::{Value, json};
 
-use super::{Answer, forbidden, is_ours, method_not_found, require};
+use super::{Answer, forbidden, is_ours, method_not_found, projects, require};
 use crate::Inner;
 use crate::http::Request;
 use crate::identity::Caller;
@@ -16,6 +16,8 @@ use crate::state::{Account, Key};
 
 /// User-managed keys of one account.
 const KEYS_MAX: usize = 10;
+/// Of a token in an account's name.
+const LIFETIME_SECONDS_MAX: i64 = 3600;
 
 /// `/v1/projects/<project>/serviceAccounts…`; `-` stands for the account's own project.
 pub(super) fn answer(inner: &Inner, caller: &Caller, request: &Request, project: &str, rest: &[&str]) -> Answer {
@@ -33,6 +35,10 @@ pub(super) fn answer(inner: &Inner, caller: &Caller, request: &Request, project:
         ("POST", []) => {
             may("iam.serviceAccounts.create")?;
             create(inner, &request.json()?)
+        }
+        ("GET" | "POST", [target]) if target.contains(':') => {
+            let (email, action) = target.rsplit_once(':').unwrap_or((target, ""));
+            act(inner, caller, request, email, action)
         }
         ("GET", [email]) => {
             may("iam.serviceAccounts.get")?;
@@ -79,6 +85,115 @@ pub(super) fn answer(inner: &Inner, caller: &Caller, request: &Request, project:
         }
         _ => Err(method_not_found()),
     }
+}
+
+/// What is asked of one account: its policy, and tokens in its name (IAM Service Account Credentials).
+fn act(inner: &Inner, caller: &Caller, request: &Request, email: &str, action: &str) -> Answer {
+    let found = find(inner, email);
+    let name = found.as_ref().map_or(email, |(email, _)| email.as_str()).to_owned();
+    let held = |permission: &str| {
+        let state = inner.store.read();
+        caller.may(permission)
+            || state.roles_on(&name, &caller.email).iter().any(|role| policy::iam::role_allows(role, permission))
+    };
+    let may = |permission: &str| if held(permission) { Ok(()) } else { Err(denied(permission)) };
+    let post = request.verb == "POST";
+    match action {
+        "getIamPolicy" => {
+            may("iam.serviceAccounts.getIamPolicy")?;
+            let (_, account) = found?;
+            Ok(projects::show_policy(&account.policy, account.policy_revision))
+        }
+        "setIamPolicy" if post => {
+            may("iam.serviceAccounts.setIamPolicy")?;
+            set_policy(inner, &found?.0, &request.json()?["policy"])
+        }
+        "testIamPermissions" if post => {
+            let asked = request.json()?;
+            let (_, _) = found?;
+            let list = asked["permissions"].items().iter().filter(|p| p.as_str().is_some_and(held));
+            Ok(gke::render::list("permissions", list.cloned().collect()))
+        }
+        "generateAccessToken" if post => {
+            may("iam.serviceAccounts.getAccessToken")?;
+            access_token(inner, &found?.0, &request.json()?)
+        }
+        "generateIdToken" if post => {
+            may("iam.serviceAccounts.getOpenIdToken")?;
+            identity_token(inner, &found?, &request.json()?)
+        }
+        _ => Err(method_not_found()),
+    }
+}
+
+/// 403 of an account that is not there for the caller, or not at all.
+fn denied(permission: &str) -> ApiError {
+    let text = format!("Permission '{permission}' denied on resource (or it may not exist).");
+    ApiError::new(Code::PermissionDenied, text)
+}
+
+fn set_policy(inner: &Inner, email: &str, asked: &Value) -> Answer {
+    let bindings = projects::checked_bindings(inner, asked)?;
+    inner.store.write(|state| {
+        let account = state.accounts.get_mut(email).ok_or_else(|| ApiError::not_found("Unknown service account"))?;
+        projects::check_etag(asked, account.policy_revision)?;
+        account.policy = bindings;
+        account.policy_revision += 1;
+        Ok(projects::show_policy(&account.policy, account.policy_revision))
+    })
+}
+
+/// Seconds of `"300s"`; the usual hour when nothing is said.
+fn lifetime(text: &str) -> Result<i64, ApiError> {
+    if text.is_empty() {
+        return Ok(LIFETIME_SECONDS_MAX);
+    }
+    let seconds = text.strip_suffix('s').and_then(|text| text.parse::<i64>().ok());
+    let wrong = || {
+        ApiError::invalid(format!(
+            "Invalid value at 'lifetime' (type.googleapis.com/google.protobuf.Duration), \"{text}\""
+        ))
+    };
+    match seconds.ok_or_else(wrong)? {
+        seconds @ 1..=LIFETIME_SECONDS_MAX => Ok(seconds),
+        _ => Err(ApiError::invalid("The access token lifetime cannot exceed 3600 seconds.")),
+    }
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.items().iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn access_token(inner: &Inner, email: &str, body: &Value) -> Answer {
+    let (scopes, seconds) = (texts(&body["scope"]), lifetime(body.str_at(&["lifetime"]))?);
+    if scopes.is_empty() {
+        return Err(ApiError::invalid("Scope required."));
+    }
+    if !texts(&body["delegates"]).is_empty() {
+        return Err(ApiError::unimplemented("delegates"));
+    }
+    let token = inner.new_token(email, scopes, Some(seconds))?;
+    let expires = inner.clock.now() + std::time::Duration::from_secs(seconds.unsigned_abs());
+    let expires = base::Timestamp::from_unix_seconds(expires.unix_seconds()).rfc3339();
+    Ok(json!({"accessToken": token, "expireTime": expires}))
+}
+
+fn identity_token(inner: &Inner, (email, account): &(String, Account), body: &Value) -> Answer {
+    let audience = body.str_at(&["audience"]);
+    if audience.is_empty() {
+        return Err(ApiError::invalid("Audience required."));
+    }
+    if !texts(&body["delegates"]).is_empty() {
+        return Err(ApiError::unimplemented("delegates"));
+    }
+    let (now, id) = (inner.clock.now().unix_seconds(), account.unique_id.as_str());
+    let mut claims = json!({"aud": audience, "azp": id, "exp": now + LIFETIME_SECONDS_MAX, "iat": now,
+        "iss": super::oauth::ISSUER, "sub": id});
+    if body["includeEmail"].as_bool() == Some(true) {
+        claims.set("email", email.as_str());
+        claims.set("email_verified", true);
+    }
+    Ok(json!({"token": super::oauth::sign_identity(inner, &claims)?}))
 }
 
 fn unknown_key(id: &str) -> ApiError {

@@ -6,6 +6,7 @@ mod iam;
 mod metadata;
 pub(crate) mod oauth;
 mod projects;
+mod sts;
 
 use std::sync::Arc;
 
@@ -33,6 +34,9 @@ pub(crate) fn answer(inner: &Arc<Inner>, request: &Request) -> Reply {
     }
     if request.path == "/" || request.path.starts_with("/computeMetadata") {
         return metadata::answer(inner, request);
+    }
+    if request.path == sts::PATH {
+        return sts::answer(inner, request);
     }
     if let Some(reply) = oauth::answer(inner, request) {
         return reply;

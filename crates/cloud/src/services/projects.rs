@@ -7,6 +7,7 @@ use super::{Answer, forbidden, is_ours, method_not_found, require};
 use crate::Inner;
 use crate::http::Request;
 use crate::identity::Caller;
+use crate::pods::PodIdentity;
 use crate::state::Binding;
 
 /// Bindings a policy may have.
@@ -58,21 +59,30 @@ fn project_value(inner: &Inner) -> Value {
         "name": inner.project, "createTime": inner.store.read().created})
 }
 
-fn etag(revision: u64) -> String {
+/// A policy's etag.
+pub(super) fn etag(revision: u64) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(revision.to_be_bytes())
 }
 
 fn policy(inner: &Inner) -> Value {
     let state = inner.store.read();
-    let bindings: Vec<Value> = state.policy.iter().map(|b| json!({"role": b.role, "members": b.members})).collect();
-    let mut policy = json!({"version": 1, "etag": etag(state.policy_revision)});
+    show_policy(&state.policy, state.policy_revision)
+}
+
+/// A policy as clients see it.
+pub(super) fn show_policy(bindings: &[Binding], revision: u64) -> Value {
+    let bindings: Vec<Value> = bindings.iter().map(|b| json!({"role": b.role, "members": b.members})).collect();
+    let mut policy = json!({"version": 1, "etag": etag(revision)});
     policy.set("bindings", bindings);
     policy
 }
 
-fn set_policy(inner: &Inner, request: &Value) -> Answer {
-    let asked = &request["policy"];
+/// The bindings of a policy that is to be set.
+///
+/// # Errors
+/// 400 for a role or member that cannot be, 501 for a condition.
+pub(super) fn checked_bindings(inner: &Inner, asked: &Value) -> Result<Vec<Binding>, ApiError> {
     let mut bindings: Vec<Binding> = Vec::new();
     for binding in asked["bindings"].items() {
         if !binding["condition"].is_null() {
@@ -93,13 +103,28 @@ fn set_policy(inner: &Inner, request: &Value) -> Answer {
     if bindings.len() > BINDINGS_MAX {
         return Err(ApiError::invalid("The policy has too many bindings."));
     }
+    Ok(bindings)
+}
+
+/// Was the policy read at this revision, if the caller says when?
+///
+/// # Errors
+/// 409 when it was another one.
+pub(super) fn check_etag(asked: &Value, revision: u64) -> Result<(), ApiError> {
+    let sent = asked.str_at(&["etag"]);
+    if sent.is_empty() || sent == etag(revision) {
+        return Ok(());
+    }
+    let text =
+        "There were concurrent policy changes. Please retry the whole read-modify-write with exponential backoff.";
+    Err(ApiError::new(Code::Aborted, text))
+}
+
+fn set_policy(inner: &Inner, request: &Value) -> Answer {
+    let asked = &request["policy"];
+    let bindings = checked_bindings(inner, asked)?;
     inner.store.write(|state| {
-        let sent = asked.str_at(&["etag"]);
-        if !sent.is_empty() && sent != etag(state.policy_revision) {
-            let text = "There were concurrent policy changes. Please retry the whole read-modify-write with exponential \
-                        backoff.";
-            return Err(ApiError::new(Code::Aborted, text));
-        }
+        check_etag(asked, state.policy_revision)?;
         for member in bindings.iter().flat_map(|b| &b.members) {
             if let Some(email) = member.strip_prefix("user:") {
                 let account = crate::identity::new_account(false, "", &inner.entropy);
@@ -139,6 +164,11 @@ fn checked_member(inner: &Inner, member: &str) -> Result<String, ApiError> {
         ))
     };
     let (kind, name) = member.split_once(':').ok_or_else(unknown)?;
+    if kind == "serviceAccount"
+        && let Some(pod) = PodIdentity::parse(name)
+    {
+        return if super::sts::has_pool(inner, &pod.pool) { Ok(member.to_owned()) } else { Err(no_pool(&pod.pool)) };
+    }
     let is_service = name.to_lowercase().ends_with(".gserviceaccount.com");
     let right = match kind {
         "principal" | "principalSet" | "deleted" if !name.is_empty() => return Ok(member.to_owned()),
@@ -163,6 +193,13 @@ fn checked_member(inner: &Inner, member: &str) -> Result<String, ApiError> {
         return Err(ApiError::invalid(format!("Service account {name} does not exist.")));
     }
     Ok(format!("{kind}:{name}"))
+}
+
+fn no_pool(pool: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "Identity Pool does not exist ({pool}). Please check that you specified a valid resource name as returned in the \
+         `name` attribute in the configuration API."
+    ))
 }
 
 /// Is it a mail address?

@@ -49,6 +49,8 @@ pub(crate) struct FakeFleet {
     /// What the name `gke-here.gke.goog` leads to.
     pub(crate) front_end: Mutex<Option<std::net::SocketAddr>>,
     refused_slow: AtomicBool,
+    /// What verifies its clusters' tokens.
+    pub(crate) keys: Mutex<Option<Value>>,
 }
 
 impl Fleet for FakeFleet {
@@ -86,7 +88,8 @@ impl Fleet for FakeFleet {
     }
 
     fn jwks(&self, _: &str) -> BoxFuture<'_, Result<Value, String>> {
-        Box::pin(async { Ok(serde_json::json!({"keys": [{"kid": "k"}]})) })
+        let keys = self.keys.lock().unwrap().clone();
+        Box::pin(async move { Ok(keys.unwrap_or_else(|| serde_json::json!({"keys": [{"kid": "k"}]}))) })
     }
 
     fn resize(&self, _: &str, _: Vec<NodeSpec>) -> BoxFuture<'_, Result<(), String>> {

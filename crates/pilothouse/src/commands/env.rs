@@ -19,6 +19,7 @@ const GCLOUD_APIS: &[(&str, &str)] = &[
     ("CLOUDRESOURCEMANAGER", "/"),
     ("SERVICEUSAGE", "/"),
     ("IAM", "/"),
+    ("IAMCREDENTIALS", "/"),
     ("LOGGING", "/"),
     ("CLOUDKMS", "/"),
     ("ARTIFACTREGISTRY", "/"),

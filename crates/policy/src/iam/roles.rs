@@ -30,6 +30,10 @@ const RBAC_WRITES: &[&str] = &[
     "container.*.impersonate",
     "*.*.setIamPolicy",
     "iam.serviceAccounts.getAccessToken",
+    "iam.serviceAccounts.getOpenIdToken",
+    "iam.serviceAccounts.implicitDelegation",
+    "iam.serviceAccounts.signBlob",
+    "iam.serviceAccounts.signJwt",
 ];
 
 const DEVELOPER_EXCEPT: &[&str] = &[
@@ -172,7 +176,14 @@ const ROLES: &[Role] = &[
     Role {
         name: "roles/iam.serviceAccountAdmin",
         allows: &["iam.serviceAccounts.*", "resourcemanager.projects.get"],
-        except: &["iam.serviceAccounts.actAs", "iam.serviceAccounts.getAccessToken"],
+        except: &[
+            "iam.serviceAccounts.actAs",
+            "iam.serviceAccounts.getAccessToken",
+            "iam.serviceAccounts.getOpenIdToken",
+            "iam.serviceAccounts.implicitDelegation",
+            "iam.serviceAccounts.signBlob",
+            "iam.serviceAccounts.signJwt",
+        ],
     },
     Role {
         name: "roles/iam.serviceAccountKeyAdmin",
@@ -182,6 +193,34 @@ const ROLES: &[Role] = &[
     Role {
         name: "roles/iam.serviceAccountUser",
         allows: &["iam.serviceAccounts.actAs", "iam.serviceAccounts.get", "iam.serviceAccounts.list"],
+        except: &[],
+    },
+    Role {
+        name: "roles/iam.serviceAccountTokenCreator",
+        allows: &[
+            "iam.serviceAccounts.get",
+            "iam.serviceAccounts.getAccessToken",
+            "iam.serviceAccounts.getOpenIdToken",
+            "iam.serviceAccounts.implicitDelegation",
+            "iam.serviceAccounts.list",
+            "iam.serviceAccounts.signBlob",
+            "iam.serviceAccounts.signJwt",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/iam.serviceAccountOpenIdTokenCreator",
+        allows: &["iam.serviceAccounts.getOpenIdToken"],
+        except: &[],
+    },
+    Role {
+        name: "roles/iam.workloadIdentityUser",
+        allows: &[
+            "iam.serviceAccounts.get",
+            "iam.serviceAccounts.getAccessToken",
+            "iam.serviceAccounts.getOpenIdToken",
+            "iam.serviceAccounts.list",
+        ],
         except: &[],
     },
     Role {
@@ -303,6 +342,11 @@ mod tests {
             ("roles/editor", "container.clusters.impersonate", false),
             ("roles/container.developer", "container.clusters.impersonate", false),
             ("roles/container.clusterAdmin", "container.clusters.impersonate", false),
+            ("roles/editor", "iam.serviceAccounts.getOpenIdToken", false),
+            ("roles/iam.serviceAccountAdmin", "iam.serviceAccounts.getAccessToken", false),
+            ("roles/iam.serviceAccountAdmin", "iam.serviceAccounts.setIamPolicy", true),
+            ("roles/iam.workloadIdentityUser", "iam.serviceAccounts.getAccessToken", true),
+            ("roles/iam.workloadIdentityUser", "iam.serviceAccounts.actAs", false),
             ("roles/unheard.of", "container.clusters.get", false),
         ];
         for (role, permission, expected) in cases {
