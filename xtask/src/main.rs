@@ -1,10 +1,11 @@
-//! The workspace's own chores: `cargo xtask facts | record | tidy | protos`.
+//! The workspace's own chores: `cargo xtask facts | record | cel | tidy | protos`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod cel;
 mod facts;
 mod protos;
 mod tidy;
@@ -12,6 +13,7 @@ mod tidy;
 const USAGE: &str =
     "cargo xtask facts    remake crates/facts/data and the protobuf samples from the published Go modules
 cargo xtask record   record what a running kube-apiserver answers, under crates/registry/testdata/recorded
+cargo xtask cel      record what the published CEL libraries make of crates/cel/testdata/expressions.txt
 cargo xtask tidy     check the rules of the house
 cargo xtask protos   remake generated code of .proto files";
 
@@ -30,6 +32,7 @@ fn run(task: &str, root: &Path) -> Result<()> {
     match task {
         "facts" => facts::make(root),
         "record" => facts::record(root),
+        "cel" => cel::record(root),
         "protos" => protos::etcd(root),
         "tidy" => {
             let faults = tidy::check(root)?;

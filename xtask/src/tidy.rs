@@ -16,8 +16,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("disk", &["base"]),
     ("facts", &[]),
     ("pki", &["disk", "base"]),
-    ("registry", &["machinery", "facts", "base"]),
-    ("policy", &["registry", "machinery", "base"]),
+    ("cel", &["machinery", "base"]),
+    ("registry", &["machinery", "cel", "facts", "base"]),
+    ("policy", &["registry", "cel", "machinery", "base"]),
     ("controllers", &["registry", "machinery", "base"]),
     ("gke", &["policy", "machinery", "base"]),
     ("etcd", &["raft", "mvcc", "disk", "pki", "base"]),
@@ -27,7 +28,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that know no runtime, file, socket or clock.
-const CORE: &[&str] = &["base", "machinery", "facts", "registry", "policy", "controllers", "gke", "raft", "mvcc"];
+const CORE: &[&str] =
+    &["base", "machinery", "cel", "facts", "registry", "policy", "controllers", "gke", "raft", "mvcc"];
 
 /// What a core crate must not name.
 const FORBIDDEN_IN_CORE: &[&str] = &[

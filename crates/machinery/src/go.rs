@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::Value;
 
 /// `strconv.Quote`.
-pub(crate) fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {

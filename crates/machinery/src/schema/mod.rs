@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 
 pub(crate) use decode::is_empty;
 pub use decode::{Decoded, decode, decode_errors, prune, zero};
-pub use structural::{AdditionalProperties, Structural, ValueRules};
+pub use structural::{AdditionalProperties, Structural, ValueRules, matches_format};
 
 use crate::Value;
 

@@ -41,7 +41,7 @@ pub(super) fn is_checked(format: &str) -> bool {
 }
 
 /// Does the text have the format?
-pub(super) fn matches(format: &str, text: &str) -> bool {
+pub fn matches(format: &str, text: &str) -> bool {
     let hex = |s: &str| s.bytes().all(|b| b.is_ascii_hexdigit());
     match normal(format).as_str() {
         "bsonobjectid" => text.len() == 24 && hex(text),

@@ -10,6 +10,8 @@ mod validate;
 
 use regex_lite::Regex;
 
+pub use formats::matches as matches_format;
+
 use super::{ListType, MapType};
 use crate::{CompactString, FieldErrors, FieldPath, Value};
 
