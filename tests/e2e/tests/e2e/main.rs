@@ -24,3 +24,4 @@ mod manifests;
 mod metadata;
 mod nodes;
 mod regional;
+mod workload_identity;
