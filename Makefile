@@ -4,7 +4,7 @@
 up: ## build and start a sandbox with one cluster
 	cargo fetch --locked
 	cargo build --release --locked --bin pilothouse
-	target/release/pilothouse up --detach
+	target/release/pilothouse up --detach --accept-new-binary
 
 test: ## everything: format, lints, unit, simulation, end to end with the real clients
 	tests/run.sh

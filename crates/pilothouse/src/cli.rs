@@ -145,6 +145,9 @@ pub(crate) struct UpArgs {
     /// What callers see whom a cluster's endpoint does not let in [default: drop]
     #[arg(long, value_enum)]
     pub(crate) endpoint_deny: Option<EndpointDeny>,
+    /// Start with this program although the sandbox was last started with another one
+    #[arg(long, env = "PILOTHOUSE_ACCEPT_NEW_BINARY", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) accept_new_binary: bool,
     /// Put everything into one process (faster, no isolation)
     #[arg(long)]
     pub(crate) in_process: bool,

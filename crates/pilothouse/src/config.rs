@@ -83,6 +83,8 @@ pub(crate) struct Config {
     /// What callers see whom an endpoint does not let in.
     pub(crate) endpoint_deny: EndpointDeny,
     pub(crate) in_process: bool,
+    /// This program may be another one than the last time.
+    pub(crate) accept_new_binary: bool,
 }
 
 impl Config {
@@ -119,6 +121,7 @@ impl Config {
             auth: args.auth.unwrap_or(AuthMode::Strict),
             endpoint_deny: args.endpoint_deny.unwrap_or_default(),
             in_process: args.in_process,
+            accept_new_binary: args.accept_new_binary,
         })
     }
 

@@ -85,14 +85,21 @@ fn run(command: Command) -> Result<String> {
         Command::Apiserver(args) => server(async move { api_server::run(&args).await }),
         Command::Cloud(args) => server(sandbox::run(&args)),
         Command::Signer(args) => {
+            name_process();
             let confined = confine::confine(Role::Signer, &args.data_dir);
             client(signer::run(&args, &confined.report)).map(|()| String::new())
         }
         Command::Instance(args) => {
+            name_process();
             let confined = confine::confine(Role::Instance, &args.data_dir);
             server(async move { instance::run(&args, &confined.report).await })
         }
     }
+}
+
+/// The fleet starts it from an open file, whose number would be its name.
+fn name_process() {
+    let _ = rustix::thread::set_name(c"pilothouse");
 }
 
 /// A process that mostly waits needs one thread.

@@ -22,6 +22,7 @@ use crate::commands::up::termination;
 use crate::config::Config;
 use crate::control;
 use crate::failure::RESTORE;
+use crate::fleet::boot::Verifier;
 use crate::fleet::{Fleet, Wishes};
 use crate::identity_server::TokenDoor;
 use crate::layout::{Layout, RunState, refusal, write_private};
@@ -67,6 +68,9 @@ async fn start(args: &UpArgs, teller: &mut Teller) -> Result<Sandbox> {
     layout.prepare()?;
     let lock = layout.take()?;
     let platform = open_platform(layout)?;
+    // It is measured while the rest comes up.
+    let tools = (system::clock(), system::entropy());
+    let boot = Verifier::open(layout, &config.project, &platform, tools, config.accept_new_binary)?;
     teller.step("opened the data directory and the platform's keys").await;
 
     let listener = listen(config.cloud_port).await?;
@@ -74,6 +78,7 @@ async fn start(args: &UpArgs, teller: &mut Teller) -> Result<Sandbox> {
     let fleet = Fleet::new(
         layout.clone(),
         platform.clone(),
+        boot,
         system::clock(),
         system::entropy(),
         (config.in_process, config.endpoint_deny),
@@ -105,7 +110,7 @@ async fn bring_up(
     let account = format!("owner@{}.example", config.project);
     let cloud = Cloud::start(CloudConfig {
         data_dir: layout.cloud(),
-        platform,
+        platform: platform.clone(),
         clock: system::clock(),
         entropy: system::entropy(),
         project: config.project.clone(),
@@ -157,6 +162,7 @@ async fn bring_up(
         teller.step(&format!("cluster {} in {} answers at https://{address}", name.name, name.location)).await;
     }
     run.control_endpoint = serve_control(fleet, &cloud, control_token, &run).await?;
+    fleet.boot().settle(&platform).await?;
     write_private(&layout.run_file(), &serde_json::to_vec_pretty(&run)?)?;
     Ok((cloud, run))
 }

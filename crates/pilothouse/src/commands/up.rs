@@ -142,6 +142,9 @@ fn arguments(args: &UpArgs, config: &Config) -> Vec<OsString> {
     if config.in_process {
         line.push("--in-process".into());
     }
+    if config.accept_new_binary {
+        line.push("--accept-new-binary".into());
+    }
     line
 }
 

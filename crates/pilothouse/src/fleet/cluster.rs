@@ -63,21 +63,35 @@ fn gke_access() -> AccessSettings {
 
 impl Record {
     /// Reads the record in a cluster's directory; `None` when it holds none (a deletion or creation that was cut off).
-    pub(crate) fn load(directory: &Path) -> Result<Option<Self>> {
-        let file = directory.join(RECORD_FILE);
+    /// The text that was read comes with it, to be measured.
+    pub(crate) fn load(directory: &Path) -> Result<Option<(Self, Vec<u8>)>> {
+        let file = Self::file(directory);
         match fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| {
-                format!("{} is damaged; restore it or delete the cluster's directory", file.display())
-            }),
+            Ok(text) => {
+                let record = serde_json::from_slice(&text).with_context(|| {
+                    format!("{} is damaged; restore it or delete the cluster's directory", file.display())
+                })?;
+                Ok(Some((record, text)))
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
         }
     }
 
-    pub(crate) fn save(&self, layout: &Layout) -> Result<()> {
+    /// Where it lies in a cluster's directory.
+    pub(crate) fn file(directory: &Path) -> PathBuf {
+        directory.join(RECORD_FILE)
+    }
+
+    /// As it is stored.
+    pub(crate) fn text(&self) -> Result<Vec<u8>> {
+        Ok(serde_json::to_vec_pretty(self)?)
+    }
+
+    pub(crate) fn write(&self, layout: &Layout, text: &[u8]) -> Result<()> {
         let directory = layout.cluster(&self.spec.id);
         make_directory(&directory)?;
-        write_private(&directory.join(RECORD_FILE), &serde_json::to_vec_pretty(self)?)
+        write_private(&Self::file(&directory), text)
     }
 
     pub(crate) fn forget(directory: &Path) -> Result<()> {

@@ -33,7 +33,7 @@ pub(crate) fn look(fleet: &Fleet) -> Vec<Attribute> {
         let instances = cluster.instances.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         for instance in instances {
             let Some(pid) = instance.pid else { continue };
-            let found = if fleet.in_process() {
+            let mut found = if fleet.in_process() {
                 vec![
                     GaveUp::new("one cluster per process", Enforced::None, IN_PROCESS),
                     of(own_directory(&instance.data_dir)),
@@ -41,6 +41,10 @@ pub(crate) fn look(fleet: &Fleet) -> Vec<Attribute> {
             } else {
                 seen_and_said(&seen(pid, &instance.data_dir), instance.gave_up)
             };
+            let (accepted, why) = fleet.boot().finding(&cluster.spec().id);
+            // Not more: who measures the program is the program.
+            let enforced = if accepted { Enforced::Partial } else { Enforced::None };
+            found.push(GaveUp::new("verified start", enforced, why));
             for GaveUp { attribute, enforced, why } in found {
                 all.push(Attribute {
                     cluster: cluster.spec().name.clone(),

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use crate::edge::Delivery;
 use crate::fleet::cluster::{Cluster, Command, NewKeys, State, instance_name};
 use crate::fleet::report::InstanceStatus;
-use crate::fleet::supervise::{SIGNER, access, addresses, start_message};
+use crate::fleet::supervise::{SIGNER, access, addresses, admit, start_message};
 use crate::fleet::{Fleet, MemberListeners, SealedDirectory, key, user_files};
 use crate::instance::{Doors, Instance};
 
@@ -111,6 +111,7 @@ async fn start(
 ) -> Result<(Vec<Instance>, Arc<SealedDirectory>)> {
     let id = &cluster.spec().id;
     let directory = fleet.layout().cluster(id).join(SIGNER);
+    admit(fleet, cluster, SIGNER).await?;
     let data_key = key::unwrap(&directory, id, SIGNER, &fleet.platform)?;
     let vault = Arc::new(SealedDirectory::open(&directory, id, SIGNER, &data_key, fleet.entropy.clone())?);
     if vault.has_earlier_keys() {
@@ -131,6 +132,7 @@ async fn start(
             None => apiserver::Identity::None,
         };
         let signer = Signer::InProcess(Arc::clone(&core), Requester::Instance);
+        admit(fleet, cluster, &instance_name(place)).await?;
         let start = start_message(fleet, cluster, place)?;
         statuses.push(InstanceStatus {
             name: instance_name(place),

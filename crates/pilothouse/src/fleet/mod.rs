@@ -1,6 +1,7 @@
 //! The fleet: makes clusters, starts their processes, starts them again when they die, and knows where everything is.
 
 mod addresses;
+pub(crate) mod boot;
 mod cluster;
 mod exposure;
 pub(crate) mod hardening;
@@ -34,6 +35,8 @@ pub(crate) use process::spawn_detached;
 pub(crate) use supervise::SIGNER;
 pub(crate) use user_files::make_default;
 
+use boot::Verifier;
+
 use crate::edge::{Denials, EndpointDeny, Ground, PublicRoot};
 use crate::identity_server::TokenDoor;
 use crate::layout::{Layout, make_directory};
@@ -47,6 +50,7 @@ pub(crate) struct Fleet {
     clock: Clock,
     entropy: Entropy,
     platform: Platform,
+    boot: Verifier,
     in_process: bool,
     ground: Ground,
     /// Signs for the names of DNS endpoints.
@@ -63,6 +67,7 @@ impl Fleet {
     pub(crate) fn new(
         layout: Layout,
         platform: Platform,
+        boot: Verifier,
         clock: Clock,
         entropy: Entropy,
         (in_process, deny): (bool, EndpointDeny),
@@ -75,6 +80,7 @@ impl Fleet {
             clock,
             entropy,
             platform,
+            boot,
             in_process,
             ground,
             root: Arc::new(root),
@@ -99,6 +105,11 @@ impl Fleet {
         &self.layout
     }
 
+    /// Who lets processes start.
+    pub(crate) const fn boot(&self) -> &Verifier {
+        &self.boot
+    }
+
     pub(crate) const fn in_process(&self) -> bool {
         self.in_process
     }
@@ -111,7 +122,8 @@ impl Fleet {
         let directory = self.layout.clusters();
         for entry in fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))? {
             let path = entry?.path();
-            if let Some(record) = Record::load(&path)? {
+            if let Some((record, text)) = Record::load(&path)? {
+                self.boot.measure_record(&record.spec.id, &Record::file(&path), &text)?;
                 let own = self.layout.cluster(&record.spec.id);
                 if own != path {
                     bail!(
@@ -145,7 +157,7 @@ impl Fleet {
                 let directory = self.layout.cluster(&spec.id);
                 make_directory(&directory)?;
                 let record = Record { spec, nodes, access, endpoints };
-                record.save(&self.layout)?;
+                self.save(&record)?;
                 self.launch(record, wishes).inspect_err(|_| {
                     // Nothing is in it yet; whoever tries again begins anew.
                     let _ = fs::remove_dir_all(&directory);
@@ -164,6 +176,7 @@ impl Fleet {
         let directory = self.layout.cluster(id);
         // Without its record a cluster is not resumed, whatever happens from here on.
         Record::forget(&directory)?;
+        self.boot.forget(id);
         if let Some(cluster) = cluster {
             cluster.stop().await;
             cluster.remove_user_files(&self.layout);
@@ -182,7 +195,7 @@ impl Fleet {
     /// When there is no such cluster or the change cannot be remembered.
     pub(crate) async fn resize(&self, id: &str, nodes: Vec<NodeSpec>) -> Result<()> {
         let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
-        Record { nodes: nodes.clone(), ..cluster.record() }.save(&self.layout)?;
+        self.save(&Record { nodes: nodes.clone(), ..cluster.record() })?;
         cluster.set_nodes(nodes, &self.layout, &self.entropy).await
     }
 
@@ -192,7 +205,7 @@ impl Fleet {
     /// When there is no such cluster or the change cannot be remembered.
     pub(crate) async fn set_access(&self, id: &str, access: AccessSettings) -> Result<()> {
         let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
-        Record { access: access.clone(), ..cluster.record() }.save(&self.layout)?;
+        self.save(&Record { access: access.clone(), ..cluster.record() })?;
         cluster.set_access(access).await;
         Ok(())
     }
@@ -203,7 +216,7 @@ impl Fleet {
     /// When there is no such cluster or the change cannot be remembered.
     pub(crate) fn set_endpoints(&self, id: &str, endpoints: EndpointSettings) -> Result<()> {
         let cluster = self.find(id).with_context(|| format!("no cluster {id}"))?;
-        Record { endpoints: endpoints.clone(), ..cluster.record() }.save(&self.layout)?;
+        self.save(&Record { endpoints: endpoints.clone(), ..cluster.record() })?;
         cluster.gate.set(endpoints);
         Ok(())
     }
@@ -261,6 +274,7 @@ impl Fleet {
             rotated += cluster.rotate_keys(&self.layout, &self.platform).await?;
         }
         cloud.reseal()?;
+        self.boot.reseal(&self.platform)?;
         self.platform.forget_earlier()?;
         info!(data_keys = rotated, "rotated the platform key and the data keys");
         Ok(rotated)
@@ -275,6 +289,7 @@ impl Fleet {
             self.root.rewrap()?;
             self.clusters().iter().try_for_each(|cluster| cluster.rewrap_keys(&self.layout, &self.platform))?;
             cloud.reseal()?;
+            self.boot.reseal(&self.platform)?;
             self.platform.forget_earlier()?;
         }
         Ok(())
@@ -299,6 +314,12 @@ impl Fleet {
             all.extend(cluster.certificates().await);
         }
         all
+    }
+
+    /// Remembers a cluster's record, and that it is the fleet who changed it.
+    fn save(&self, record: &Record) -> Result<()> {
+        let text = record.text()?;
+        self.boot.record_changes(&record.spec.id, &text, || record.write(&self.layout, &text))
     }
 
     fn launch(self: &Arc<Self>, record: Record, wishes: &Wishes) -> Result<Arc<Cluster>> {

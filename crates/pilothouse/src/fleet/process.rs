@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 
@@ -36,23 +36,27 @@ impl Process {
     }
 }
 
-/// Starts this program again in another role; its standard error goes to `log`. It ends with its parent.
+/// Starts the program at `path` in another role; its standard error goes to `log`. It ends with its parent.
 ///
 /// # Errors
 /// When the log cannot be opened or the process not started.
-pub(crate) fn spawn(arguments: &[OsString], log: &Path) -> Result<Process> {
-    start(arguments, log, true)
+pub(crate) fn spawn(path: &Path, arguments: &[OsString], log: &Path) -> Result<Process> {
+    start(path, arguments, log, true)
 }
 
-/// As [`spawn`], but the process stays when its parent is gone.
+/// As [`spawn`] of this program again, but the process stays when its parent is gone.
 ///
 /// # Errors
 /// When the log cannot be opened or the process not started.
 pub(crate) fn spawn_detached(arguments: &[OsString], log: &Path) -> Result<Process> {
-    start(arguments, log, false)
+    start(&own_path()?, arguments, log, false)
 }
 
-fn start(arguments: &[OsString], log: &Path, ends_with_parent: bool) -> Result<Process> {
+fn own_path() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot tell where this program lies")
+}
+
+fn start(path: &Path, arguments: &[OsString], log: &Path, ends_with_parent: bool) -> Result<Process> {
     let (ours, theirs) = channel::pair().context("cannot make a socket pair")?;
     let log_file = OpenOptions::new()
         .create(true)
@@ -60,8 +64,9 @@ fn start(arguments: &[OsString], log: &Path, ends_with_parent: bool) -> Result<P
         .mode(0o600)
         .open(log)
         .with_context(|| format!("cannot open {}", log.display()))?;
-    let program = std::env::current_exe().context("cannot tell where this program lies")?;
-    let child = Command::new(program)
+    let child = Command::new(path)
+        // For the reader of `ps`, also where the path is that of an open file.
+        .arg0(own_path()?)
         .args(arguments)
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| passes_on(name)))

@@ -21,6 +21,7 @@ use crate::channel;
 use crate::edge::front_end::{self, Site};
 use crate::edge::{self, Delivery};
 use crate::fleet::addresses::{Listeners, MemberAddresses, MemberListeners};
+use crate::fleet::boot::Starting;
 use crate::fleet::cluster::{Access, Cluster, Command, NewKeys, State, instance_name};
 use crate::fleet::message::{
     FromInstance, FromSigner, InstanceStart, Secret, StoreMember, ToInstance, ToSigner, UsedIdentity,
@@ -412,6 +413,7 @@ impl Supervisor {
     async fn start_signer(&mut self, signer: &Process) -> Result<()> {
         let id = &self.cluster.spec().id;
         let data_dir = self.fleet.layout().cluster(id).join(SIGNER);
+        admit(&self.fleet, &self.cluster, SIGNER).await?;
         let data_key = key::unwrap(&data_dir, id, SIGNER, &self.fleet.platform)?;
         signer.channel.send(&ToSigner::Start { cluster: id.clone(), data_dir, data_key }, &[]).await?;
         match signer.channel.receive().await?.map(|(message, _)| message) {
@@ -449,6 +451,7 @@ impl Supervisor {
         let to_signer = connect(signer, Requester::Instance).await?;
         let (to_identity, identity_end) = channel::stream_pair()?;
         tokio::spawn(identity_server::serve(stream(identity_end)?, Arc::clone(&fleet.tokens)));
+        admit(fleet, cluster, &instance_name(place)).await?;
         let start = start_message(fleet, cluster, place)?;
         let MemberListeners { client, peer } = self.instances[place].sockets.try_clone()?;
         let to_metadata = cluster.metadata_of(place)?.hand_out()?;
@@ -566,13 +569,26 @@ fn spawn(fleet: &Fleet, cluster: &Cluster, instance: Option<usize>) -> Result<Pr
     for address in instance.map(|place| addresses(cluster, place)).into_iter().flatten() {
         arguments.extend(["--address".into(), address.to_string().into()]);
     }
-    process::spawn(&arguments, &fleet.layout().log(&format!("{}-{}-{name}", spec.name, spec.location)))
+    process::spawn(
+        &fleet.boot().program(),
+        &arguments,
+        &fleet.layout().log(&format!("{}-{}-{name}", spec.name, spec.location)),
+    )
 }
 
 /// Where an instance is heard: the cluster's external endpoint, its store's client and peer ports, the internal endpoint.
 pub(crate) fn addresses(cluster: &Cluster, place: usize) -> [SocketAddr; 4] {
     let member = cluster.addresses.members[place];
     [cluster.addresses.api, member.client, member.peer, cluster.addresses.internal]
+}
+
+/// Lets a process of the cluster have its key, or says why not.
+///
+/// # Errors
+/// When the program or the cluster's record is not the one that was accepted.
+pub(crate) async fn admit(fleet: &Fleet, cluster: &Cluster, process: &str) -> Result<()> {
+    let spec = cluster.spec();
+    fleet.boot().admit(Starting { cluster_id: &spec.id, location: &spec.location, process }).await
 }
 
 /// What the instance at a place is told at its start.

@@ -103,12 +103,15 @@ fn killing_all_of_one_cluster_is_not_noticed_by_the_other() -> Result<()> {
     let Some(sandbox) = two_clusters()? else { return Ok(()) };
     let (demo, other) = (pids(&sandbox, "demo")?, pids(&sandbox, "other")?);
     ensure!(demo.len() == 2 && other.len() == 2 && demo.is_disjoint(&other), "{demo:?} {other:?}");
+    // gcloud has made the other one kubectl's current cluster.
+    let kubeconfig = sandbox.data_dir().join("user/clusters/us-central1-a_demo/kubeconfig");
     let (stop, probes) = (AtomicBool::new(false), AtomicUsize::new(0));
     let failures = std::thread::scope(|scope| -> Result<Vec<String>> {
         let prober = scope.spawn(|| -> Result<Vec<String>> {
             let mut failures = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 let mut probe = sandbox.command(&kubectl);
+                probe.arg("--kubeconfig").arg(&kubeconfig);
                 probe.args(["get", "--raw", "/readyz", "--request-timeout", "5s"]);
                 let output = probe.output()?;
                 if !output.status.success() {
@@ -170,7 +173,7 @@ fn the_directory_of_one_cluster_is_refused_under_the_name_of_another() -> Result
         for text in [&shown, &logs] {
             ensure!(!text.contains(wrapped) && !text.contains("PRIVATE KEY"), "key material: {text}");
         }
-        ensure!(sandbox.kubectl(&["get", "namespaces"])?.contains("default"), "the other cluster serves");
+        ensure!(pids(&sandbox, "demo")?.len() == 2, "the other cluster serves");
         sandbox.pilothouse(&["down"])?;
         fs::remove_dir_all(other.join(part))?;
         fs::rename(&aside, other.join(part))?;
@@ -178,6 +181,118 @@ fn the_directory_of_one_cluster_is_refused_under_the_name_of_another() -> Result
     sandbox.up(&[])?;
     eventually(LIMIT, || {
         ensure!(pids(&sandbox, "other")?.len() == 2);
+        Ok(())
+    })
+}
+
+/// Another program: the built one, and a byte behind it that nobody reads.
+fn changed_program(sandbox: &Sandbox) -> Result<std::path::PathBuf> {
+    let copy = sandbox.data_dir().with_file_name("pilothouse");
+    fs::copy(e2e::program(), &copy)?;
+    let mut file = fs::OpenOptions::new().append(true).open(&copy)?;
+    std::io::Write::write_all(&mut file, b"x")?;
+    Ok(copy)
+}
+
+/// The first integrity event of the log's end that did not pass: its report.
+fn refusal(sandbox: &Sandbox, part: &str) -> Result<Value> {
+    let log = sandbox.pilothouse(&["logs", "boot"])?;
+    let events: Vec<Value> = log
+        .lines()
+        .filter_map(|line| line.find('{').map(|at| serde_json::from_str(&line[at..])))
+        .collect::<Result<_, _>>()?;
+    let refused = events.iter().rev().find(|event| event["severity"] == "ERROR").context("nothing was refused")?;
+    ensure!(refused["logName"] == "projects/pilothouse-local/logs/compute.googleapis.com%2Fshielded_vm_integrity");
+    ensure!(refused["jsonPayload"]["@type"] == "type.googleapis.com/cloud_integrity.IntegrityEvent", "{refused}");
+    let report = refused["jsonPayload"][part].clone();
+    ensure!(report["policyEvaluationPassed"] == false, "{refused}");
+    Ok(report)
+}
+
+fn sha256(path: &std::path::Path) -> Result<String> {
+    let output = Command::new("sha256sum").arg(path).output()?;
+    let line = String::from_utf8(output.stdout)?;
+    Ok(line.split(' ').next().context("a digest")?.to_owned())
+}
+
+#[test]
+fn a_program_with_one_byte_more_gets_no_key_until_it_is_accepted() -> Result<()> {
+    let mut sandbox = Sandbox::start_with(&["--nodes", "0"])?;
+    let (enforced, why) = said(&sandbox, "control-plane-0", "verified start")?;
+    let built = sha256(e2e::program())?;
+    ensure!(enforced == "partial" && why.contains(&built[..12]), "{enforced} {why}");
+    sandbox.pilothouse(&["down"])?;
+    let copy = changed_program(&sandbox)?;
+    let up = ["up", "--detach", "--cloud-port", "0"];
+    let output = sandbox.command(&copy).args(up).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let other = sha256(&copy)?;
+    ensure!(!output.status.success() && said.contains("--accept-new-binary"), "{said}");
+    ensure!(said.contains(&built) && said.contains(&other), "{said}");
+    let report = refusal(&sandbox, "earlyBootReportEvent")?;
+    ensure!(report["actualMeasurements"][0]["value"] == other.as_str(), "{report}");
+    ensure!(report["policyMeasurements"][0]["value"] == built.as_str(), "{report}");
+    ensure!(sandbox.processes()?.is_empty(), "something stayed behind");
+    let output = sandbox.command(&copy).args(up).arg("--accept-new-binary").output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    sandbox.pilothouse(&["down"])?;
+    // Now it is the one that was built that nobody accepted.
+    let refused = sandbox.up(&[]).unwrap_err().to_string();
+    ensure!(refused.contains("--accept-new-binary"), "{refused}");
+    sandbox.up(&["--accept-new-binary"])
+}
+
+#[test]
+fn a_record_that_somebody_changed_is_refused_and_said() -> Result<()> {
+    let mut sandbox = Sandbox::start_with(&["--nodes", "0"])?;
+    let status = sandbox.status()?;
+    let id = status["clusters"][0]["id"].as_str().context("an id")?;
+    let record = sandbox.data_dir().join("clusters").join(&id[..16]).join("cluster.json");
+    sandbox.pilothouse(&["down"])?;
+    let whole = fs::read_to_string(&record)?;
+    let changed = whole.replacen("\"feature_gates\": \"\"", "\"feature_gates\": \"AllAlpha=true\"", 1);
+    ensure!(changed != whole, "{whole}");
+    fs::write(&record, &changed)?;
+    let digest = sha256(&record)?;
+    let refused = sandbox.up(&[]).unwrap_err().to_string();
+    ensure!(refused.contains(&digest) && refused.contains("cluster.json"), "{refused}");
+    let report = refusal(&sandbox, "lateBootReportEvent")?;
+    ensure!(report["actualMeasurements"][0]["value"] == digest.as_str(), "{report}");
+    fs::write(&record, &whole)?;
+    ensure!(report["policyMeasurements"][0]["value"] == sha256(&record)?.as_str(), "{report}");
+    sandbox.up(&[])?;
+    // A change by the fleet is one that it states.
+    sandbox.kubectl(&["get", "namespaces"])?;
+    sandbox.pilothouse(&["down"])?;
+    let manifest = sandbox.data_dir().join("platform/boot/program.json");
+    let text = fs::read_to_string(&manifest)?;
+    let at = text.find("\"payload\": \"").context("a payload")? + 60;
+    let mut damaged = text.clone();
+    damaged.replace_range(at..=at, if &text[at..=at] == "A" { "B" } else { "A" });
+    fs::write(&manifest, &damaged)?;
+    let refused = sandbox.up(&[]).unwrap_err().to_string();
+    ensure!(refused.contains("program.json") && refused.contains("is not believed"), "{refused}");
+    fs::write(&manifest, &text)?;
+    sandbox.up(&[])
+}
+
+#[test]
+fn an_instance_is_started_again_from_what_was_measured_whatever_lies_in_its_place() -> Result<()> {
+    let sandbox = Sandbox::start_with(&["--no-cluster"])?;
+    sandbox.pilothouse(&["down"])?;
+    let copy = changed_program(&sandbox)?;
+    let up = ["up", "--detach", "--cloud-port", "0", "--accept-new-binary", "--cluster", "demo", "--nodes", "0"];
+    let output = sandbox.command(&copy).args(up).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::remove_file(&copy)?;
+    fs::write(&copy, "#!/bin/sh\nexit 1\n")?;
+    let before = pids(&sandbox, "demo")?;
+    for pid in &before {
+        ensure!(Command::new("kill").args(["-9", &pid.to_string()]).status()?.success());
+    }
+    eventually(LIMIT, || {
+        let now = pids(&sandbox, "demo")?;
+        ensure!(now.len() == 2 && now.is_disjoint(&before), "{now:?}");
         Ok(())
     })
 }
