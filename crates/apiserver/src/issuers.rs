@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use base::Clock;
 use machinery::Value;
 use policy::UserInfo;
@@ -15,6 +15,8 @@ use crate::outbound::Outbound;
 
 /// Between two tries to find an issuer's configuration (upstream: 10 s).
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
+/// How long new issuers may take to be found before a new configuration is given up (upstream: a minute).
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Strangers' tokens do not make the server ask for keys more often than this.
 const KEYS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -36,41 +38,64 @@ struct Found {
 struct Issuer {
     config: TrustedIssuer,
     found: ArcSwapOption<Found>,
+    /// Told when it is found.
+    ready: watch::Sender<bool>,
     /// When keys were last asked for.
     asked: Mutex<Option<Duration>>,
     fetching: tokio::sync::Mutex<()>,
+    given_up: watch::Sender<bool>,
 }
 
 /// All issuers.
 pub(crate) struct Issuers {
-    all: Vec<Arc<Issuer>>,
+    all: ArcSwap<Vec<Arc<Issuer>>>,
     clock: Clock,
 }
 
 impl Issuers {
     pub(crate) fn new(configs: &[TrustedIssuer], clock: Clock) -> Self {
-        let issuer = |config: &TrustedIssuer| {
-            Arc::new(Issuer {
-                config: config.clone(),
-                found: ArcSwapOption::empty(),
-                asked: Mutex::default(),
-                fetching: tokio::sync::Mutex::default(),
-            })
-        };
-        Self { all: configs.iter().map(issuer).collect(), clock }
+        Self { all: ArcSwap::from_pointee(configs.iter().map(Issuer::new).collect()), clock }
     }
 
     /// Looks for each issuer's configuration until it is found or the server stops.
     pub(crate) fn start(&self, stop: &watch::Sender<bool>) {
-        for issuer in &self.all {
-            let (issuer, mut stop) = (issuer.clone(), stop.subscribe());
-            tokio::spawn(async move {
-                tokio::select! {
-                    () = issuer.discover() => {}
-                    () = crate::watch::stopped(&mut stop) => {}
+        self.all.load().iter().for_each(|issuer| issuer.start(stop));
+    }
+
+    /// Puts other issuers in the place of these, as soon as all of them are found; who stays as it was keeps its keys.
+    ///
+    /// # Errors
+    /// When one is not found in time: then all stays as it was.
+    pub(crate) async fn replace(&self, configs: &[TrustedIssuer], stop: &watch::Sender<bool>) -> Result<(), String> {
+        let before = self.all.load_full();
+        let mut fresh = Vec::new();
+        let all: Vec<Arc<Issuer>> = configs
+            .iter()
+            .map(|config| match before.iter().find(|issuer| issuer.config.rules == config.rules) {
+                Some(same) => same.clone(),
+                None => {
+                    let issuer = Issuer::new(config);
+                    issuer.start(stop);
+                    fresh.push(issuer.clone());
+                    issuer
                 }
-            });
+            })
+            .collect();
+        let ready = async {
+            for issuer in &fresh {
+                let _ = issuer.ready.subscribe().wait_for(|ready| *ready).await;
+            }
+        };
+        if tokio::time::timeout(REPLACE_TIMEOUT, ready).await.is_err() {
+            fresh.iter().for_each(|issuer| issuer.abandon());
+            let late = fresh.iter().find(|issuer| issuer.found.load().is_none());
+            let name = late.map(|issuer| issuer.config.rules.issuer.clone()).unwrap_or_default();
+            return Err(format!("oidc: authenticator for issuer {name:?} is not initialized"));
         }
+        // Who is no longer one is looked for no longer.
+        before.iter().filter(|old| !all.iter().any(|issuer| Arc::ptr_eq(old, issuer))).for_each(|old| old.abandon());
+        self.all.store(Arc::new(all));
+        Ok(())
     }
 
     /// Whom a token stands for; `None` when its issuer is not one of these.
@@ -78,7 +103,8 @@ impl Issuers {
     /// # Errors
     /// Why the token is not accepted, for the log.
     pub(crate) async fn user(&self, token: &str, iss: &str) -> Option<Result<UserInfo, String>> {
-        let issuer = self.all.iter().find(|issuer| issuer.config.rules.is_issuer_of(iss))?;
+        let all = self.all.load_full();
+        let issuer = all.iter().find(|issuer| issuer.config.rules.is_issuer_of(iss))?;
         let claims = match issuer.claims(token, &self.clock).await {
             Ok(claims) => claims,
             Err(why) => return Some(Err(why)),
@@ -88,12 +114,40 @@ impl Issuers {
 }
 
 impl Issuer {
+    fn new(config: &TrustedIssuer) -> Arc<Self> {
+        Arc::new(Self {
+            config: config.clone(),
+            found: ArcSwapOption::empty(),
+            ready: watch::Sender::new(false),
+            asked: Mutex::default(),
+            fetching: tokio::sync::Mutex::default(),
+            given_up: watch::Sender::new(false),
+        })
+    }
+
+    fn start(self: &Arc<Self>, stop: &watch::Sender<bool>) {
+        let (issuer, mut stop, mut given_up) = (self.clone(), stop.subscribe(), self.given_up.subscribe());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = issuer.discover() => {}
+                () = crate::watch::stopped(&mut stop) => {}
+                () = crate::watch::stopped(&mut given_up) => {}
+            }
+        });
+    }
+
+    /// Looks for it no longer.
+    fn abandon(&self) {
+        self.given_up.send_replace(true);
+    }
+
     async fn discover(&self) {
         loop {
             match self.look().await {
                 Ok(found) => {
                     tracing::info!(issuer = self.config.rules.issuer, keys = found.keys_url, "found an issuer's keys");
                     self.found.store(Some(Arc::new(found)));
+                    self.ready.send_replace(true);
                     return;
                 }
                 Err(why) => tracing::warn!(issuer = self.config.rules.issuer, why, "an issuer is not reached"),

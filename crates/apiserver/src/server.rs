@@ -21,7 +21,7 @@ use crate::caches::Caches;
 use crate::derived::Derived;
 use crate::identity::Tokens;
 use crate::info::{Query, RequestInfo};
-use crate::issuers::Issuers;
+use crate::issuers::{Issuers, TrustedIssuer};
 use crate::message::{Body, Caller, Peer, Reply, Request};
 use crate::metrics::Metrics;
 use crate::reader::CacheReader;
@@ -145,6 +145,19 @@ impl ApiServer {
     /// Ends watches and background tasks; requests under way are answered.
     pub fn stop(&self) {
         self.inner.stop.send_replace(true);
+    }
+
+    /// Takes the tokens of other issuers than before, once those are found; whether it did is counted.
+    ///
+    /// # Errors
+    /// When one of them is not found within a minute: then nothing changes.
+    pub async fn set_issuers(&self, issuers: &[TrustedIssuer]) -> Result<(), String> {
+        self.inner.issuers.replace(issuers, &self.inner.stop).await
+    }
+
+    /// Counts a reload of the authentication configuration.
+    pub fn count_authentication_reload(&self, is_success: bool) {
+        self.inner.metrics.authentication_reload(is_success, self.inner.config.clock.now());
     }
 
     /// New connections are shown this certificate.

@@ -149,6 +149,11 @@ impl FieldError {
         Self::new(FieldErrorKind::Forbidden, path, String::new(), detail)
     }
 
+    /// Not the field is wrong, but what should have judged it.
+    pub fn internal(path: &FieldPath, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorKind::Internal, path, String::new(), detail)
+    }
+
     /// The text is longer than `max_bytes`.
     pub fn too_long(path: &FieldPath, max_bytes: usize) -> Self {
         Self::new(FieldErrorKind::TooLong, path, String::new(), format!("may not be more than {max_bytes} bytes"))

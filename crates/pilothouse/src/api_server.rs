@@ -109,8 +109,10 @@ pub(crate) async fn run(args: &ApiServerArgs) -> Result<()> {
     let address = listener.local_addr()?;
     let server = ApiServer::start(config(args, address.port()).await?).await.context("the API server")?;
     info!(%address, etcd = args.etcd_servers.join(","), "serving");
+    let clock = system::clock();
     tokio::select! {
         () = server.serve(listener) => {}
+        () = args.authentication.follow(&server, &clock) => {}
         () = commands::up::termination() => {}
     }
     server.stop();

@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use apiserver::{Config, RequestHeader, TokenWebhook, TrustedIssuer};
+use apiserver::{ApiServer, Config, RequestHeader, TokenWebhook, TrustedIssuer};
 use base::Clock;
 use clap::Args;
 use policy::Anonymous;
-use policy::jwt::{AuthenticationConfig, ClaimMapping, JwtAuthenticator};
+use policy::jwt::{AuthenticationConfig, ClaimMapping, Expressions, JwtAuthenticator};
+use tracing::{info, warn};
+
+/// How often the configuration file is looked at.
+const CONFIG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where Linux distributions keep the system's authorities; the first that is there counts (Go's `crypto/x509`).
 const SYSTEM_ROOTS: [&str; 4] = [
@@ -161,10 +165,56 @@ impl AuthenticationArgs {
             bail!("authentication-config file and oidc-* flags are mutually exclusive");
         }
         let text = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-        let parsed = AuthenticationConfig::parse(&text, &self.service_account_issuer, &pki::SIGNING_ALGORITHMS);
-        parsed
+        self.parse(&text)
             .map(Some)
             .map_err(|why| anyhow!("invalid authentication config: {why}").context(file.display().to_string()))
+    }
+
+    fn parse(&self, text: &[u8]) -> Result<AuthenticationConfig, String> {
+        AuthenticationConfig::parse(text, &self.service_account_issuer, &pki::SIGNING_ALGORITHMS)
+    }
+
+    /// Watches the configuration file and gives the server what it says anew, for as long as the server runs. What cannot
+    /// be used is logged once and the issuers stay as they are; whether anonymous requests are taken does not change.
+    pub(super) async fn follow(&self, server: &ApiServer, clock: &Clock) {
+        let Some(file) = &self.authentication_config else { return std::future::pending().await };
+        let mut known = std::fs::read(file).unwrap_or_default();
+        let anonymous = self.parse(&known).ok().and_then(|config| config.anonymous);
+        let mut turns = tokio::time::interval(CONFIG_INTERVAL);
+        turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            turns.tick().await;
+            // A file that is being replaced may be away for a moment.
+            let Ok(text) = tokio::fs::read(file).await else { continue };
+            if text == known {
+                continue;
+            }
+            let outcome = match self.parse(&text) {
+                Ok(config) if config.anonymous != anonymous => {
+                    Err(anyhow!("anonymous: Forbidden: changed from initial configuration file"))
+                }
+                Ok(config) => trusted(config.jwt, clock),
+                Err(why) => Err(anyhow!(why)),
+            };
+            let outcome = match outcome {
+                Ok(issuers) => server.set_issuers(&issuers).await.map_err(|why| anyhow!(why)),
+                Err(why) => {
+                    // What is wrong will not become right by itself.
+                    known.clone_from(&text);
+                    Err(why)
+                }
+            };
+            server.count_authentication_reload(outcome.is_ok());
+            match outcome {
+                Ok(()) => {
+                    known = text;
+                    info!(file = %file.display(), "reloaded authentication config");
+                }
+                Err(why) => {
+                    warn!(file = %file.display(), why = %format!("{why:#}"), "failed to reload authentication config")
+                }
+            }
+        }
     }
 
     fn has_oidc_flags(&self) -> bool {
@@ -218,6 +268,7 @@ impl AuthenticationArgs {
             groups,
             uid: None,
             algorithms,
+            expressions: Expressions::default(),
         };
         rules.check_flags(&self.service_account_issuer).map_err(|why| anyhow!(why))?;
         Ok(Some(rules))

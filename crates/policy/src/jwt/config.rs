@@ -3,11 +3,10 @@
 
 use machinery::{FieldError, FieldErrors, FieldPath, Value};
 
-use super::{ClaimMapping, JwtAuthenticator};
+use super::JwtAuthenticator;
+use super::expressions::Expressions;
+use super::rules::{claim_rules, mappings, user_rules};
 use crate::Anonymous;
-
-/// What is said where an expression stands: they are not evaluated here, and ignoring one would let in whom it keeps out.
-pub const DISALLOWED_CEL: &str = "CEL expressions are not supported by this server";
 
 /// Upstream's limit is 64 authenticators.
 const AUTHENTICATORS_MAX: usize = 64;
@@ -81,7 +80,7 @@ fn aggregate(errors: &FieldErrors) -> Result<(), String> {
 }
 
 /// Refuses members that are none.
-fn known(value: &Value, path: &str, members: &[&str]) -> Result<(), String> {
+pub(super) fn known(value: &Value, path: &str, members: &[&str]) -> Result<(), String> {
     match value.members().find(|(name, _)| !members.contains(name)) {
         Some((name, _)) => {
             let dot = if path.is_empty() { "" } else { "." };
@@ -108,31 +107,26 @@ fn authenticator(
     let issuer = &value["issuer"];
     let members = ["url", "discoveryURL", "certificateAuthority", "audiences", "audienceMatchPolicy"];
     known(issuer, &format!("{at}.issuer"), &members)?;
-    let mappings = &value["claimMappings"];
-    known(mappings, &format!("{at}.claimMappings"), &["username", "groups", "uid", "extra"])?;
-    let required = rules(&value["claimValidationRules"], &path.child("claimValidationRules"), errors)?;
-    let mapping_path = path.child("claimMappings");
-    let username = mapping(&mappings["username"], &mapping_path.child("username"), true, errors)?;
-    let groups = mapping(&mappings["groups"], &mapping_path.child("groups"), false, errors)?;
-    let uid = uid(&mappings["uid"], &mapping_path.child("uid"), errors)?;
-    for (i, _) in mappings["extra"].items().iter().enumerate() {
-        let at = mapping_path.child("extra").index(i).child("valueExpression");
-        errors.push(FieldError::forbidden(&at, DISALLOWED_CEL));
-    }
-    for (i, _) in value["userValidationRules"].items().iter().enumerate() {
-        let at = path.child("userValidationRules").index(i).child("expression");
-        errors.push(FieldError::forbidden(&at, DISALLOWED_CEL));
-    }
+    let mapped = &value["claimMappings"];
+    known(mapped, &format!("{at}.claimMappings"), &["username", "groups", "uid", "extra"])?;
+    let mut expressions = Expressions::default();
+    // What is wrong with the issuer is said first.
+    let mut later = FieldErrors::new();
+    let required =
+        claim_rules(&value["claimValidationRules"], &path.child("claimValidationRules"), &mut expressions, &mut later)?;
+    let (username, groups, uid) = mappings(mapped, &path.child("claimMappings"), &mut expressions, &mut later)?;
+    user_rules(&value["userValidationRules"], &path.child("userValidationRules"), &mut expressions, &mut later)?;
     let one = JwtAuthenticator {
         issuer: issuer.str_at(&["url"]).to_owned(),
         discovery_url: issuer.str_at(&["discoveryURL"]).to_owned(),
         certificate_authority: issuer.str_at(&["certificateAuthority"]).to_owned(),
         audiences: texts(&issuer["audiences"], &format!("{at}.issuer.audiences"))?,
         required,
-        username: username.unwrap_or(ClaimMapping { claim: String::new(), prefix: String::new() }),
+        username,
         groups,
         uid,
         algorithms: algorithms.iter().map(|a| (*a).to_owned()).collect(),
+        expressions,
     };
     check_issuer(&one, &path.child("issuer"), own_issuers, errors);
     let policy = issuer.str_at(&["audienceMatchPolicy"]);
@@ -144,6 +138,7 @@ fn authenticator(
         let why = "audienceMatchPolicy must be empty or MatchAny for single audience";
         errors.push(FieldError::invalid(&policy_path, &policy.into(), why));
     }
+    errors.append(&mut later);
     Ok(one)
 }
 
@@ -193,74 +188,6 @@ fn check_url(url: &str, path: &FieldPath, errors: &mut FieldErrors) {
     if rest.contains('#') {
         refuse("URL must not contain a fragment");
     }
-}
-
-fn rules(value: &Value, path: &FieldPath, errors: &mut FieldErrors) -> Result<Vec<(String, String)>, String> {
-    let mut required: Vec<(String, String)> = Vec::new();
-    for (i, rule) in value.items().iter().enumerate() {
-        let path = path.index(i);
-        known(rule, &path.to_string(), &["claim", "requiredValue", "expression", "message"])?;
-        let (claim, expression) = (rule.str_at(&["claim"]), rule.str_at(&["expression"]));
-        match (claim.is_empty(), expression.is_empty()) {
-            (false, false) => {
-                errors.push(FieldError::invalid(&path, &claim.into(), "claim and expression can't both be set"));
-            }
-            (true, true) => errors.push(FieldError::required(&path, "claim or expression is required")),
-            (true, false) => errors.push(FieldError::forbidden(&path.child("expression"), DISALLOWED_CEL)),
-            (false, true) => {
-                let message = rule.str_at(&["message"]);
-                if !message.is_empty() {
-                    let why = "message can't be set when claim is set";
-                    errors.push(FieldError::invalid(&path.child("message"), &message.into(), why));
-                }
-                if required.iter().any(|(other, _)| other == claim) {
-                    errors.push(FieldError::duplicate(&path.child("claim"), &claim.into()));
-                }
-                required.push((claim.to_owned(), rule.str_at(&["requiredValue"]).to_owned()));
-            }
-        }
-    }
-    Ok(required)
-}
-
-fn mapping(
-    value: &Value,
-    path: &FieldPath,
-    is_required: bool,
-    errors: &mut FieldErrors,
-) -> Result<Option<ClaimMapping>, String> {
-    known(value, &path.to_string(), &["claim", "prefix", "expression"])?;
-    let (claim, expression, prefix) = (value.str_at(&["claim"]), value.str_at(&["expression"]), value.get("prefix"));
-    match (claim.is_empty(), expression.is_empty()) {
-        (false, false) => errors.push(FieldError::invalid(path, &"".into(), "claim and expression can't both be set")),
-        (true, true) if is_required => errors.push(FieldError::required(path, "claim or expression is required")),
-        (true, false) if prefix.is_some() => {
-            errors.push(FieldError::invalid(path, &"".into(), "prefix can't be set when expression is set"));
-        }
-        (true, false) => errors.push(FieldError::forbidden(&path.child("expression"), DISALLOWED_CEL)),
-        (true, true) if prefix.is_some_and(|p| p.as_str() != Some("")) => {
-            errors.push(FieldError::invalid(path, &"".into(), "non-empty prefix can't be set when claim isn't set"));
-        }
-        (true, true) => return Ok(None),
-        (false, true) if prefix.is_none() => {
-            let why = "prefix is required when claim is set. It can be set to an empty string to disable prefixing";
-            errors.push(FieldError::required(&path.child("prefix"), why));
-        }
-        (false, true) => {}
-    }
-    let prefix = prefix.and_then(Value::as_str).unwrap_or_default().to_owned();
-    Ok(Some(ClaimMapping { claim: claim.to_owned(), prefix }))
-}
-
-fn uid(value: &Value, path: &FieldPath, errors: &mut FieldErrors) -> Result<Option<String>, String> {
-    known(value, &path.to_string(), &["claim", "expression"])?;
-    let (claim, expression) = (value.str_at(&["claim"]), value.str_at(&["expression"]));
-    match (claim.is_empty(), expression.is_empty()) {
-        (false, false) => errors.push(FieldError::invalid(path, &"".into(), "claim and expression can't both be set")),
-        (true, false) => errors.push(FieldError::forbidden(&path.child("expression"), DISALLOWED_CEL)),
-        (_, true) => {}
-    }
-    Ok((!claim.is_empty()).then(|| claim.to_owned()))
 }
 
 fn anonymous(value: &Value, errors: &mut FieldErrors) -> Result<Option<Anonymous>, String> {
@@ -316,16 +243,105 @@ mod tests {
         assert_eq!(parse("anonymous: {enabled: false}").unwrap().anonymous, Some(Anonymous::Off));
     }
 
+    /// The words of kube-apiserver 1.33.13 about that file.
+    #[test]
+    fn many_mistakes_are_told_as_upstream_tells_them() {
+        let (file, said) = (
+            include_str!("../../testdata/authentication/wrong.yaml"),
+            include_str!("../../testdata/authentication/wrong.txt"),
+        );
+        let found = AuthenticationConfig::parse(file.as_bytes(), &["https://own".to_owned()], &["RS256"]).unwrap_err();
+        assert_eq!(found, said.trim_end_matches('\n'));
+    }
+
+    fn issuer(url: &str) -> String {
+        format!(
+            "jwt: [{{issuer: {{url: {url}, audiences: [x]}}, claimMappings: {{username: {{claim: sub, prefix: \"\"}}}}}}]"
+        )
+    }
+
+    fn mapped(mapping: &str) -> String {
+        format!("jwt: [{{issuer: {{url: https://a, audiences: [x]}}, claimMappings: {{{mapping}}}}}]")
+    }
+
+    fn check(cases: &[(String, &str)]) {
+        for (text, error) in cases {
+            let found = parse(text).map(|read| panic!("{text}\n{read:?}")).unwrap_err();
+            assert!(found.starts_with(error), "{text}\n{found}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_expressions_is_named_by_field() {
+        let extra = |extra: &str| mapped(&format!("username: {{claim: sub, prefix: \"\"}}, extra: [{{{extra}}}]"));
+        let with = |more: &str| issuer("https://a").replace("claimMappings", &format!("{more}, claimMappings"));
+        let ruled = |rule: &str| with(&format!("claimValidationRules: [{{{rule}}}]"));
+        let guarded = |rule: &str| with(&format!("userValidationRules: [{{{rule}}}]"));
+        check(&[
+            (
+                mapped("username: {expression: \"claims + 1\"}"),
+                "jwt[0].claimMappings.username.expression: Invalid value: \"claims + 1\": compilation failed: ERROR: <input>:1:8: found no matching overload for '_+_' applied to '(map(string, any), int)'\n | claims + 1\n | .......^",
+            ),
+            (
+                mapped("username: {expression: claims.sub, prefix: x}"),
+                "jwt[0].claimMappings.username.prefix: Invalid value: \"x\": prefix can't be set when expression is set",
+            ),
+            (
+                mapped("username: {expression: claims.email}"),
+                "jwt[0].claimMappings.username.expression: Invalid value: \"claims.email\": claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression",
+            ),
+            (
+                mapped("username: {claim: sub, prefix: \"\"}, uid: {claim: a, expression: claims.a}"),
+                "jwt[0].claimMappings.uid: Invalid value: \"\": claim and expression can't both be set",
+            ),
+            (
+                mapped("username: {claim: sub, prefix: \"\"}, uid: {expression: \"int('a')\"}"),
+                "jwt[0].claimMappings.uid.expression: Internal error: program instantiation failed: type conversion error from 'string' to 'int'",
+            ),
+            (extra("key: \"\", valueExpression: claims.x"), "jwt[0].claimMappings.extra[0].key: Required value"),
+            (
+                extra("key: ab, valueExpression: claims.x"),
+                "jwt[0].claimMappings.extra[0].key: Invalid value: \"ab\": must be a domain-prefixed path (such as \"acme.io/foo\")",
+            ),
+            (
+                extra("key: A.b/c, valueExpression: claims.x"),
+                "[jwt[0].claimMappings.extra[0].key: Invalid value: \"A.b\": a lowercase RFC 1123 subdomain",
+            ),
+            (
+                extra("key: a.k8s.io/c, valueExpression: claims.x"),
+                "jwt[0].claimMappings.extra[0].key: Invalid value: \"a.k8s.io/c\": k8s.io, kubernetes.io and their subdomains are reserved for Kubernetes use",
+            ),
+            (
+                extra("key: a.b/c"),
+                "jwt[0].claimMappings.extra[0].valueExpression: Required value: valueExpression is required",
+            ),
+            (
+                ruled("expression: claims.ok"),
+                "jwt[0].claimValidationRules[0].expression: Invalid value: \"claims.ok\": must evaluate to bool",
+            ),
+            (
+                ruled("expression: \"true\", requiredValue: x"),
+                "jwt[0].claimValidationRules[0].requiredValue: Invalid value: \"x\": requiredValue can't be set when expression is set",
+            ),
+            (
+                ruled("claim: a, message: m"),
+                "jwt[0].claimValidationRules[0].message: Invalid value: \"m\": message can't be set when claim is set",
+            ),
+            (ruled("message: m"), "jwt[0].claimValidationRules[0]: Required value: claim or expression is required"),
+            (
+                guarded("expression: user.unknown == 'a'"),
+                "jwt[0].userValidationRules[0].expression: Invalid value: \"user.unknown == 'a'\": compilation failed: ERROR: <input>:1:5: undefined field 'unknown'",
+            ),
+            (
+                guarded("expression: claims.sub == 'a'"),
+                "jwt[0].userValidationRules[0].expression: Invalid value: \"claims.sub == 'a'\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'claims' (in container '')",
+            ),
+            (guarded("message: a"), "jwt[0].userValidationRules[0].expression: Required value: expression is required"),
+        ]);
+    }
+
     #[test]
     fn what_is_wrong_is_named_by_field() {
-        let issuer = |url: &str| {
-            format!(
-                "jwt: [{{issuer: {{url: {url}, audiences: [x]}}, claimMappings: {{username: {{claim: sub, prefix: \"\"}}}}}}]"
-            )
-        };
-        let mapped = |mapping: &str| {
-            format!("jwt: [{{issuer: {{url: https://a, audiences: [x]}}, claimMappings: {{{mapping}}}}}]")
-        };
         let cases = [
             (issuer("http://a"), "jwt[0].issuer.url: Invalid value: \"http://a\": URL scheme must be https"),
             (issuer("https://u:p@a"), "jwt[0].issuer.url: Invalid value: \"https://u:p@a\": URL must not contain a username or password"),
@@ -333,14 +349,6 @@ mod tests {
             (issuer("https://own"), "jwt[0].issuer.url: Invalid value: \"https://own\": URL must not overlap with disallowed issuers: [https://own]"),
             (mapped("username: {claim: sub}"), "jwt[0].claimMappings.username.prefix: Required value: prefix is required when claim is set."),
             (mapped("uid: {claim: x}"), "jwt[0].claimMappings.username: Required value: claim or expression is required"),
-            (
-                mapped("username: {expression: claims.sub}"),
-                "jwt[0].claimMappings.username.expression: Forbidden: CEL expressions are not supported by this server",
-            ),
-            (
-                mapped("username: {claim: sub, prefix: \"\"}, extra: [{key: a.b/c, valueExpression: claims.x}]"),
-                "jwt[0].claimMappings.extra[0].valueExpression: Forbidden: CEL",
-            ),
             (mapped("username: {claim: sub, prefix: \"\"}, colour: red"), "strict decoding error: unknown field \"jwt[0].claimMappings.colour\""),
             (
                 "jwt: [{issuer: {url: https://a, audiences: [x, z]}, claimMappings: {username: {claim: sub, prefix: \"\"}}}]".to_owned(),
@@ -353,10 +361,7 @@ mod tests {
             ("anonymous: {enabled: false, conditions: [{path: /x}]}".to_owned(), "anonymous.conditions: Invalid value"),
             ("wrong: 1".to_owned(), "strict decoding error: unknown field \"wrong\""),
         ];
-        for (text, error) in cases {
-            let found = parse(&text).map(|read| panic!("{text}\n{read:?}")).unwrap_err();
-            assert!(found.starts_with(error), "{text}\n{found}");
-        }
+        check(&cases);
         let twice =
             parse(&format!("jwt: [{0}, {0}]", issuer("https://a").trim_start_matches("jwt: [").trim_end_matches(']')));
         assert!(twice.unwrap_err().starts_with("jwt[1].issuer.url: Duplicate value: \"https://a\""));

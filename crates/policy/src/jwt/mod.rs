@@ -2,11 +2,14 @@
 //! with a good signature stand for (`apiserver/plugin/pkg/authenticator/token/oidc`).
 
 mod config;
+mod expressions;
+mod rules;
 
 use base::Timestamp;
 use machinery::Value;
 
-pub use config::{AuthenticationConfig, DISALLOWED_CEL};
+pub use config::AuthenticationConfig;
+pub use expressions::{Expression, Expressions};
 
 use crate::UserInfo;
 
@@ -14,7 +17,7 @@ use crate::UserInfo;
 const NOT_BEFORE_LEEWAY_SECONDS: i64 = 60;
 
 /// A claim that becomes a name, with what is put before it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClaimMapping {
     pub claim: String,
     pub prefix: String,
@@ -39,6 +42,8 @@ pub struct JwtAuthenticator {
     pub uid: Option<String>,
     /// `alg` values that are taken.
     pub algorithms: Vec<String>,
+    /// CEL that takes the place of the claims above, or judges them.
+    pub expressions: Expressions,
 }
 
 impl JwtAuthenticator {
@@ -63,16 +68,12 @@ impl JwtAuthenticator {
     pub fn user(&self, claims: &Value, now: Timestamp) -> Result<UserInfo, String> {
         self.check(claims, now)?;
         let mut user = UserInfo::authenticated(&self.username(claims)?, &[]);
-        let mut groups = self.group_names(claims)?;
-        groups.append(&mut user.groups);
-        groups.dedup();
-        user.groups = groups;
-        if let Some(claim) = &self.uid {
-            user.uid = text(claims, claim).map_err(|why| format!("oidc: parse uid claim {claim:?}: {why}"))?.to_owned();
-        }
+        let mut everybody = std::mem::replace(&mut user.groups, self.group_names(claims)?);
+        user.uid = self.uid(claims)?;
         if let Some(jti) = claims["jti"].as_str().filter(|jti| !jti.is_empty()) {
             user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={jti}")]);
         }
+        self.expressions.extra(claims, &mut user.extra)?;
         for (claim, wanted) in &self.required {
             if claims.get(claim).is_none() {
                 return Err(format!("oidc: required claim {claim} not present in ID token"));
@@ -84,7 +85,23 @@ impl JwtAuthenticator {
                 ));
             }
         }
+        self.expressions.check_claims(claims)?;
+        // The rules see the user before it becomes one of all that are authenticated.
+        self.expressions.check_user(&user)?;
+        user.groups.append(&mut everybody);
+        user.groups.dedup();
         Ok(user)
+    }
+
+    fn uid(&self, claims: &Value) -> Result<String, String> {
+        match (&self.uid, &self.expressions.uid) {
+            (Some(claim), _) => {
+                let uid = text(claims, claim).map_err(|why| format!("oidc: parse uid claim {claim:?}: {why}"))?;
+                Ok(uid.to_owned())
+            }
+            (None, Some(expression)) => expression.text(claims, "uid"),
+            (None, None) => Ok(String::new()),
+        }
     }
 
     /// Issuer, audience and times, in go-oidc's order.
@@ -119,6 +136,12 @@ impl JwtAuthenticator {
     }
 
     fn username(&self, claims: &Value) -> Result<String, String> {
+        if let Some(expression) = &self.expressions.username {
+            return match expression.text(claims, "username")? {
+                name if name.is_empty() => Err("oidc: empty username via CEL expression is not allowed".to_owned()),
+                name => Ok(name),
+            };
+        }
         let ClaimMapping { claim, prefix } = &self.username;
         let name = text(claims, claim).map_err(|why| format!("oidc: parse username claims {claim:?}: {why}"))?;
         if claim == "email" && claims.get("email_verified").is_some() {
@@ -133,6 +156,9 @@ impl JwtAuthenticator {
 
     /// A list of texts, or one text.
     fn group_names(&self, claims: &Value) -> Result<Vec<String>, String> {
+        if let Some(expression) = &self.expressions.groups {
+            return expression.groups(claims);
+        }
         let Some(ClaimMapping { claim, prefix }) = &self.groups else { return Ok(Vec::new()) };
         let wrong = || format!("oidc: parse groups claim {claim:?}: it is no text and no list of texts");
         let names: Vec<&str> = match claims.get(claim) {
@@ -167,7 +193,75 @@ mod tests {
             groups: Some(ClaimMapping { claim: "roles".to_owned(), prefix: "g:".to_owned() }),
             uid: Some("sub".to_owned()),
             algorithms: vec!["RS256".to_owned()],
+            expressions: Expressions::default(),
         }
+    }
+
+    const CONFIGURED: &str = r#"
+apiVersion: apiserver.config.k8s.io/v1beta1
+kind: AuthenticationConfiguration
+jwt:
+- issuer: {url: https://issuer.example.com, audiences: [two]}
+  claimMappings:
+    username: {expression: "claims.email_verified ? 'x:' + claims.email : string('')"}
+    groups: {expression: "dyn(claims.roles).map(r, 'g:' + r)"}
+    uid: {expression: claims.sub}
+    extra:
+    - {key: example.org/hd, valueExpression: claims.hd}
+    - {key: example.org/none, valueExpression: "''"}
+  claimValidationRules:
+  - {expression: "claims.hd == 'example.com'", message: wrong domain}
+  userValidationRules:
+  - {expression: "!user.username.startsWith('x:root')", message: no root}
+  - {expression: "user.groups.all(g, g != 'system:authenticated')"}
+"#;
+
+    #[test]
+    fn expressions_map_claims_and_judge_them() {
+        let rules = AuthenticationConfig::parse(CONFIGURED.as_bytes(), &[], &["RS256"]).unwrap().jwt.remove(0);
+        let now = Timestamp::from_unix_seconds(1000);
+        let user = rules.user(&claims(), now).unwrap();
+        assert_eq!((user.name.as_str(), user.uid.as_str()), ("x:jane@example.com", "7"));
+        assert_eq!(user.groups, ["g:dev", "g:ops", "system:authenticated"]);
+        assert_eq!(user.extra["example.org/hd"], ["example.com"]);
+        assert!(!user.extra.contains_key("example.org/none"));
+        let cases = [
+            ("email_verified", json!(false), "oidc: empty username via CEL expression is not allowed"),
+            (
+                "email",
+                json!(5),
+                "oidc: error evaluating username claim expression: expression 'claims.email_verified ? 'x:' + claims.email : string('')' resulted in error: no such overload",
+            ),
+            ("sub", json!(7), "oidc: error evaluating uid claim expression: uid claim expression must return a string"),
+            (
+                "roles",
+                json!("ops"),
+                "oidc: error evaluating group claim expression: expression 'dyn(claims.roles).map(r, 'g:' + r)' resulted in error: got 'types.String', expected iterable type",
+            ),
+            (
+                "hd",
+                json!([1]),
+                "oidc: error evaluating extra claim expression: claims.hd: expression must return a string or a list of strings",
+            ),
+            (
+                "hd",
+                json!("evil.com"),
+                "oidc: error evaluating claim validation expression: validation expression 'claims.hd == 'example.com'' failed: wrong domain",
+            ),
+            (
+                "email",
+                json!("root@example.com"),
+                "oidc: error evaluating user info validation rule: validation expression '!user.username.startsWith('x:root')' failed: no root",
+            ),
+        ];
+        for (claim, value, text) in cases {
+            let mut wrong = claims();
+            wrong.set(claim, value);
+            assert_eq!(rules.user(&wrong, now).unwrap_err(), text);
+        }
+        let mut lacking = claims();
+        lacking.remove("hd");
+        assert_eq!(rules.user(&lacking, now).unwrap_err(), "expression 'claims.hd' resulted in error: no such key: hd");
     }
 
     fn claims() -> Value {

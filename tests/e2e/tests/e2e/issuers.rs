@@ -211,6 +211,85 @@ fn tokens_of_a_trusted_issuer_come_in_under_another_name_and_no_others() -> Resu
     Ok(())
 }
 
+/// The issuer's tokens, with expressions for who they stand for.
+fn expressions(issuer: &Server, prefix: &str, rule: &str) -> Result<String> {
+    let authority = std::fs::read_to_string(&issuer.authority)?;
+    let config = serde_json::json!({
+        "apiVersion": "apiserver.config.k8s.io/v1beta1", "kind": "AuthenticationConfiguration",
+        "jwt": [{
+            "issuer": {"url": issuer.url, "audiences": ["here"], "certificateAuthority": authority},
+            "claimValidationRules": [{"expression": rule, "message": "only robots"}],
+            "claimMappings": {
+                "username": {"expression": format!("'{prefix}' + claims.sub.split(':')[3]")},
+                "groups": {"expression": "dyn(claims.aud).filter(a, a != 'there').map(a, 'aud:' + a)"},
+                "uid": {"expression": "claims['kubernetes.io'].serviceaccount.uid"},
+                "extra": [{"key": "example.org/namespace", "valueExpression": "claims[?'kubernetes.io'].namespace.orValue('')"}],
+            },
+            "userValidationRules": [{"expression": "!user.username.startsWith('system:')", "message": "reserved"}],
+        }],
+    });
+    Ok(config.to_string())
+}
+
+#[test]
+fn expressions_say_who_a_token_stands_for_and_the_file_is_read_again() -> Result<()> {
+    let Some(openssl) = on_path("openssl") else {
+        skipped("expressions about tokens", "openssl is not on PATH to make keys");
+        return Ok(());
+    };
+    const ROBOTS: &str = "claims.sub.endsWith(':robot')";
+    let mut place = Place::new(&openssl)?;
+    let issuer = place.start("issuer", "one", "tokens.csv", &[])?;
+    issuer.admin("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", DISCOVERY)?;
+    let robot = r#"{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"robot"}}"#;
+    issuer.admin("/api/v1/namespaces/default/serviceaccounts", robot)?;
+    let file = place.file("authentication.json", &expressions(&issuer, "one-", ROBOTS)?)?;
+    let server = place.start("server", "two", "tokens.csv", &[format!("--authentication-config={file}")])?;
+    let token = issuer.token("\"here\",\"there\"")?;
+    let named = |name: &str| {
+        eventually(LIMIT, || match server.whoami(&token)? {
+            Ok(user) if user["username"] == name => Ok(user),
+            other => bail!("{other:?}"),
+        })
+    };
+    let user = named("one-robot")?;
+    ensure!(user["groups"] == serde_json::json!(["aud:here", "system:authenticated"]), "{user}");
+    ensure!(user["uid"].as_str().is_some_and(|uid| uid.len() == 36), "{user}");
+    ensure!(user["extra"]["example.org/namespace"] == serde_json::json!(["default"]), "{user}");
+
+    let counted = |status: &str, count: u32| {
+        let line = format!(
+            "apiserver_authentication_config_controller_automatic_reloads_total{{status=\"{status}\"}} {count}\n"
+        );
+        eventually(LIMIT, || {
+            let url = format!("{}/metrics", server.url);
+            let (_, text) = curl(&["-H", "Authorization: Bearer t0ken", &url])?;
+            ensure!(text.contains(&line), "{text}");
+            Ok(())
+        })
+    };
+    place.file("authentication.json", &expressions(&issuer, "two-", ROBOTS)?)?;
+    named("two-robot")?;
+    counted("success", 1)?;
+    // A file that is wrong changes nothing, nor does one that is right about everything but the anonymous.
+    place.file("authentication.json", &expressions(&issuer, "three-", "claims.sub")?)?;
+    counted("failure", 1)?;
+    let anonymous = expressions(&issuer, "four-", ROBOTS)?.replacen('{', r#"{"anonymous": {"enabled": false},"#, 1);
+    place.file("authentication.json", &anonymous)?;
+    counted("failure", 2)?;
+    ensure!(server.whoami(&token)?.is_ok_and(|user| user["username"] == "two-robot"));
+    // Whom a rule keeps out, whose name is reserved.
+    place.file("authentication.json", &expressions(&issuer, "five-", "claims.sub == 'nobody'")?)?;
+    counted("success", 2)?;
+    ensure!(server.whoami(&token)? == Err(401));
+    place.file("authentication.json", &expressions(&issuer, "system:", ROBOTS)?)?;
+    counted("success", 3)?;
+    ensure!(server.whoami(&token)? == Err(401));
+    place.file("authentication.json", &expressions(&issuer, "six-", ROBOTS)?)?;
+    named("six-robot")?;
+    Ok(())
+}
+
 #[test]
 fn a_webhook_is_asked_about_tokens_that_nobody_here_knows() -> Result<()> {
     let Some(openssl) = on_path("openssl") else {
@@ -240,7 +319,7 @@ fn a_webhook_is_asked_about_tokens_that_nobody_here_knows() -> Result<()> {
 }
 
 #[test]
-fn what_is_not_evaluated_is_refused_at_the_start() -> Result<()> {
+fn a_file_that_makes_no_sense_is_refused_at_the_start() -> Result<()> {
     let Some(openssl) = on_path("openssl") else {
         skipped("authentication files", "openssl is not on PATH to make keys");
         return Ok(());
@@ -249,8 +328,9 @@ fn what_is_not_evaluated_is_refused_at_the_start() -> Result<()> {
     let head = "apiVersion: apiserver.config.k8s.io/v1beta1\nkind: AuthenticationConfiguration\n";
     for (text, error) in [
         (
-            "jwt: [{issuer: {url: \"https://a\", audiences: [x]}, claimMappings: {username: {expression: claims.sub}}}]",
-            "jwt[0].claimMappings.username.expression: Forbidden: CEL expressions are not supported by this server",
+            "jwt: [{issuer: {url: \"https://a\", audiences: [x]}, claimMappings: {username: {expression: claims +}}}]",
+            "jwt[0].claimMappings.username.expression: Invalid value: \"claims +\": compilation failed: ERROR: \
+             <input>:1:9: Syntax error: mismatched input '<EOF>' expecting",
         ),
         ("anonymous: {enabled: true, colour: red}", "unknown field \"anonymous.colour\""),
     ] {
