@@ -105,7 +105,7 @@ fn commands_behave_when_nothing_runs_and_when_run_twice() -> Result<()> {
     for command in ["status", "inspect", "env"] {
         ensure!(fails(&sandbox, &[command])?.contains("start one with `pilothouse up`"), "{command}");
     }
-    ensure!(fails(&sandbox, &["logs", "nobody"])?.contains("there are: cloud, "));
+    ensure!(fails(&sandbox, &["logs", "nobody"])?.contains("there are: boot, cloud, "));
     ensure!(sandbox.pilothouse(&["env", "--unset", "--shell", "posix"])?.contains("unset KUBECONFIG"));
     std::fs::write(sandbox.data_dir().join("run.json"), "{")?;
     sandbox.up(&[])?;

@@ -22,13 +22,16 @@ pub(super) enum Part {
     Late,
 }
 
+/// How often a process was started, and what was refused last.
+type Starts = (u64, Option<(Part, Digest)>);
+
 pub(super) struct Events {
     path: PathBuf,
     project: String,
     clock: Clock,
     entropy: Entropy,
-    /// Of each process: its starts, and what was refused last. A start that is tried again and again says it once.
-    starts: Mutex<BTreeMap<String, (u64, Option<(Part, Digest)>)>>,
+    /// Of each process. A start that is tried again and again says once what was refused.
+    starts: Mutex<BTreeMap<String, Starts>>,
 }
 
 impl Events {
