@@ -1,5 +1,7 @@
 //! Who a pod is at Google with Workload Identity: a Kubernetes service account of any cluster in the project's pool.
 
+use machinery::names::is_dns1123_subdomain;
+
 /// `PROJECT.svc.id.goog[NAMESPACE/ACCOUNT]`, the form in which IAM names it as a member.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PodIdentity {
@@ -14,7 +16,7 @@ impl PodIdentity {
         let (pool, rest) = text.split_once('[')?;
         let (namespace, account) = rest.strip_suffix(']')?.split_once('/')?;
         pool.strip_suffix(".svc.id.goog").filter(|project| !project.is_empty())?;
-        (is_name(namespace) && is_name(account)).then(|| Self {
+        [namespace, account].iter().all(|name| is_dns1123_subdomain(name).is_empty()).then(|| Self {
             pool: pool.to_owned(),
             namespace: namespace.to_owned(),
             account: account.to_owned(),
@@ -43,15 +45,6 @@ impl PodIdentity {
             _ => rest == format!("namespace/{}", self.namespace),
         }
     }
-}
-
-/// Could it be the name of a namespace or service account?
-fn is_name(text: &str) -> bool {
-    let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    (1..=253).contains(&text.len())
-        && text.bytes().all(|b| letter(b) || matches!(b, b'-' | b'.'))
-        && text.bytes().next().is_some_and(letter)
-        && text.bytes().last().is_some_and(letter)
 }
 
 #[cfg(test)]

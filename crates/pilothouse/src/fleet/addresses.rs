@@ -136,7 +136,7 @@ pub(crate) fn bind(
             if *address != not_chosen() {
                 return listen_again(*address, &file);
             }
-            let listener = alias_alone(entropy)?;
+            let listener = listen_on_alias(HTTPS, entropy)?;
             *address = listener.local_addr()?;
             Ok(listener)
         };
@@ -177,7 +177,7 @@ fn choose(instances: usize, wishes: &Wishes, entropy: &Entropy) -> Result<Listen
         };
         members.push(another);
     }
-    Ok(Listeners { api, internal: alias_alone(entropy)?, dns: alias_alone(entropy)?, members })
+    Ok(Listeners { api, internal: listen_on_alias(HTTPS, entropy)?, dns: listen_on_alias(HTTPS, entropy)?, members })
 }
 
 fn member_at_any_port() -> Result<MemberListeners> {
@@ -207,10 +207,14 @@ pub(crate) fn try_address(ip: IpAddr, port: Option<u16>) -> Result<()> {
     listen_as_wished(ip, port).map(drop)
 }
 
-/// An alias for HTTPS alone; where aliases cannot be had, a free port of 127.0.0.1.
-fn alias_alone(entropy: &Entropy) -> Result<TcpListener> {
+/// This port of an alias that nobody else has it on; a free port of it where the port needs a privilege we lack, of
+/// 127.0.0.1 where aliases cannot be had.
+///
+/// # Errors
+/// When there is no free port at all.
+pub(crate) fn listen_on_alias(port: u16, entropy: &Entropy) -> Result<TcpListener> {
     for _ in 0..ALIAS_TRIES_MAX {
-        match listen_https(alias(entropy)) {
+        match listen_or_free(alias(entropy), port) {
             Ok(listener) => return Ok(listener),
             Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => break,
             Err(_) => {}
@@ -220,14 +224,14 @@ fn alias_alone(entropy: &Entropy) -> Result<TcpListener> {
 }
 
 /// 127.0.x.y is where people put things by hand, and where places outside are.
-fn alias(entropy: &Entropy) -> IpAddr {
+pub(super) fn alias(entropy: &Entropy) -> IpAddr {
     let [a, b, c] = entropy.bytes::<3>();
     IpAddr::V4(Ipv4Addr::new(127, 1 + a % 254, b, 1 + c % 254))
 }
 
-/// Port 443, or a free one where that needs a privilege we lack.
-fn listen_https(ip: IpAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind((ip, HTTPS)) {
+/// A port, or a free one where that needs a privilege we lack.
+fn listen_or_free(ip: IpAddr, port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind((ip, port)) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => TcpListener::bind((ip, 0)),
         other => other,
     }
@@ -237,7 +241,7 @@ fn listen_https(ip: IpAddr) -> io::Result<TcpListener> {
 fn alias_with_all(entropy: &Entropy) -> Option<(TcpListener, MemberListeners)> {
     for _ in 0..ALIAS_TRIES_MAX {
         let ip = alias(entropy);
-        match (listen_https(ip), TcpListener::bind((ip, ETCD_CLIENT)), TcpListener::bind((ip, ETCD_PEER))) {
+        match (listen_or_free(ip, HTTPS), TcpListener::bind((ip, ETCD_CLIENT)), TcpListener::bind((ip, ETCD_PEER))) {
             (Ok(api), Ok(client), Ok(peer)) => return Some((api, MemberListeners { client, peer })),
             (Err(e), _, _) if e.kind() == io::ErrorKind::AddrNotAvailable => return None,
             _ => {}

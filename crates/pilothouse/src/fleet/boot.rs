@@ -168,7 +168,7 @@ impl Verifier {
     /// # Errors
     /// When a new sandbox' first statement cannot be written.
     pub(crate) fn measure_record(&self, cluster_id: &str, path: &Path, text: &[u8]) -> Result<()> {
-        let actual = sha256(text);
+        let actual = pki::sha256(text);
         if self.new_seed.is_some() {
             self.state_record(cluster_id, std::slice::from_ref(&actual))?;
         }
@@ -199,7 +199,7 @@ impl Verifier {
         write: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let mut records = self.records();
-        let new = sha256(text);
+        let new = pki::sha256(text);
         let before = records.get(cluster_id);
         // What was found changed is not made good by changing it once more.
         if let Some(why) = before.and_then(|record| record.judged.refused.as_ref()) {
@@ -334,10 +334,6 @@ fn measure(mut program: File) -> std::io::Result<Digest> {
             Err(error) => return Err(error),
         }
     }
-}
-
-fn sha256(bytes: &[u8]) -> Digest {
-    hex(digest::digest(&SHA256, bytes).as_ref())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use base::Entropy;
 use serde::{Deserialize, Serialize};
 
+use crate::fleet::addresses;
 use crate::fleet::message::{MachineSpec, NodeSpec};
 use crate::layout::write_private;
 
@@ -88,10 +89,7 @@ fn address(used: &[SocketAddr], entropy: &Entropy) -> Option<SocketAddr> {
         let listener = TcpListener::bind(address).ok()?;
         listener.local_addr().ok().filter(|bound| !used.contains(bound))
     };
-    let alias = (0..ALIAS_TRIES_MAX).find_map(|_| {
-        let [a, b, c] = entropy.bytes::<3>();
-        free(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 1 + a % 254, b, 1 + c % 254)), KUBELET))
-    });
+    let alias = (0..ALIAS_TRIES_MAX).find_map(|_| free(SocketAddr::new(addresses::alias(entropy), KUBELET)));
     alias.or_else(|| (0..ALIAS_TRIES_MAX).find_map(|_| free(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))))
 }
 

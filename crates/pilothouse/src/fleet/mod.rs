@@ -28,7 +28,7 @@ use pki::MachineSecret;
 use policy::AccessSettings;
 use tracing::info;
 
-pub(crate) use addresses::{MemberListeners, Wishes, parse_wish, try_address};
+pub(crate) use addresses::{MemberListeners, Wishes, listen_on_alias, parse_wish, try_address};
 pub(crate) use cluster::{Access, Cluster, Record};
 pub(crate) use key::SealedDirectory;
 pub(crate) use process::spawn_detached;

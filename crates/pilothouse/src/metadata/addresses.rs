@@ -2,18 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use base::Entropy;
 use tracing::info;
 
+use crate::fleet::listen_on_alias;
 use crate::layout::write_private;
 
 const FILE_NAME: &str = "metadata.json";
 const HTTP: u16 = 80;
-const ALIAS_TRIES_MAX: u32 = 64;
 
 /// One listener for each instance. An address that another program took meanwhile is given up for a new one: only the
 /// instance itself comes here, and it is told.
@@ -35,9 +35,9 @@ pub(super) fn bind(directory: &Path, instances: usize, entropy: &Entropy) -> Res
             Some((_, Ok(listener))) => listener,
             Some((address, Err(error))) => {
                 info!(%address, %error, "a metadata server moves to another address");
-                choose(entropy)?
+                listen_on_alias(HTTP, entropy)?
             }
-            None => choose(entropy)?,
+            None => listen_on_alias(HTTP, entropy)?,
         });
     }
     let now: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
@@ -45,21 +45,6 @@ pub(super) fn bind(directory: &Path, instances: usize, entropy: &Entropy) -> Res
         write_private(&file, &serde_json::to_vec_pretty(&now)?)?;
     }
     Ok(listeners)
-}
-
-/// Port 80 of an alias where that is permitted, else a free one; where aliases cannot be had, a free port of 127.0.0.1.
-fn choose(entropy: &Entropy) -> Result<TcpListener> {
-    for _ in 0..ALIAS_TRIES_MAX {
-        let [a, b, c] = entropy.bytes::<3>();
-        // 127.0.x.y is where people put things by hand.
-        let ip = IpAddr::V4(Ipv4Addr::new(127, 1 + a % 254, b, 1 + c % 254));
-        match TcpListener::bind((ip, HTTP)).or_else(|_| TcpListener::bind((ip, 0))) {
-            Ok(listener) => return Ok(listener),
-            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => break,
-            Err(_) => {}
-        }
-    }
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")
 }
 
 #[cfg(test)]

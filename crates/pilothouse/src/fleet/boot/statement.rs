@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, hex, sha256};
+use super::Digest;
 use crate::failure::RESTORE;
 
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
@@ -30,7 +30,7 @@ impl Signer {
 
     /// The digest of its public half.
     fn id(&self) -> String {
-        sha256(self.0.public_key().as_ref())
+        pki::sha256(self.0.public_key().as_ref())
     }
 }
 
@@ -147,7 +147,7 @@ impl Statement {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => bail!("{at} is missing: {RESTORE}"),
             other => other.map_err(|e| crate::layout::refusal("read", path, e))?,
         };
-        Self::open(&text, signer).with_context(|| format!("{at} (SHA-256 {}) is not believed", hex_of(&text)))
+        Self::open(&text, signer).with_context(|| format!("{at} (SHA-256 {}) is not believed", pki::sha256(&text)))
     }
 
     fn open(text: &[u8], signer: &Signer) -> Result<Self> {
@@ -161,10 +161,6 @@ impl Statement {
         }
         Ok(serde_json::from_slice(&payload)?)
     }
-}
-
-fn hex_of(text: &[u8]) -> String {
-    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text).as_ref())
 }
 
 /// DSSE's pre-authentication encoding: the signature covers the type too, and lengths leave no room for doubt.

@@ -82,7 +82,7 @@ async fn a_changed_record_is_refused_with_both_digests() {
     made(&place, b"record").await;
     let refused = resumed(&place, b"recorD", true).await.unwrap_err();
     for text in [&b"record"[..], b"recorD"] {
-        assert!(refused.contains(&sha256(text)), "{refused}");
+        assert!(refused.contains(&pki::sha256(text)), "{refused}");
     }
     assert_eq!(place.events().last().unwrap(), &("lateBootReportEvent".to_owned(), false, 1, 1));
 }
@@ -93,10 +93,10 @@ async fn another_program_starts_only_when_the_user_says_so() {
     made(&place, b"record").await;
     // The statement of a sandbox that was made with another program.
     let verifier = place.verifier(false);
-    let other = Statement::of("pilothouse", &[sha256(b"other")], "test", system::clock().now());
+    let other = Statement::of("pilothouse", &[pki::sha256(b"other")], "test", system::clock().now());
     write_private(&place.statement(PROGRAM), &other.signed(&verifier.signer).unwrap()).unwrap();
     let refused = resumed(&place, b"record", false).await.unwrap_err();
-    assert!(refused.contains(&sha256(b"other")) && refused.contains("--accept-new-binary"), "{refused}");
+    assert!(refused.contains(&pki::sha256(b"other")) && refused.contains("--accept-new-binary"), "{refused}");
     assert_eq!(place.events().last().unwrap(), &("earlyBootReportEvent".to_owned(), false, 1, 1));
     resumed(&place, b"record", true).await.unwrap();
     resumed(&place, b"record", false).await.unwrap();
@@ -164,5 +164,5 @@ fn what_is_measured_is_what_sha256sum_would_say() {
     fs::write(&path, "abc").unwrap();
     let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     assert_eq!(measure(File::open(&path).unwrap()).unwrap(), abc);
-    assert_eq!(sha256(b"abc"), abc);
+    assert_eq!(pki::sha256(b"abc"), abc);
 }
