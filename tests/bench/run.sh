@@ -38,6 +38,16 @@ up() { # data directory, more flags
 
 pids_of() { "$pilothouse" status --data-dir "$1" -o json | grep -oE '"pid": [0-9]+' | grep -oE '[0-9]+' | sort -u | paste -sd,; }
 
+connect() { # data directory: a connection through the edge, and one to a kubelet of the same process
+  local pids api kubelet
+  pids=$(pids_of "$1")
+  api=$(grep -oE 'https://[0-9.:]+' "$1/user/kubeconfig" | head -1 | cut -d/ -f3)
+  kubelet=$(cat "$1"/clusters/*/machines.json | grep -oE '"kubelet": *"[^"]+"' | head -1 | cut -d'"' -f4)
+  case $api in *:*) ;; *) api=$api:443 ;; esac
+  "$bench" connect --server pilothouse --address "$api" --label 'through the edge' --pids "$pids" --seconds "$each" >>"$lines"
+  "$bench" connect --server pilothouse --address "$kubelet" --label 'without it' --pids "$pids" --seconds "$each" >>"$lines"
+}
+
 ours() {
   local dir=$work/ours from
   from=$(now_ms)
@@ -45,6 +55,7 @@ ours() {
   until_ns "$dir/user/kubeconfig"
   say pilothouse 'start to first kubectl get ns' $(($(now_ms) - from)) ms
   measure pilothouse "$dir/user/kubeconfig" "$(pids_of "$dir")"
+  connect "$dir"
   end "$dir"
 
   from=$(now_ms)

@@ -245,46 +245,4 @@ mod tests {
         gate.set_nodes([127, 0, 0, 1].into(), &[[127, 0, 0, 1].into()]);
         assert!(lets(Endpoint::Internal, [127, 0, 0, 1]) && gate.is_by_port());
     }
-
-    /// From the call of `connect` until the instance has the socket, with a full list and a thousand nodes; and the same
-    /// without an edge, where the instance accepts for itself.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "a measurement: cargo test --release -p pilothouse edge -- --ignored --nocapture"]
-    async fn what_the_edge_adds_to_a_connection() {
-        const ROUNDS: u32 = 2000;
-        let clock = crate::system::clock();
-        let blocks = (0..50_u8).map(|i| format!("10.{i}.0.0/16").parse().unwrap());
-        let settings = EndpointSettings {
-            authorized: Some(blocks.chain(["127.0.0.1/32".parse().unwrap()]).collect()),
-            ..EndpointSettings::default()
-        };
-        let gate = Arc::new(Gate::new("id", "demo", settings, ground()));
-        let nodes: Vec<IpAddr> = (0..1000_u16).map(|i| IpAddr::from([127, 9, (i >> 8) as u8, i as u8])).collect();
-        gate.set_nodes([127, 5, 5, 5].into(), &nodes);
-
-        let bare = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = bare.local_addr().unwrap();
-        let begun = clock.monotonic();
-        for _ in 0..ROUNDS {
-            let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), bare.accept());
-            drop((near.unwrap(), far.unwrap()));
-        }
-        let without = (clock.monotonic() - begun) / ROUNDS;
-
-        let (ours, theirs) = crate::channel::pair().unwrap();
-        let (ours, theirs) = (Arc::new(Channel::new(ours).unwrap()), Channel::new(theirs).unwrap());
-        let (_instances, ready) = watch::channel(vec![Delivery::Process(ours)]);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, Endpoint::External, gate, ready));
-        let begun = clock.monotonic();
-        for _ in 0..ROUNDS {
-            let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), theirs.receive::<ToInstance>());
-            drop((near.unwrap(), far.unwrap()));
-        }
-        let with = (clock.monotonic() - begun) / ROUNDS;
-        let added = with.saturating_sub(without);
-        let text = format!("a connection: {without:?} without the edge, {with:?} with it, {added:?} more\n");
-        std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes()).unwrap();
-    }
 }

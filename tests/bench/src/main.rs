@@ -4,6 +4,7 @@
 //! Markdown table of such lines, the median where a measure was taken several times. `tests/bench/run.sh` drives it all.
 
 mod client;
+mod connect;
 mod disk;
 mod failover;
 mod keys;
@@ -39,6 +40,8 @@ enum Cli {
     Failover(Failover),
     /// Start an etcd: the time until it is healthy, and its memory then
     Ready(Ready),
+    /// Open connections that are turned away once they were looked at
+    Connect(Connect),
     /// Append to a file and sync it, as the least that a durable write takes
     Disk(Disk),
     /// Memory and CPU of processes that have nothing to do
@@ -110,6 +113,18 @@ struct Ready {
 }
 
 #[derive(Args)]
+struct Connect {
+    #[command(flatten)]
+    measured: Measured,
+    /// `ip:port` of a server that speaks TLS
+    #[arg(long)]
+    address: std::net::SocketAddr,
+    /// What is measured, in the table
+    #[arg(long)]
+    label: String,
+}
+
+#[derive(Args)]
 struct Disk {
     #[command(flatten)]
     measured: Measured,
@@ -147,6 +162,9 @@ fn main() -> Result<()> {
         }
         Cli::Ready(Ready { store, label, command }) => {
             ready::run(&store.measured.server(), &store.endpoints[0], &label, &command)
+        }
+        Cli::Connect(Connect { measured, address, label }) => {
+            runtime.block_on(connect::run(&measured.server(), address, &label))
         }
         Cli::Disk(disk) => disk::run(&disk.measured.server(), &disk.directory),
         Cli::Idle(idle) => idle.measured.server().idle(),
