@@ -82,7 +82,10 @@ fn run(command: Command) -> Result<String> {
         Command::Down(args) => commands::stop::down(&args),
         Command::Reset(args) => commands::stop::reset(&args),
         Command::Etcd { args } => etcd(args),
-        Command::Apiserver(args) => server(async move { api_server::run(&args).await }),
+        Command::Apiserver(args) => {
+            let _ = confine::no_core_dumps();
+            server(async move { api_server::run(&args).await })
+        }
         Command::Cloud(args) => server(sandbox::run(&args)),
         Command::Signer(args) => {
             name_process();
@@ -119,6 +122,8 @@ fn serve(work: impl Future<Output = Result<()>>) -> Result<String> {
 }
 
 fn etcd(arguments: Vec<OsString>) -> Result<String> {
+    // A limit can always be lowered.
+    let _ = confine::no_core_dumps();
     let environment = |name: &str| std::env::var(name).ok();
     let command = match etcd::command(arguments, environment) {
         Ok(command) => command,

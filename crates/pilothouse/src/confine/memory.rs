@@ -13,7 +13,8 @@ pub(super) fn keep(role: Role) -> Vec<GaveUp> {
     vec![no_core_dumps(), not_dumpable(), locked(role)]
 }
 
-fn no_core_dumps() -> GaveUp {
+/// What a process holds is not written to core dumps: values and keys would lie there in the clear.
+pub(crate) fn no_core_dumps() -> GaveUp {
     match setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
         Ok(()) => GaveUp::new("no core dumps", Enforced::Full, "the limit is 0, soft and hard"),
         Err(error) => GaveUp::new("no core dumps", Enforced::None, error.to_string()),

@@ -296,3 +296,23 @@ fn an_instance_is_started_again_from_what_was_measured_whatever_lies_in_its_plac
         Ok(())
     })
 }
+
+#[test]
+fn a_store_run_alone_leaves_no_core_dump() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut store = Command::new(e2e::program())
+        .args(["etcd", "--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:1"])
+        .args(["--listen-peer-urls=http://127.0.0.1:0", "--log-level=error"])
+        .arg(format!("--data-dir={}", dir.path().join("store").display()))
+        .spawn()?;
+    let limits = format!("/proc/{}/limits", store.id());
+    let checked = eventually(LIMIT, || {
+        let limits = std::fs::read_to_string(&limits)?;
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).context("the limit")?;
+        ensure!(core.split_whitespace().filter(|word| *word == "0").count() == 2, "{core}");
+        Ok(())
+    });
+    let _ = store.kill();
+    store.wait()?;
+    checked
+}
