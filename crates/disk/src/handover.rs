@@ -14,7 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::DiskError;
 use crate::key::{DataKey, open_piece, seal_piece};
-use crate::platform::write_private;
+use crate::platform::{TEMPORARY, write_private};
 
 const SEALED_BY_DATA_KEY: &[u8; 6] = b"PHSD1\n";
 const PURPOSE: &str = "sealed file of an instance";
@@ -77,7 +77,8 @@ impl DataKey {
     }
 
     /// Seals the secrets that lie directly in a directory anew with this key, which has to open them. Other files stay as
-    /// they are.
+    /// they are. Nobody may write secrets there meanwhile: what a write that was cut off left behind, which nobody reads, is
+    /// removed.
     ///
     /// # Errors
     /// As [`DataKey::open_file`] and [`DataKey::seal_file`].
@@ -90,7 +91,12 @@ impl DataKey {
                     && fs::File::open(&path)?.read(&mut head)? == head.len()
                     && head == *SEALED_BY_DATA_KEY)
             };
-            if is_sealed().map_err(DiskError::io("read", &path))? {
+            if !is_sealed().map_err(DiskError::io("read", &path))? {
+                continue;
+            }
+            if path.extension().is_some_and(|extension| extension == TEMPORARY) {
+                fs::remove_file(&path).map_err(DiskError::io("remove", &path))?;
+            } else {
                 self.seal_file(&path, &self.open_file(&path)?, entropy)?;
             }
         }
@@ -141,6 +147,22 @@ mod tests {
         assert!(key.open_file(&path).is_err());
         assert!(!fs::read(&path).unwrap().windows(5).any(|w| w == b"plain"));
         assert!(DataKey::take_over("{}").is_none());
+    }
+
+    #[test]
+    fn what_a_write_that_was_cut_off_left_behind_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, torn) = (dir.path().join("secret"), dir.path().join("never-written.tmp"));
+        let key = DataKey::generate("c", &fake_entropy());
+        key.seal_file(&path, b"plain text", &fake_entropy()).unwrap();
+        let newer = DataKey::generate("c", &fake_entropy()).with_earlier(vec![key]);
+        let whole = fs::read(&path).unwrap();
+        for left in [&whole[..], &whole[..whole.len() / 2]] {
+            fs::write(&torn, left).unwrap();
+            newer.reseal_files(dir.path(), &fake_entropy()).unwrap();
+            assert!(!torn.exists());
+            assert_eq!(newer.open_file(&path).unwrap().as_slice(), b"plain text");
+        }
     }
 
     #[test]

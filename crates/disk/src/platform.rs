@@ -253,9 +253,12 @@ pub(crate) fn make_private_dir(dir: &Path) -> Result<(), DiskError> {
     Ok(())
 }
 
+/// How a file ends that is not whole yet.
+pub(crate) const TEMPORARY: &str = "tmp";
+
 /// Writes a file for the owner alone: through a temporary one, synced, renamed, the directory synced.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), DiskError> {
-    let temporary = path.with_extension("tmp");
+    let temporary = path.with_extension(TEMPORARY);
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(DiskError::io("remove", &temporary)(error)),
         _ => {}
