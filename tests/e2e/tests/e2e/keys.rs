@@ -57,11 +57,8 @@ fn rotated_keys_seal_everything_anew_and_nothing_is_lost() -> Result<()> {
     for (pid, _) in sandbox.processes()? {
         let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status()?;
     }
-    eventually(LIMIT, || {
-        ensure!(sandbox.processes()?.is_empty(), "not gone yet");
-        Ok(())
-    })?;
-    sandbox.up(&[])?;
+    // A process that is being killed holds its directory for a moment after it is gone from the list.
+    eventually(LIMIT, || sandbox.up(&[]))?;
     for (name, value) in [("before", "MARKER-BEFORE"), ("meanwhile", "MARKER-MEANWHILE")] {
         let found = sandbox.kubectl(&["get", "secret", name, "-o", "go-template={{.data.k | base64decode}}"])?;
         ensure!(found == value, "{name}: {found}");
