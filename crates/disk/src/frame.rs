@@ -8,6 +8,7 @@
 //! `durable` is how much of the file was known to be on disk when the frame was made: a bad frame before that point is
 //! damage, a bad frame after it may be a write that a crash tore.
 
+use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -163,7 +164,7 @@ pub(crate) fn read_head(magic: &[u8; 8], key: &DataKey, path: &Path, bytes: &[u8
 
 /// How the frames of a file ended.
 pub(crate) enum End {
-    /// With the file, or at the length that was asked for.
+    /// With the file, at the length that was asked for, or before space that nothing was written to.
     Clean,
     /// In a write that a crash tore; everything before is whole.
     Torn,
@@ -181,6 +182,9 @@ pub(crate) fn read_frames(
     let mut at = HEAD_LEN;
     let mut sequence = 1;
     while at < limit {
+        if end.is_none() && bytes[at..].iter().all(|byte| *byte == 0) {
+            break;
+        }
         let Some(frame) = Frame::at(head, bytes, at, sequence).filter(|frame| frame.end <= limit) else {
             return stopped(head, path, bytes, at, sequence, end.is_some());
         };
@@ -229,20 +233,32 @@ fn stopped(
     if must_be_whole || !torn || later_frame_covers(head, bytes, at, sequence) {
         return Err(DiskError::damaged(path, at as u64, "a frame that was written whole does not open"));
     }
+    if let Some(stray) = stray_bytes(bytes, at) {
+        return Err(DiskError::damaged(path, stray as u64, "space that nothing was written to is not empty"));
+    }
     Ok((at as u64, End::Torn))
+}
+
+/// The first sector's share that a torn write cannot have left: what is sealed hardly has a zero in it, so a share is empty, or
+/// full up to where the write ended.
+fn stray_bytes(bytes: &[u8], from: usize) -> Option<usize> {
+    let is_stray = |share: &Range<usize>| {
+        let share = &bytes[share.clone()];
+        let used = share.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        share.iter().filter(|byte| **byte != 0).count() * 2 < used
+    };
+    sectors(from, bytes.len()).find(is_stray).map(|share| share.start)
 }
 
 /// Whether a sector's share of the range is all zeros: the disk never wrote it.
 fn has_empty_sector(bytes: &[u8], from: usize, to: usize) -> bool {
-    let mut at = from;
-    while at < to {
-        let next = to.min((at / SECTOR + 1) * SECTOR);
-        if bytes[at..next].iter().all(|byte| *byte == 0) {
-            return true;
-        }
-        at = next;
-    }
-    false
+    sectors(from, to).any(|share| bytes[share].iter().all(|byte| *byte == 0))
+}
+
+/// The sectors' shares of a range.
+fn sectors(from: usize, to: usize) -> impl Iterator<Item = Range<usize>> {
+    let share = move |at: usize| at..to.min((at / SECTOR + 1) * SECTOR);
+    std::iter::successors(Some(share(from)), move |last| Some(share(last.end))).take_while(|share| !share.is_empty())
 }
 
 /// Whether a whole frame further on says that the bad one had been durable.

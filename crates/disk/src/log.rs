@@ -20,6 +20,10 @@ use crate::real::{Disk, DiskFile};
 const MAGIC: &[u8; 8] = b"PHSEGM01";
 /// A segment is closed when it has this size.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
+/// Space is reserved by this share of what a segment holds, so that most of a file is always content, within these bounds.
+const RESERVE_SHARE: u64 = 4;
+const RESERVE_BYTES_MIN: u64 = 16 << 10;
+const RESERVE_BYTES_MAX: u64 = 1 << 20;
 
 /// An append-only, sealed log in a directory of numbered segments.
 pub struct Log {
@@ -41,6 +45,8 @@ struct Segment {
     frames: Frames,
     /// Bytes that are on disk.
     durable: u64,
+    /// The file has this length, or it was not to be had.
+    reserved: u64,
     /// A write failed halfway: nothing more goes here.
     abandoned: bool,
 }
@@ -117,6 +123,7 @@ impl Log {
         let segment = &mut self.segment;
         self.scratch.clear();
         segment.frames.frames(segment.durable, &self.pending, &mut self.scratch);
+        segment.reserve(self.scratch.len() as u64);
         if let Err(error) = segment.file.append(&self.scratch) {
             segment.abandoned = true;
             return Err(DiskError::io("write", &segment_path(&self.dir, segment.number))(error));
@@ -143,8 +150,17 @@ impl Log {
     pub fn roll(&mut self) -> Result<u64, DiskError> {
         let previous = [self.segment.number, self.segment.durable];
         let next = self.segment.number + 1;
-        self.segment = Segment::create(&*self.disk, &self.dir, &self.key, &self.entropy, next, previous)?;
+        let segment = Segment::create(&*self.disk, &self.dir, &self.key, &self.entropy, next, previous)?;
+        self.trim();
+        self.segment = segment;
         Ok(next)
+    }
+
+    /// Space that is kept back would only be missed: a failure to return it is not one of the log.
+    fn trim(&mut self) {
+        if !self.poisoned && !self.segment.abandoned {
+            let _ = self.segment.file.trim();
+        }
     }
 
     /// Removes the segments before a number: a checkpoint covers them.
@@ -165,6 +181,12 @@ impl Log {
             tracing::debug!(dir = %self.dir.display(), before_segment = limit, "log cut");
         }
         Ok(())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.trim();
     }
 }
 
@@ -200,7 +222,17 @@ impl Segment {
             return Err(DiskError::io("write", &path)(error));
         }
         last::raise(disk, dir, number);
-        Ok(Self { number, file, frames, durable: HEAD_LEN as u64, abandoned: false })
+        Ok(Self { number, file, frames, durable: HEAD_LEN as u64, reserved: 0, abandoned: false })
+    }
+
+    /// Makes room for the next `more` bytes and some that follow. Without it, on a full disk or where there is no such thing,
+    /// appending makes the file longer.
+    fn reserve(&mut self, more: u64) {
+        let needed = self.durable + more;
+        if needed > self.reserved {
+            self.reserved = needed + (needed / RESERVE_SHARE).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
+            let _ = self.file.reserve(self.reserved);
+        }
     }
 }
 

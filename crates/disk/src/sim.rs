@@ -30,7 +30,12 @@ struct State {
 #[derive(Default)]
 struct Content {
     bytes: Vec<u8>,
+    /// How much of it was appended; behind are zeros that were reserved.
+    appended: usize,
+    /// How much of what was appended survives a crash.
     durable: usize,
+    /// The length that survives a crash.
+    durable_length: usize,
 }
 
 struct SimFile {
@@ -104,12 +109,11 @@ impl SimDisk {
 
 /// Keeps the synced part; of the rest, a random length with random sectors missing.
 fn tear(file: &mut Content, rng: &mut Rng) {
-    let unsynced = file.bytes.len() - file.durable;
-    if unsynced == 0 {
-        return;
+    let unsynced = file.bytes.len().saturating_sub(file.durable_length);
+    if unsynced > 0 {
+        file.bytes.truncate(file.durable_length + rng.below(unsynced as u64 + 1) as usize);
     }
-    let kept = file.durable + rng.below(unsynced as u64 + 1) as usize;
-    file.bytes.truncate(kept);
+    let kept = file.appended.min(file.bytes.len());
     let mut at = file.durable;
     while at < kept {
         let next = kept.min((at / SECTOR + 1) * SECTOR);
@@ -118,7 +122,9 @@ fn tear(file: &mut Content, rng: &mut Rng) {
         }
         at = next;
     }
+    file.appended = kept;
     file.durable = kept;
+    file.durable_length = file.bytes.len();
 }
 
 fn not_found(path: &Path) -> io::Error {
@@ -185,13 +191,26 @@ impl SimFile {
     }
 }
 
+impl State {
+    /// Bytes that still fit.
+    fn free(&self) -> usize {
+        let used = self.live.values().map(|id| self.files[*id].bytes.len() as u64).sum();
+        let free = self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(used));
+        usize::try_from(free).unwrap_or(usize::MAX)
+    }
+}
+
 impl DiskFile for SimFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.with(|state, id| {
-            let live = state.live.values().map(|id| state.files[*id].bytes.len() as u64);
-            let free = state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(live.sum()));
-            let fits = bytes.len().min(usize::try_from(free).unwrap_or(usize::MAX));
-            state.files[id].bytes.extend_from_slice(&bytes[..fits]);
+            let free = state.free();
+            let file = &mut state.files[id];
+            let reserved = file.bytes.len() - file.appended;
+            let fits = bytes.len().min(free.saturating_add(reserved));
+            let end = file.appended + fits;
+            file.bytes.resize(file.bytes.len().max(end), 0);
+            file.bytes[file.appended..end].copy_from_slice(&bytes[..fits]);
+            file.appended = end;
             if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
         })
     }
@@ -207,7 +226,29 @@ impl DiskFile for SimFile {
             }
             state.syncs += 1;
             let file = &mut state.files[id];
-            file.durable = file.bytes.len();
+            (file.durable, file.durable_length) = (file.appended, file.bytes.len());
+            Ok(())
+        })
+    }
+
+    fn reserve(&mut self, length: u64) -> io::Result<()> {
+        self.with(|state, id| {
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let more = length.saturating_sub(state.files[id].bytes.len());
+            if more > state.free() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let file = &mut state.files[id];
+            file.bytes.resize(file.bytes.len() + more, 0);
+            Ok(())
+        })
+    }
+
+    fn trim(&mut self) -> io::Result<()> {
+        self.with(|state, id| {
+            let file = &mut state.files[id];
+            file.bytes.truncate(file.appended);
+            file.durable_length = file.durable_length.min(file.appended);
             Ok(())
         })
     }
