@@ -16,13 +16,14 @@ use std::time::Duration;
 use base::Clock;
 use bytes::Bytes;
 use http::Response;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
 use crate::methods::{Kind, METHODS};
 use crate::metrics::{Counter, Histogram};
+use crate::unary::ended_well;
 
 /// gRPC's codes by number, as the label `grpc_code` has them.
 const CODES: [&str; 17] = [
@@ -302,9 +303,50 @@ impl Drop for Open {
 /// Done when a member has been without a leader for too long.
 pub(crate) type Leaderless = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// What a call answers.
+pub(crate) enum Reply {
+    /// As a service streams it.
+    Stream(Body),
+    /// One message, with what stands before it, and that it went well.
+    Message {
+        /// Nothing once it is on its way.
+        message: Option<Bytes>,
+        /// The trailers are on their way too.
+        ended: bool,
+    },
+}
+
+impl Default for Reply {
+    fn default() -> Self {
+        Self::Stream(Body::empty())
+    }
+}
+
+impl From<Body> for Reply {
+    fn from(body: Body) -> Self {
+        Self::Stream(body)
+    }
+}
+
+impl Reply {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self {
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Message { ended: true, .. } => Poll::Ready(None),
+            Self::Message { message, ended } => Poll::Ready(Some(Ok(match message.take() {
+                Some(message) => Frame::data(message),
+                None => {
+                    *ended = true;
+                    Frame::trailers(ended_well())
+                }
+            }))),
+        }
+    }
+}
+
 /// A response's body: a call's, or of plain HTTP.
 pub(crate) struct Answer {
-    body: Body,
+    body: Reply,
     call: Option<(Call, Frames)>,
     leaderless: Option<Leaderless>,
     open: Option<Open>,
@@ -313,12 +355,12 @@ pub(crate) struct Answer {
 impl Answer {
     /// The answer to a plain HTTP request.
     pub(crate) fn plain(response: Response<Body>) -> Response<Self> {
-        response.map(|body| Self { body, call: None, leaderless: None, open: None })
+        response.map(|body| Self { body: body.into(), call: None, leaderless: None, open: None })
     }
 
     /// The answer to a call. `leaderless` ends it with etcd's error.
     pub(crate) fn to_call(
-        response: Response<Body>,
+        response: Response<impl Into<Reply>>,
         mut call: Call,
         leaderless: Option<Leaderless>,
         open: Option<Open>,
@@ -326,7 +368,7 @@ impl Answer {
         if let Some(status) = Status::from_header_map(response.headers()) {
             call.finish(status.code());
         }
-        response.map(|body| Self { body, call: Some((call, Frames::default())), leaderless, open })
+        response.map(|body| Self { body: body.into(), call: Some((call, Frames::default())), leaderless, open })
     }
 }
 
@@ -336,13 +378,13 @@ impl http_body::Body for Answer {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+        let Poll::Ready(frame) = this.body.poll_frame(cx) else {
             let leaderless = this.leaderless.as_mut().is_some_and(|lost| lost.as_mut().poll(cx).is_ready());
             if !leaderless {
                 return Poll::Pending;
             }
             this.leaderless = None;
-            this.body = Body::empty();
+            this.body = Reply::default();
             let status = crate::grpc::status(crate::StoreError::NoLeader);
             if let Some((call, _)) = &mut this.call {
                 call.finish(status.code());
@@ -370,11 +412,17 @@ impl http_body::Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.body {
+            Reply::Stream(body) => body.is_end_stream(),
+            Reply::Message { ended, .. } => *ended,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            Reply::Stream(body) => body.size_hint(),
+            Reply::Message { message, .. } => SizeHint::with_exact(message.as_ref().map_or(0, Bytes::len) as u64),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod access;
 mod adopt;
 mod announce;
+mod answers;
 mod auth;
 mod bolt;
 mod calls;
@@ -16,6 +17,7 @@ mod convert;
 mod corruption;
 mod database;
 mod discovery;
+mod eager;
 mod engine;
 mod error;
 mod features;
@@ -49,6 +51,7 @@ mod settings;
 mod shared;
 mod store;
 mod tls;
+mod unary;
 mod view;
 
 pub use command::{Command, Refusal, command, run_command};

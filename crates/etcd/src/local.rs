@@ -411,19 +411,28 @@ impl LocalStore {
         command: Command,
         physical: bool,
     ) -> Result<Response, StoreError> {
-        if self.shared.published().learner {
+        let published = self.shared.published();
+        if published.learner {
             return Err(StoreError::Learner);
         }
         let data = crate::convert::encode(&caller, &command);
         if data.len() > self.shared.limits.request_bytes_max {
             return Err(StoreError::TooLarge);
         }
-        if self.shared.pending.fetch_add(1, Ordering::Relaxed) >= PENDING_MAX {
+        let pending = self.shared.pending.fetch_add(1, Ordering::Relaxed);
+        if pending >= PENDING_MAX {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
             return Err(StoreError::TooManyRequests);
         }
+        // Leases and compactions change when the state thread has to look at the clock again: they are its own.
+        let of_keys = matches!(command, Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_));
         let (reply, answer) = oneshot::channel();
-        self.shared.send(Message::Propose { caller, command, data, physical, reply })?;
+        let message = Message::Propose { caller, command, data, physical, reply };
+        let alone = of_keys && pending == 0 && published.alone;
+        let left = if alone { self.shared.turns.take(message) } else { Err(message) };
+        if let Err(message) = left {
+            self.shared.send(message)?;
+        }
         match tokio::time::timeout(self.shared.limits.request_timeout(), answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(StoreError::Stopped),

@@ -161,9 +161,9 @@ impl Member {
             peers.set_members(&Arc::new(recovered.known));
         }
         let state = (recovered.members, timing);
-        let mut engine = Engine::new(shared.clone(), receiver, raft, recovered.keyspace, recovered.journal, state);
+        let mut engine = Engine::new(shared.clone(), raft, recovered.keyspace, recovered.journal, state);
         engine.begin()?;
-        let thread = std::thread::Builder::new().name("etcd-state".to_owned()).spawn(move || engine.run());
+        let thread = std::thread::Builder::new().name("etcd-state".to_owned()).spawn(move || engine.run(&receiver));
         let thread = thread.map_err(EtcdError::Thread)?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }

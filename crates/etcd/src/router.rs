@@ -21,6 +21,7 @@ use crate::grpc::{self, Api};
 use crate::leaderless::leaderless;
 use crate::methods::{self, Kind};
 use crate::proto as pb;
+use crate::unary::{self, Outcome};
 use crate::{LocalStore, StoreError, http_routes};
 
 /// A message may be larger than a request by this much before gRPC itself refuses it.
@@ -62,6 +63,7 @@ pub(crate) struct Router {
     /// Nothing without JSON.
     gateway: Option<Gateway>,
     bytes_max: usize,
+    api: Arc<Api>,
     kv: pb::kv_server::KvServer<Api>,
     watch: pb::watch_server::WatchServer<Api>,
     lease: pb::lease_server::LeaseServer<Api>,
@@ -86,6 +88,7 @@ impl Router {
             access,
             gateway: gateway.then(Gateway::default),
             bytes_max,
+            api: api.clone(),
             kv: pb::kv_server::KvServer::from_arc(api.clone()).max_decoding_message_size(limit),
             watch: pb::watch_server::WatchServer::from_arc(api.clone()).max_decoding_message_size(limit),
             lease: pb::lease_server::LeaseServer::from_arc(api.clone()).max_decoding_message_size(limit),
@@ -145,10 +148,21 @@ impl Router {
         };
         let leaderless = self.leaderless(&call, &request);
         let request = request.map(|body| Received::new(body, &call, self.bytes_max));
+        let request = match unary::Method::of(&request) {
+            None => request,
+            Some(method) => match method.answer(&self.api, request).await {
+                Outcome::Answered(response) => return Answer::to_call(response, call, leaderless, open),
+                Outcome::Failed(status) => return Answer::to_call(status.into_http::<Body>(), call, leaderless, open),
+                Outcome::Declined(request) => {
+                    let Ok(response) = self.kv.clone().call(request.map(full)).await;
+                    return Answer::to_call(response, call, leaderless, open);
+                }
+            },
+        };
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         // What a learner does answer of `KV` depends on the request.
         if service != "etcdserverpb.KV" && shared.published().learner && !is_for_learners(request.uri().path()) {
-            return Answer::to_call(grpc::status(StoreError::Learner).into_http(), call, None, open);
+            return Answer::to_call(grpc::status(StoreError::Learner).into_http::<Body>(), call, None, open);
         }
         let Ok(response) = match service {
             "etcdserverpb.KV" => self.kv.clone().call(request).await,

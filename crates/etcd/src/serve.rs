@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
@@ -15,6 +15,7 @@ use crate::EtcdError;
 use crate::access::Access;
 use crate::auth::CertificateName;
 use crate::connector::Wire;
+use crate::eager::Eager;
 use crate::listen::Listener;
 use crate::member::Member;
 use crate::peers::tls::in_words;
@@ -98,6 +99,9 @@ impl Member {
         let access = Access { origins: options.origins.clone(), hosts: options.hosts.clone() };
         let router = Arc::new(Router::new(self.local(), options.traffic, access, options.gateway));
         let server = Arc::new(Server { router, options, clock: self.shared.clock.clone() });
+        let courier = self.shared.delivery.courier();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(courier.run());
         accept_all(listener, |(stream, remote)| server.clone().accept(stream, remote), shutdown).await
     }
 }
@@ -205,7 +209,7 @@ impl Server {
 
     async fn serve(&self, stream: Box<dyn Wire>, connection: Connection) {
         let options = &self.options;
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let mut builder = auto::Builder::new(Eager);
         builder
             .http2()
             .timer(TokioTimer::new())

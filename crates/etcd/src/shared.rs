@@ -12,9 +12,11 @@ use tokio::sync::{oneshot, watch};
 use raft::{LogIndex, MemberId};
 
 use crate::StoreError;
+use crate::answers::Delivery;
 use crate::auth::Authenticator;
 use crate::calls::Calls;
 use crate::checkpoint::Restored;
+use crate::engine::Turns;
 use crate::hub::Hub;
 use crate::members::{Change, Members};
 use crate::metrics::Metrics;
@@ -123,6 +125,8 @@ pub(crate) struct Shared {
     /// Counts publications with another table of members.
     members_changed: watch::Sender<u64>,
     pub(crate) pending: AtomicUsize,
+    pub(crate) delivery: Delivery,
+    pub(crate) turns: Turns,
     pub(crate) stopped: AtomicBool,
     /// Turns true when the state thread is gone.
     pub(crate) ended: watch::Sender<bool>,
@@ -153,6 +157,8 @@ impl Shared {
             leader: watch::Sender::new(published.leader),
             members_changed: watch::Sender::new(0),
             pending: AtomicUsize::new(0),
+            delivery: Delivery::default(),
+            turns: Turns::default(),
             stopped: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             removed: AtomicBool::new(false),

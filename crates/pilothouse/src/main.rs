@@ -121,6 +121,17 @@ fn serve(work: impl Future<Output = Result<()>>) -> Result<String> {
     runtime.block_on(work).map(|()| String::new())
 }
 
+/// A store alone has its state thread too: on two processors a second thread for the network would only take turns with the
+/// first, and pay for waking it.
+fn serve_store(work: impl Future<Output = Result<()>>) -> Result<String> {
+    let workers = std::thread::available_parallelism().map_or(1, |processors| processors.get() / 2);
+    if workers > 1 {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+        return runtime.block_on(work).map(|()| String::new());
+    }
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work).map(|()| String::new())
+}
+
 fn etcd(arguments: Vec<OsString>) -> Result<String> {
     // A limit can always be lowered.
     let _ = confine::no_core_dumps();
@@ -139,7 +150,7 @@ fn etcd(arguments: Vec<OsString>) -> Result<String> {
         Some(logging) => logging.begin()?,
         None => log_to_stderr(),
     }
-    serve(async move {
+    serve_store(async move {
         let shutdown = commands::up::termination();
         Ok(etcd::run_command(command, system::clock(), system::entropy(), shutdown).await?)
     })

@@ -1,4 +1,4 @@
-//! The state thread: the one owner of consensus, keyspace and log.
+//! The state thread: the owner of consensus, keyspace and log ([`turns`] says who else may take a turn).
 //!
 //! ```text
 //! inbox ─► a turn: drain ─► raft.step ─► Persist ─► log (one sync) ─► Synced ─► Apply ─► keyspace
@@ -8,11 +8,12 @@
 //! What a leader sends is on its way before its own sync begins, so the thread does the sync itself.
 
 mod cluster;
+mod turns;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use prost::Message as _;
 use raft::{Entry, EntryKind, Input, LogIndex, MemberId, Output, Raft, Role, Term};
 use tokio::sync::oneshot;
 
+use crate::answers::Answers;
 use crate::checkpoint::Restored;
 use crate::hub::lock;
 use crate::journal::Journal;
@@ -41,6 +43,8 @@ const CATCH_UP_BYTES: usize = 32 << 20;
 
 /// The TTL of a renewed lease, 0 for one that is not there.
 type Renewed = Result<i64, StoreError>;
+
+pub(crate) use turns::Turns;
 
 /// A client that waits for its command.
 struct Waiting {
@@ -72,21 +76,9 @@ pub(crate) struct Timing {
     pub(crate) lease_checkpoints: Option<Duration>,
 }
 
-/// Tells everybody that the state thread is gone, also when it panicked.
-struct Ended(Arc<Shared>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.stopped.store(true, Ordering::Release);
-        lock(&self.0.hub).wake_all();
-        self.0.ended.send_replace(true);
-    }
-}
-
 /// The state thread's state.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
-    inbox: Receiver<Message>,
     raft: Raft,
     keyspace: Keyspace,
     journal: Journal,
@@ -96,7 +88,7 @@ pub(crate) struct Engine {
     /// Up to here the log was there when the member started: tokens of that time are void.
     restored: LogIndex,
     /// Answers to give once the new state is published.
-    answers: Vec<(oneshot::Sender<Answer>, Answer)>,
+    answers: Answers,
     /// The same for renewals of leases.
     renewals: Vec<(oneshot::Sender<Renewed>, Renewed)>,
     /// Compactions that wait for their rows to go.
@@ -117,6 +109,7 @@ pub(crate) struct Engine {
     /// Commands that wait for a leader.
     parked: Vec<u64>,
     cluster: cluster::Cluster,
+    pattern: turns::Pattern,
     /// The log is lost: nothing is accepted any more.
     failed: bool,
     dirty: bool,
@@ -126,7 +119,6 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        inbox: Receiver<Message>,
         raft: Raft,
         keyspace: Keyspace,
         journal: Journal,
@@ -136,7 +128,6 @@ impl Engine {
         let next_context = u64::from_le_bytes(shared.entropy.bytes());
         Self {
             shared,
-            inbox,
             raft,
             keyspace,
             journal,
@@ -157,6 +148,7 @@ impl Engine {
             held: Vec::new(),
             parked: Vec::new(),
             cluster: cluster::Cluster::new(members, timing),
+            pattern: turns::Pattern::default(),
             failed: false,
             dirty: false,
             stopping: false,
@@ -188,42 +180,6 @@ impl Engine {
         self.raft.step(input, &mut self.out);
     }
 
-    /// Runs until it is told to stop or every handle is gone.
-    pub(crate) fn run(mut self) {
-        let _ended = Ended(self.shared.clone());
-        while !self.stopping {
-            self.plan_lease_checkpoint();
-            let Some(first) = self.wait() else { break };
-            if let Err(error) = self.turn(first) {
-                self.fail(&error);
-            }
-        }
-        if let Some(peers) = &self.shared.peers {
-            peers.close();
-        }
-        self.journal.close();
-    }
-
-    /// The next message; `Wake` when the clock asks for a turn; nothing when all handles are gone.
-    fn wait(&mut self) -> Option<Message> {
-        let timeout = self.timeout();
-        if timeout == Some(Duration::ZERO) {
-            return match self.inbox.try_recv() {
-                Ok(message) => Some(message),
-                Err(TryRecvError::Empty) => Some(Message::Wake),
-                Err(TryRecvError::Disconnected) => None,
-            };
-        }
-        match timeout {
-            None => self.inbox.recv().ok(),
-            Some(timeout) => match self.inbox.recv_timeout(timeout) {
-                Ok(message) => Some(message),
-                Err(RecvTimeoutError::Timeout) => Some(Message::Wake),
-                Err(RecvTimeoutError::Disconnected) => None,
-            },
-        }
-    }
-
     /// How long the thread may sleep: for ever when no lease runs, nothing compacts and there is no other member.
     fn timeout(&self) -> Option<Duration> {
         if self.failed {
@@ -244,13 +200,18 @@ impl Engine {
         }
     }
 
-    fn turn(&mut self, first: Message) -> Result<(), EtcdError> {
+    /// Takes up a message and those that wait in the inbox, and does all that follows from them. Returns how many of them
+    /// were writes.
+    fn turn(&mut self, first: Message, inbox: Option<&Receiver<Message>>) -> Result<usize, EtcdError> {
         let mut next = Some(first);
         let mut taken = 0;
+        let mut writes = 0;
         while let Some(message) = next {
+            writes += usize::from(matches!(message, Message::Propose { .. }));
             self.take(message)?;
             taken += 1;
-            next = if taken < TURN_MESSAGES_MAX && !self.stopping { self.inbox.try_recv().ok() } else { None };
+            next =
+                inbox.filter(|_| taken < TURN_MESSAGES_MAX && !self.stopping).and_then(|inbox| inbox.try_recv().ok());
         }
         if self.unsynced.is_some() {
             self.sync()?;
@@ -279,9 +240,10 @@ impl Engine {
         self.publish();
         if self.unsynced.is_some() || self.failed {
             // What is applied may be ahead of this disk: a checkpoint must not be ahead of the log.
-            return Ok(());
+            return Ok(writes);
         }
-        self.tend_disk()
+        self.tend_disk()?;
+        Ok(writes)
     }
 
     /// Begins a checkpoint when one is due or wanted.
@@ -456,7 +418,9 @@ impl Engine {
         let start = self.shared.clock.monotonic();
         match self.journal.sync() {
             Ok(()) => {
-                self.shared.metrics.sync.observe(self.shared.clock.monotonic().saturating_sub(start));
+                let took = self.shared.clock.monotonic().saturating_sub(start);
+                self.shared.metrics.sync.observe(took);
+                self.pattern.synced(took);
                 for (to, message) in std::mem::take(&mut self.held) {
                     self.send(to, message);
                 }
@@ -575,9 +539,10 @@ impl Engine {
             lock(&self.shared.hub).dispatch(&self.changes);
             self.changes.clear();
         }
-        for (reply, answer) in self.answers.drain(..) {
-            self.shared.pending.fetch_sub(1, Ordering::Relaxed);
-            let _ = reply.send(answer);
+        if !self.answers.is_empty() {
+            let answers = std::mem::take(&mut self.answers);
+            self.shared.pending.fetch_sub(answers.len(), Ordering::Relaxed);
+            self.shared.delivery.send(answers);
         }
         for (reply, renewed) in self.renewals.drain(..) {
             let _ = reply.send(renewed);

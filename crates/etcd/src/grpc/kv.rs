@@ -14,6 +14,10 @@ impl pb::kv_server::Kv for Api {
         if request.key.is_empty() {
             return Err(status(mvcc::MvccError::EmptyKey.into()));
         }
+        if !request.range_end.is_empty() {
+            // It may be a long one: others on this connection need not wait for it.
+            tokio::task::yield_now().await;
+        }
         let request = request.try_into().map_err(bad_request)?;
         let answer = store.range(request).await.map_err(status)?;
         let header = self.header(answer.revision);
