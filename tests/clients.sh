@@ -14,7 +14,8 @@ if [ "${PILOTHOUSE_TEST_TIER:-}" = full ] && command -v go >/dev/null; then
     CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$out/bin/etcd" go.etcd.io/etcd/server/v3 &&
     CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$out/bin/etcdutl" go.etcd.io/etcd/etcdutl/v3)
 fi
-wanted=$(cat tests/clients.sh tests/e2e/clients/go.sum tests/e2e/clients/*/*.go | sha256sum)
+own=(tests/clients.sh tests/e2e/clients/go.sum tests/e2e/clients/*/*.go tests/e2e/clients/etcd-client/Cargo.lock)
+wanted=$(cat "${own[@]}" tests/e2e/clients/etcd-client/{src,protoc/src}/*.rs | sha256sum)
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && exit 0
 
 if command -v go >/dev/null; then
@@ -35,4 +36,9 @@ if command -v python3 >/dev/null && python3 -m venv "$out/python" 2>/dev/null; t
 else
   echo "python3 with venv is not installed: the Python client test will be skipped"
 fi
+# The etcd-client crate asks for a protoc when it is built; the one of its own workspace is built before.
+(cd tests/e2e/clients/etcd-client && export CARGO_TARGET_DIR=$out/etcd-client &&
+  cargo build --locked --quiet -p protoc &&
+  PROTOC=$CARGO_TARGET_DIR/debug/protoc cargo build --locked --quiet &&
+  cp "$CARGO_TARGET_DIR/debug/etcdclient" "$out/bin/")
 echo "$wanted" >"$stamp"

@@ -15,6 +15,7 @@ step() {
 
 step 'the real clients' tests/clients.sh
 step 'format' cargo fmt --all --check
+step 'format of a client' cargo fmt --all --check --manifest-path tests/e2e/clients/etcd-client/Cargo.toml
 step 'lints' cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 step 'the binary' cargo build --locked --quiet --bin pilothouse
 

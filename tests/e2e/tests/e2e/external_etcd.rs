@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use e2e::{client, eventually, on_path, program, skipped};
 
 /// How long a process may take to answer on a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// A process that ends with the test.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -23,12 +23,12 @@ impl Drop for Process {
 }
 
 /// A program of etcd's.
-fn peer(name: &str) -> Option<PathBuf> {
+pub(crate) fn peer(name: &str) -> Option<PathBuf> {
     let in_peers = std::env::var_os("PEERS_DIR").map(|dir| Path::new(&dir).join("bin").join(name));
     in_peers.filter(|path| path.exists()).or_else(|| client(name)).or_else(|| on_path(name))
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 

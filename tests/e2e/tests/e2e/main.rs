@@ -8,6 +8,7 @@ mod clients;
 mod dns_endpoint;
 mod doors;
 mod durability;
+mod etcd_client;
 mod exposure;
 mod external_etcd;
 mod failures;
