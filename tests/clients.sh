@@ -24,7 +24,7 @@ if command -v go >/dev/null; then
   version=k8s.io/component-base/version
   flags="-s -w -X $version.gitVersion=v1.${module#v0.} -X $version.gitMajor=1 -X $version.gitMinor=33"
   (cd tests/e2e/clients &&
-    CGO_ENABLED=0 go build -trimpath -ldflags "$flags" -o "$out/bin/" ./kubectl ./clientgo go.etcd.io/etcd/etcdctl/v3)
+    CGO_ENABLED=0 go build -trimpath -ldflags "$flags" -o "$out/bin/" ./kubectl ./clientgo ./porcupine go.etcd.io/etcd/etcdctl/v3)
   # `go build -o DIR` names a binary after its last path element; a major version suffix is dropped.
   ls "$out/bin"
 else

@@ -3,6 +3,7 @@ module pilothouse.dev/e2e/clients
 go 1.26.0
 
 require (
+	github.com/anishathalye/porcupine v0.1.4
 	go.etcd.io/etcd/etcdctl/v3 v3.6.16
 	k8s.io/api v0.33.13
 	k8s.io/apimachinery v0.33.13
