@@ -25,8 +25,10 @@ use crate::shared::Message;
 use pb::peer_hello::Purpose;
 use pb::peer_welcome::Verdict;
 
-/// A connection must stand, greetings included, in this time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection must stand, greetings included, in this time; then another is tried. What came in between may be there
+/// still and answer nobody, so this is how long a member can be kept from another after the way is clear again (etcd: a
+/// second and an election time-out).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Waits between attempts, shortest and longest.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);

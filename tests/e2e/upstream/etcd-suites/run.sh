@@ -3,9 +3,10 @@
 #
 #   run.sh [REGEX]     the tests whose name matches, all without one
 #
-# `tests/common` and `tests/e2e` of etcd's Go module drive binaries named etcd, etcdctl and etcdutl: the first is ours, the
+# `tests/common`, `tests/e2e` and `tests/robustness` of etcd's Go module drive binaries named etcd, etcdctl and etcdutl: the first is ours, the
 # others are etcd's own, which `tests/clients.sh` builds in the full tier. The module comes from the Go module cache or
-# proxy, as go.sum says. Each test is a process of its own, as etcd's harness gives up once a test has left something
+# proxy, as go.sum says. The robustness tests have a runner of our own (robustness/), as etcd's reads etcd's log; traffic,
+# faults and judgement are etcd's. Each test is a process of its own, as etcd's harness gives up once a test has left something
 # running. What is not run stands in not-run.txt with its reason; a test that fails is tried once more, as many of them
 # have time limits that a busy machine passes.
 # The environment: SUITES_ETCD (the binary, target/debug/pilothouse without it), SUITES_PEERS (where etcdctl and etcdutl
@@ -41,6 +42,8 @@ done
 chmod -R u+w "$out/common" "$out/e2e" "$out/fixtures"
 go test -c -tags e2e -o "$out/common.test" go.etcd.io/etcd/tests/v3/common
 go test -c -o "$out/e2e.test" go.etcd.io/etcd/tests/v3/e2e
+go test -c -o "$out/robustness.test" ./robustness
+mkdir "$out/robustness"
 
 # Runs one test; prints PASS, SKIP or FAIL.
 one() { # package, test
@@ -90,5 +93,37 @@ for package in common e2e; do
     echo "FAILED $package $test: $out/logs/$package.$test.log"
     grep -aE 'Error:|Messages:|_test.go:[0-9]+:' "$out/logs/$package.$test.log" | head -5 || true
   done
+done
+
+# Runs those of the robustness tests that match; one case a line, with PASS, SKIP or FAIL before it.
+robustness() { # regex, log
+  rm -rf "$out/tmp"
+  mkdir "$out/tmp"
+  (cd "$out/robustness" && RESULTS_DIR=$out/results TMPDIR=$out/tmp timeout -k 10 1200 \
+    "$out/robustness.test" -test.v -test.run "$1" -bin-dir "$out/bin") >"$2" 2>&1 || true
+  sed -n 's/^    --- \(PASS\|FAIL\|SKIP\): \([^ ]*\) .*/\1 \2/p' "$2"
+}
+
+passed=0 again=0 skipped=0
+failures=()
+while read -r result name; do
+  if [ "$result" = FAIL ]; then
+    result=$(robustness "^${name//\//\$/^}\$" "$out/logs/robustness.again.log" | cut -d ' ' -f 1)
+    [ "$result" = PASS ] && again=$((again + 1))
+  fi
+  case $result in
+    PASS) passed=$((passed + 1)) ;;
+    SKIP) skipped=$((skipped + 1)) ;;
+    *) failures+=("$name") ;;
+  esac
+done < <(robustness "$wanted" "$out/logs/robustness.log")
+# A runner that broke down on the way prints no verdict of what it was at.
+if ! grep -aqE '^(PASS|FAIL|testing: warning: no tests to run)$' "$out/logs/robustness.log"; then
+  failures+=('the runner itself')
+fi
+echo "etcd's tests/robustness: $passed passed ($again at the second attempt), ${#failures[@]} failed, $skipped not possible here"
+for name in "${failures[@]}"; do
+  failed=1
+  echo "FAILED robustness $name: $out/logs/robustness.log"
 done
 exit "$failed"
