@@ -83,7 +83,13 @@ impl Inner {
                 Some((etcd_key, at, stored::encode(row, storage, &completed)))
             }
             None => match self.prepare(row, object) {
-                Ok(object) => Some((etcd_key, 0, stored::encode(row, storage, &object))),
+                Ok(mut object) => {
+                    if row.plural == "servicecidrs" {
+                        // Upstream's server says so itself, no controller (`defaultservicecidr`).
+                        object.set("status", ready(&self.config.clock.now().to_string()));
+                    }
+                    Some((etcd_key, 0, stored::encode(row, storage, &object)))
+                }
                 Err(status) => {
                     tracing::warn!(key = etcd_key, %status, "an object of a new cluster is refused");
                     None
@@ -92,7 +98,7 @@ impl Inner {
         }
     }
 
-    fn prepare(&self, row: &Arc<Resource>, mut object: Value) -> Result<Value, Status> {
+    pub(crate) fn prepare(&self, row: &Arc<Resource>, mut object: Value) -> Result<Value, Status> {
         // An aggregated role is filled in by its controller; until then it says that it has no rules.
         if matches!(row.plural.as_str(), "roles" | "clusterroles") && object.get("rules").is_none() {
             object.set("rules", Value::Null);
@@ -161,6 +167,11 @@ impl Inner {
         object.set("data", data);
         object
     }
+}
+
+fn ready(now: &str) -> Value {
+    json!({"conditions": [{"type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
+        "message": "Kubernetes default Service CIDR is ready"}]})
 }
 
 /// The stored object with what it lacks of the wanted one; `None` when it lacks nothing. Roles are completed as

@@ -7,6 +7,7 @@ use policy::admission::Operation;
 use registry::cache::Cached;
 use registry::{Resource, Subresource};
 
+use crate::claims;
 use crate::info::WriteOptions;
 use crate::message::{Content, Reply};
 use crate::server::Call;
@@ -37,7 +38,8 @@ impl Call<'_> {
     ) -> Result<Arc<Cached>, Status> {
         self.server.defaults.apply(row.type_name(), &mut given);
         let generated = meta::name(&given).is_empty() && !given.str_at(&["metadata", "generateName"]).is_empty();
-        for last in (0..TRIES_MAX).rev() {
+        let tries = if claims::is_service(row) { claims::TRIES_MAX } else { TRIES_MAX };
+        for last in (0..tries).rev() {
             let mut cx = self.context(row, Subresource::None, options.dry_run);
             let mut object = given.clone();
             if object["metadata"].as_object().is_none() {
@@ -67,7 +69,9 @@ impl Call<'_> {
                 }
                 return Ok(unwritten(self.server, row, &object, None));
             }
-            if let Some(done) = self.server.commit(row, &key, 0, Change::Put(&object), &quotas).await? {
+            let chosen = turn.as_ref().map(|turn| (turn, &cx));
+            let claims = self.server.claims(row, (None, Some(&object)), chosen)?;
+            if let Some(done) = self.server.commit(row, &key, 0, Change::Put(&object), &quotas, &claims).await? {
                 drop(turn);
                 return Ok(written(self.server, row, &object, &done));
             }
@@ -76,7 +80,8 @@ impl Call<'_> {
                 return Err(Status::already_exists(&row.group_resource(), meta::name(&object)));
             }
             if !taken {
-                // A quota changed meanwhile; look again when the caches show it.
+                // A quota changed meanwhile, or another server was faster with an address or a port; look again when the
+                // caches show it.
                 self.server.caches.wait_for_now().await?;
             }
         }

@@ -7,6 +7,7 @@ use policy::admission::Operation;
 use registry::cache::Cached;
 use registry::{DeleteOptions, Deletion, Resource, Subresource};
 
+use crate::claims::Claims;
 use crate::decode::Expected;
 use crate::message::{Content, Reply, success};
 use crate::server::Call;
@@ -112,9 +113,12 @@ impl Call<'_> {
                 Deletion::Mark(marked) if dry_run => {
                     return Ok(Deleted::Marked(unwritten(self.server, row, marked, Some(&stored))));
                 }
-                Deletion::Remove => self.server.commit(row, &key, stored.revision, Change::Remove, &[]).await?,
+                Deletion::Remove => {
+                    let claims = self.server.claims(row, (Some(&old), None), None)?;
+                    self.server.commit(row, &key, stored.revision, Change::Remove, &[], &claims).await?
+                }
                 Deletion::Mark(marked) => {
-                    self.server.commit(row, &key, stored.revision, Change::Put(marked), &[]).await?
+                    self.server.commit(row, &key, stored.revision, Change::Put(marked), &[], &Claims::default()).await?
                 }
             };
             match (done, &deletion) {

@@ -13,6 +13,7 @@ mod audit;
 mod authn;
 mod bootstrap;
 mod caches;
+mod claims;
 mod compact;
 mod config;
 mod crd;

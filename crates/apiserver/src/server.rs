@@ -139,6 +139,7 @@ impl ApiServer {
         server.inner.bootstrap().await?;
         tokio::spawn(crate::crd::run(server.inner.clone()));
         tokio::spawn(crate::compact::run(server.inner.clone()));
+        tokio::spawn(crate::claims::repair(server.inner.clone()));
         Ok(server)
     }
 

@@ -6,6 +6,7 @@ use machinery::{GroupVersionKind, Status, Value, json, meta};
 use registry::special::{binding, eviction, scale, token};
 use registry::{DeleteOptions, Registry, Resource, Subresource};
 
+use crate::claims::Claims;
 use crate::decode::Expected;
 use crate::info::WriteOptions;
 use crate::message::{Reply, success};
@@ -137,7 +138,7 @@ impl Call<'_> {
                     let key = budgets_row.etcd_key(meta::namespace(&budget), meta::name(&budget));
                     let change = crate::write::Change::Put(&budget);
                     if delete.dry_run.is_empty()
-                        && self.server.commit(&budgets_row, &key, had, change, &[]).await?.is_none()
+                        && self.server.commit(&budgets_row, &key, had, change, &[], &Claims::default()).await?.is_none()
                     {
                         self.server.caches.wait_for_now().await?;
                         continue;

@@ -248,14 +248,17 @@ impl Call<'_> {
         }
         let key = row.etcd_key(meta::namespace(old), meta::name(old));
         if registry::remove_on_update(row, &new) {
-            let done = self.server.commit(row, &key, stored.revision, Change::Remove, &[]).await?;
+            let claims = self.server.claims(row, (Some(old), None), None)?;
+            let done = self.server.commit(row, &key, stored.revision, Change::Remove, &[], &claims).await?;
             return Ok(done.map(|done| written(self.server, row, &new, &done)));
         }
         if quotas.is_empty() && same(old, &new) {
             return Ok(Some(stored.clone()));
         }
-        let done = self.server.commit(row, &key, stored.revision, Change::Put(&new), &quotas).await?;
-        if done.is_none() && !quotas.is_empty() {
+        let chosen = turn.as_ref().map(|turn| (turn, &cx));
+        let claims = self.server.claims(row, (Some(old), Some(&new)), chosen)?;
+        let done = self.server.commit(row, &key, stored.revision, Change::Put(&new), &quotas, &claims).await?;
+        if done.is_none() && !(quotas.is_empty() && claims.is_empty()) {
             self.server.caches.wait_for_now().await?;
         }
         drop(turn);

@@ -11,9 +11,9 @@ use policy::rbac::{EscalationRequest, check_escalation};
 use registry::allocation::ServiceNetwork;
 use registry::cache::Cached;
 use registry::{Context, Need, Resource, Subresource};
-use tokio::sync::MutexGuard;
 
 use crate::caches::revision;
+use crate::claims::{Claims, Turn, wants_ports};
 use crate::server::{Call, Inner};
 use crate::stored;
 
@@ -83,14 +83,12 @@ impl Call<'_> {
         row: &Resource,
         (old, new): (Option<&Value>, &Value),
         cx: &mut Context,
-    ) -> Result<Option<MutexGuard<'_, ()>>, Status> {
+    ) -> Result<Option<Turn<'_>>, Status> {
         let mut turn = None;
         for need in registry::needs(row, old, new) {
             match need {
                 Need::ServiceNetwork => {
-                    turn = Some(self.server.service_turn.lock().await);
-                    self.server.caches.wait(self.server.written.load(std::sync::atomic::Ordering::Acquire)).await?;
-                    cx.network = Some(Arc::new(self.server.service_network()));
+                    turn = Some(self.service_turn(cx, wants_ports(new)).await?);
                 }
             }
         }
@@ -164,10 +162,13 @@ impl Inner {
         let cache = self.caches.started("/registry/services/specs/").map(|c| c.snapshot());
         let services = cache.as_deref().map(|c| c.list("", None).map(|(_, s)| &*s.object).collect::<Vec<_>>());
         let seed = self.with_rng(base::Rng::next_u64);
-        ServiceNetwork::of(self.config.service_cidrs.clone(), services.unwrap_or_default(), seed)
+        let mut network = ServiceNetwork::of(self.config.service_cidrs.clone(), services.unwrap_or_default(), seed);
+        network.used_addresses.extend(self.held_addresses());
+        network
     }
 
-    /// Writes if the object is still at `expected` (0: absent). `None`: it was not, nothing was written.
+    /// Writes if the object is still at `expected` (0: absent) and nobody has what it claims. `None`: it was not so, nothing
+    /// was written.
     pub(crate) async fn commit(
         &self,
         row: &Resource,
@@ -175,6 +176,7 @@ impl Inner {
         expected: u64,
         change: Change<'_>,
         quotas: &[Value],
+        claims: &Claims,
     ) -> Result<Option<Committed>, Status> {
         let registry = self.registry.load_full();
         let storage = registry.storage_row(row).cloned();
@@ -203,6 +205,7 @@ impl Inner {
             let value = stored::encode(quota_row, quota_row, quota);
             txn.success.push(RequestOp::Put(PutRequest { key: key.into(), value, ..PutRequest::default() }));
         }
+        claims.add_to(&mut txn);
         let answer = self.config.store.txn(txn).await.map_err(|e| store_error(&e))?;
         if !answer.succeeded {
             return Ok(None);
