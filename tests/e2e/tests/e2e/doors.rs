@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::{Sandbox, eventually};
+use pki::{Profile, Requester};
+use serde_json::json;
 
 use crate::authentication::{CLUSTER, Cloud};
+use crate::control_plane::{OpenedSigner, loopback};
 use crate::identities::{clients, create, endpoint, issued, object, openssl, request, run, user};
 use crate::nodes::kubelets;
 
@@ -20,6 +23,8 @@ enum Credential {
     Nothing,
     Token(String),
     Certificate((String, String)),
+    /// The same, speaking for somebody else.
+    Proxy((String, String)),
 }
 
 /// The table: what stands in the first column, and the cells under the names of the doors.
@@ -57,6 +62,59 @@ fn serving(sandbox: &Sandbox) -> Result<(String, String)> {
     Ok((issued(sandbox, "serving")?, asked.key))
 }
 
+/// What belongs to the control plane itself.
+fn of_the_control_plane(sandbox: &Sandbox) -> Result<Vec<(&'static str, Credential)>> {
+    let signer = OpenedSigner::of(sandbox)?;
+    let certificate = |name: &str, profile: Profile| -> Result<Credential> {
+        let requester = match profile {
+            Profile::FrontProxyClient { .. } => Requester::Fleet,
+            _ => Requester::Instance,
+        };
+        Ok(Credential::Certificate(signer.issue(sandbox, name, requester, &profile)?))
+    };
+    let user = |user: &str| Profile::KubeClient { user: user.to_owned(), groups: Vec::new() };
+    let proxy = Profile::FrontProxyClient { name: "front-proxy-client".to_owned() };
+    let serving = Profile::EtcdServing { dns: vec!["localhost".to_owned()], ips: loopback() };
+    let server = pki::api_server_names(loopback()[0], &[]);
+    let peer = Profile::EtcdPeer { name: "etcd-0".to_owned(), ips: loopback() };
+    let spoken_for = signer.issue(sandbox, "proxy", Requester::Fleet, &proxy)?;
+    let cloud = Cloud::of(sandbox);
+    let owner = sandbox.variable("CLOUDSDK_AUTH_ACCESS_TOKEN");
+    let policy = cloud.as_account(owner, "POST", ":getIamPolicy", "{}")?.1.to_string();
+    let agent = policy
+        .split("serviceAccount:")
+        .find_map(|rest| rest.split('"').next().filter(|m| m.contains("@container-engine-robot.")));
+    let agent = agent.context("the service agent has a role")?;
+    Ok(vec![
+        ("the front proxy's certificate", certificate("silent", proxy)?),
+        ("the same, speaking for a user", Credential::Proxy(spoken_for)),
+        ("a store member's certificate", certificate("peer", peer)?),
+        (
+            "the store's serving certificate",
+            Credential::Certificate(signer.issue_for_store(sandbox, "store", &serving)?),
+        ),
+        ("the API server's serving certificate", certificate("server", server)?),
+        ("the API server's certificate for kubelets", certificate("kubelets", user("kube-apiserver-kubelet-client"))?),
+        ("a certificate of the controllers", certificate("manager", user("system:kube-controller-manager"))?),
+        ("a certificate of the scheduler", certificate("scheduler", user("system:kube-scheduler"))?),
+        ("the service agent's access token", Credential::Token(cloud.token(agent, &[])?)),
+        ("a Google identity token", Credential::Token(identity_token(sandbox)?)),
+    ])
+}
+
+/// What a service account shows to others.
+fn identity_token(sandbox: &Sandbox) -> Result<String> {
+    let (cloud, owner) = (Cloud::of(sandbox), sandbox.variable("CLOUDSDK_AUTH_ACCESS_TOKEN"));
+    let (code, made) = cloud.as_account(owner, "POST", "serviceAccounts", r#"{"accountId":"robots"}"#)?;
+    let email = made["email"].as_str().with_context(|| format!("{code} {made}"))?;
+    cloud.bind("roles/iam.serviceAccountTokenCreator", "user:alice@example.com")?;
+    let alice = cloud.token("alice@example.com", &[])?;
+    let asked = json!({"audience": "https://kubernetes.default.svc", "includeEmail": true}).to_string();
+    let (code, answer) =
+        cloud.as_account(&alice, "POST", &format!("serviceAccounts/{email}:generateIdToken"), &asked)?;
+    Ok(answer["token"].as_str().with_context(|| format!("{code} {answer}"))?.to_owned())
+}
+
 fn credentials(ours: &Sandbox, theirs: &Sandbox) -> Result<BTreeMap<&'static str, Credential>> {
     let certificate = |pair: (String, String)| Credential::Certificate(pair);
     let google = std::fs::read_to_string(ours.data_dir().join("user/access-token"))?.trim().to_owned();
@@ -67,7 +125,7 @@ fn credentials(ours: &Sandbox, theirs: &Sandbox) -> Result<BTreeMap<&'static str
     let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
     let subject = ["-subj", "/O=system:masters/CN=admin", "-keyout", &own_key, "-out", &own];
     openssl(&[&["req", "-x509"], &curve[..], &subject].concat())?;
-    Ok(BTreeMap::from([
+    let mut all = BTreeMap::from([
         ("nothing", Credential::Nothing),
         ("a Google access token", Credential::Token(google)),
         ("a service account's token", Credential::Token(account)),
@@ -78,7 +136,9 @@ fn credentials(ours: &Sandbox, theirs: &Sandbox) -> Result<BTreeMap<&'static str
         ("a store client's certificate", certificate((store, store_key))),
         ("a user's certificate of another cluster", certificate(user(theirs, "jane", "/O=dev/CN=jane")?)),
         ("a self-signed certificate", certificate((own, own_key))),
-    ]))
+    ]);
+    all.extend(of_the_control_plane(ours)?);
+    Ok(all)
 }
 
 /// Body and code of an answer; code 000 when TLS did not come about.
@@ -92,6 +152,18 @@ fn curl(credential: &Credential, more: &[&str], url: &str) -> Result<(String, St
         }
         Credential::Certificate((certificate, key)) => {
             command.args(["--cert", certificate, "--key", key]);
+        }
+        Credential::Proxy((certificate, key)) => {
+            command.args([
+                "--cert",
+                certificate,
+                "--key",
+                key,
+                "-H",
+                "X-Remote-User: jane",
+                "-H",
+                "X-Remote-Group: dev",
+            ]);
         }
     }
     let output = command.arg(url).output()?;
@@ -140,6 +212,8 @@ fn is_let_in(sandbox: &Sandbox, door: &str, credential: &Credential) -> Result<b
             let more = ["--connect-to", &format!("::{address}")];
             curl(credential, &more, &format!("https://{name}/api"))?.1 == "200"
         }
+        // Nobody can so much as knock: what is shown does not matter.
+        "signer" => !listening(sandbox, "signer")?.is_empty(),
         other => bail!("no such door: {other}"),
     })
 }
@@ -164,7 +238,7 @@ fn every_door_lets_in_whom_the_documentation_names_and_nobody_else() -> Result<(
     let mut wrong = Vec::new();
     for (name, doors) in table {
         let credential = credentials.get(name.as_str()).with_context(|| format!("no such credential: {name}"))?;
-        ensure!(doors.len() == 7, "{name}");
+        ensure!(doors.len() == 8, "{name}");
         for (door, expected) in doors {
             if is_let_in(&ours, &door, credential)? != expected {
                 wrong.push(format!("{name} at {door}: docs/security.md says {expected}"));
@@ -197,22 +271,33 @@ fn every_door_lets_in_whom_the_documentation_names_and_nobody_else() -> Result<(
     Ok(())
 }
 
+/// The listening sockets of the processes with a role, TCP and Unix, as the kernel names them.
+fn listening(sandbox: &Sandbox, role: &str) -> Result<Vec<String>> {
+    // State 0A of TCP; a Unix socket that accepts has the flag 00010000.
+    let mut all: Vec<String> = Vec::new();
+    for (file, state, inode) in [("tcp", (3, "0A"), 9), ("tcp6", (3, "0A"), 9), ("unix", (3, "00010000"), 6)] {
+        let table = std::fs::read_to_string(format!("/proc/net/{file}")).unwrap_or_default();
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let rows = rows.filter(|row| row.get(state.0) == Some(&state.1));
+        all.extend(rows.filter_map(|row| Some(format!("socket:[{}]", row.get(inode)?))));
+    }
+    let mut found = Vec::new();
+    for (process, _) in sandbox.processes()?.into_iter().filter(|(_, is)| is == role) {
+        for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
+            let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+            let target = target.display().to_string();
+            found.extend(all.contains(&target).then_some(target));
+        }
+    }
+    Ok(found)
+}
+
 #[test]
 fn the_signer_listens_nowhere() -> Result<()> {
     let sandbox = Sandbox::start_with(&["--nodes", "1"])?;
-    let signer = sandbox.processes()?.into_iter().find(|(_, role)| role == "signer").context("it runs")?.0;
-    // A listening socket's inode is in the kernel's table with state 0A.
-    let table =
-        ["/proc/net/tcp", "/proc/net/tcp6"].map(|file| std::fs::read_to_string(file).unwrap_or_default()).concat();
-    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let listening: Vec<String> = rows
-        .filter(|row| row.get(3) == Some(&"0A"))
-        .filter_map(|row| Some(format!("socket:[{}]", row.get(9)?)))
-        .collect();
-    ensure!(!listening.is_empty(), "the API server listens, if nobody else does");
-    for entry in std::fs::read_dir(format!("/proc/{signer}/fd"))? {
-        let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
-        ensure!(!listening.contains(&target.display().to_string()), "{}", target.display());
-    }
+    ensure!(sandbox.processes()?.iter().any(|(_, role)| role == "signer"), "it runs");
+    ensure!(!listening(&sandbox, "instance")?.is_empty(), "the API server listens, if nobody else does");
+    let found = listening(&sandbox, "signer")?;
+    ensure!(found.is_empty(), "{found:?}");
     Ok(())
 }

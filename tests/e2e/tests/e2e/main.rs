@@ -5,6 +5,7 @@ mod authorization;
 mod bad_input;
 mod cli;
 mod clients;
+mod control_plane;
 mod dns_endpoint;
 mod doors;
 mod durability;
