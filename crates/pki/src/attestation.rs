@@ -89,17 +89,16 @@ impl MachineSecret {
         Ok(pem::request(csr_der) + &attestation)
     }
 
-    /// Does the TPM of this machine vouch for the key of the request?
-    pub fn check(&self, text: &str, machine: &MachineIdentity) -> Attested {
+    /// Does the TPM of this machine vouch, in the blocks of the text, for the key of the request `csr_der`? That is the one
+    /// that will be signed, and not whatever else the text holds.
+    pub fn check(&self, text: &str, csr_der: &[u8], machine: &MachineIdentity) -> Attested {
         let blocks = pem::sections(text);
         let block = |wanted: &str| blocks.iter().rev().find(|(label, _)| label == wanted).map(|(_, content)| content);
-        let (Some(csr), Some(identity), Some(data), Some(signature)) =
-            (block(pem::REQUEST), block(IDENTITY), block(DATA), block(SIGNATURE))
-        else {
+        let (Some(identity), Some(data), Some(signature)) = (block(IDENTITY), block(DATA), block(SIGNATURE)) else {
             return Attested::Absent;
         };
         let same_machine = serde_json::from_slice::<MachineIdentity>(identity).is_ok_and(|said| said == *machine);
-        let same_key = key_digest(csr).is_some_and(|digest| *data == [&CERTIFIED[..], &digest].concat());
+        let same_key = key_digest(csr_der).is_some_and(|digest| *data == [&CERTIFIED[..], &digest].concat());
         let public = self.key(&machine.name);
         let public = UnparsedPublicKey::new(&ED25519, public.public_key().as_ref().to_vec());
         if same_machine && same_key && public.verify(data, signature).is_ok() { Attested::Good } else { Attested::Bad }
@@ -134,20 +133,24 @@ mod tests {
             (KeyRequest::new("system:node:a", &[], &[], &[]), KeyRequest::new("system:node:a", &[], &[], &[]));
         let (mine, stolen) = (mine.unwrap(), stolen.unwrap());
         let text = secret.attest(&a, mine.der()).unwrap();
-        assert_eq!(MachineSecret::from_text(&secret.to_text()).unwrap().check(&text, &a), Attested::Good);
-        assert_eq!(secret.check(&text, &b), Attested::Bad, "another machine");
-        assert_eq!(other.check(&text, &a), Attested::Bad, "another platform");
-        assert_eq!(secret.check(&mine.pem(), &a), Attested::Absent);
-        // The blocks of a real attestation around another key.
+        let (own, others) = (mine.der(), stolen.der());
+        assert_eq!(MachineSecret::from_text(&secret.to_text()).unwrap().check(&text, own, &a), Attested::Good);
+        assert_eq!(secret.check(&text, own, &b), Attested::Bad, "another machine");
+        assert_eq!(other.check(&text, own, &a), Attested::Bad, "another platform");
+        assert_eq!(secret.check(&mine.pem(), own, &a), Attested::Absent);
+        // The blocks of a real attestation around another key, also with the request that they are about.
         let (_, blocks) = text.split_once("-----END CERTIFICATE REQUEST-----\n").unwrap();
-        assert_eq!(secret.check(&(stolen.pem() + blocks), &a), Attested::Bad);
+        for borrowed in [blocks, &text] {
+            assert_eq!(secret.check(&(stolen.pem() + borrowed), others, &a), Attested::Bad);
+        }
         // What machine b may say is that it is b.
-        let lie = secret.attest(&b, stolen.der()).unwrap();
-        assert_eq!(secret.check(&lie, &a), Attested::Bad);
-        let relabelled = secret.attest(&a, stolen.der()).unwrap();
+        let lie = secret.attest(&b, others).unwrap();
+        assert_eq!(secret.check(&lie, others, &a), Attested::Bad);
+        let relabelled = secret.attest(&a, others).unwrap();
         let (head, _) = relabelled.split_once("-----BEGIN ATTESTATION SIGNATURE").unwrap();
         let (_, signature) = lie.split_once("-----BEGIN ATTESTATION SIGNATURE").unwrap();
-        assert_eq!(secret.check(&format!("{head}-----BEGIN ATTESTATION SIGNATURE{signature}"), &a), Attested::Bad);
+        let mixed = format!("{head}-----BEGIN ATTESTATION SIGNATURE{signature}");
+        assert_eq!(secret.check(&mixed, others, &a), Attested::Bad);
         assert!(MachineSecret::from_text("short").is_err());
     }
 }

@@ -55,7 +55,7 @@ impl CertificateRequest {
 /// # Errors
 /// In Go's words.
 pub fn parse(pem: &[u8]) -> Result<CertificateRequest, String> {
-    let der = first_block(pem)?;
+    let der = der(pem)?;
     names(&read(&der)?)
 }
 
@@ -64,7 +64,7 @@ pub fn parse(pem: &[u8]) -> Result<CertificateRequest, String> {
 /// # Errors
 /// In Go's words.
 pub fn verify(pem: &[u8]) -> Result<CertificateRequest, String> {
-    let der = first_block(pem)?;
+    let der = der(pem)?;
     let request = read(&der)?;
     let found = names(&request)?;
     // Go lets requests be signed with SHA-1, as certificates may not be.
@@ -84,7 +84,12 @@ fn wrong_signature(request: &X509CertificationRequest<'_>) -> &'static str {
     }
 }
 
-fn first_block(pem: &[u8]) -> Result<Vec<u8>, String> {
+/// The request itself: the content of the first PEM block. Whoever signs or judges a request takes it from here, so that all
+/// mean the same one, whatever else the text holds.
+///
+/// # Errors
+/// When the first block is something else.
+pub fn der(pem: &[u8]) -> Result<Vec<u8>, String> {
     match Pem::iter_from_buffer(pem).next() {
         Some(Ok(block)) if block.label == "CERTIFICATE REQUEST" => Ok(block.contents),
         _ => Err("PEM block type must be CERTIFICATE REQUEST".to_owned()),

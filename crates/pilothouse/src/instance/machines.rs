@@ -58,7 +58,11 @@ impl Machines {
 
     /// Is a certificate request what the machine it names could have sent?
     pub(crate) fn answer(&self, question: &MachineQuestion) -> MachineVerdict {
-        let Ok(asked) = certificate_request::parse(&question.csr_pem) else { return MachineVerdict::Bad };
+        let (Ok(asked), Ok(csr)) =
+            (certificate_request::parse(&question.csr_pem), certificate_request::der(&question.csr_pem))
+        else {
+            return MachineVerdict::Bad;
+        };
         let machine = self.find(asked.node());
         match question.check {
             MachineCheck::Addresses => match machine {
@@ -74,7 +78,7 @@ impl Machines {
                     kubelet: SocketAddr::from(([0, 0, 0, 0], 0)),
                 };
                 let known = machine.is_some();
-                match self.secret.check(&text, &self.identity(&machine.unwrap_or_else(nobody))) {
+                match self.secret.check(&text, &csr, &self.identity(&machine.unwrap_or_else(nobody))) {
                     Attested::Absent => MachineVerdict::Silent,
                     Attested::Good if known => MachineVerdict::Good,
                     Attested::Good | Attested::Bad => MachineVerdict::Bad,
@@ -159,6 +163,9 @@ mod tests {
         assert_eq!(check(attested("a", "a")), MachineVerdict::Good);
         assert_eq!(check(attested("b", "a")), MachineVerdict::Bad, "b for a");
         assert_eq!(check(request("a", &[], &[]).pem()), MachineVerdict::Silent);
+        // Anybody with the bootstrap credential may read what other machines sent.
+        let borrowed = request("a", &[], &[]).pem() + &attested("a", "a");
+        assert_eq!(check(borrowed), MachineVerdict::Bad, "a request before the one that a attested");
         assert_eq!(check(attested("a", "nobody")), MachineVerdict::Bad, "no machine of the cluster");
     }
 }
