@@ -7,6 +7,7 @@ use std::time::Duration;
 use base::Timestamp;
 use gke::record::operation_name;
 use gke::{Access, ApiError, Cluster, Code, EndpointSettings, Operation, OperationStatus, Work, pool};
+use machinery::Value;
 
 use crate::state::State;
 use crate::{ClusterSpec, Inner};
@@ -205,6 +206,13 @@ async fn perform(inner: &Inner, work: &Work, cluster: &Cluster) -> Result<Option
             }
             fleet.resize(&cluster.id, pool::nodes(&wanted)).await.map(|()| None)
         }
+        Work::UpdatePool(name, body) => {
+            let mut wanted = cluster.clone();
+            if let Some(pool) = wanted.pool_mut(name) {
+                pool.body = Value::clone(body);
+            }
+            fleet.resize(&cluster.id, pool::nodes(&wanted)).await.map(|()| None)
+        }
     }
 }
 
@@ -271,6 +279,14 @@ fn finish(state: &mut State, name: &str, result: Result<Option<Access>, String>,
             if let Some(pool) = cluster.pool_mut(&pool) {
                 "RUNNING".clone_into(&mut pool.status);
                 pool.nodes = if outcome.is_ok() { nodes } else { pool.nodes };
+            }
+        }
+        (Work::UpdatePool(pool, body), outcome) => {
+            if let Some(pool) = cluster.pool_mut(&pool) {
+                "RUNNING".clone_into(&mut pool.status);
+                if outcome.is_ok() {
+                    pool.body = *body;
+                }
             }
         }
         (Work::DeletePool(pool), Err(_)) => {

@@ -98,6 +98,41 @@ async fn the_pool_is_the_projects_and_switched_on_and_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pools_are_told_what_their_pods_see_and_gkes_server_needs_a_pool_of_the_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path(), Auth::Strict, 0).await;
+    create(&run, "demo", POOL).await;
+    create(&run, "plain", "").await;
+    let put = async |cluster: &str, body: Value| {
+        let path = format!("{CLUSTERS}/{cluster}/nodePools/default-pool");
+        let (code, answer) = run.call("PUT", &path, &body.to_string()).await;
+        if code == 200 {
+            run.done(&answer).await;
+        }
+        (code, answer)
+    };
+    let mode = |mode: &str| json!({"workloadMetadataConfig": {"mode": mode}});
+    let shown = async |version: &str, cluster: &str| {
+        let path = format!("{}/{cluster}/nodePools/default-pool", CLUSTERS.replacen("v1", version, 1));
+        run.call("GET", &path, "").await.1["config"]["workloadMetadataConfig"].clone()
+    };
+    assert_eq!(shown("v1", "plain").await, Value::Null);
+    let (code, answer) = put("plain", mode("GKE_METADATA")).await;
+    assert!(code == 400 && answer["error"]["status"] == "INVALID_ARGUMENT", "{answer}");
+    for (wanted, older) in [("GCE_METADATA", "EXPOSE"), ("GKE_METADATA", "GKE_METADATA_SERVER")] {
+        let (code, answer) = put("demo", mode(wanted)).await;
+        assert!(code == 200 && answer["operationType"] == "UPGRADE_NODES", "{answer}");
+        assert_eq!(shown("v1", "demo").await, json!({"mode": wanted}));
+        assert_eq!(shown("v1beta1", "demo").await, json!({"mode": wanted, "nodeMetadata": older}));
+    }
+    for (body, code) in [(json!({}), 400), (json!({"machineType": "e2-small"}), 501), (mode("NEITHER"), 400)] {
+        assert_eq!(put("demo", body.clone()).await.0, code, "{body}");
+    }
+    let pool = json!({"nodePool": {"name": "x", "initialNodeCount": 1, "config": mode("GKE_METADATA")}});
+    assert_eq!(run.call("POST", &format!("{CLUSTERS}/plain/nodePools"), &pool.to_string()).await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pods_token_is_exchanged_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let run = start(dir.path(), Auth::Strict, 0).await;

@@ -23,6 +23,7 @@ pub mod render;
 pub mod schema;
 pub mod update;
 pub mod versions;
+pub mod workload;
 
 pub use error::{ApiError, Code};
 pub use exposure::EndpointSettings;
@@ -30,6 +31,7 @@ pub use methods::{Call, METHODS, Method};
 pub use record::{Access, ClientCertificate, Cluster, NodeSpec, Operation, OperationStatus, Pool, Work};
 pub use refused::refused_fields;
 pub use render::View;
+pub use workload::MachineSettings;
 
 /// The versions of the container API. v1alpha1 shows what v1beta1 shows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

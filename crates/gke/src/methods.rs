@@ -29,6 +29,7 @@ pub enum Call {
     SetMonitoringService,
     SetNodePoolSize,
     UpdateCluster,
+    UpdateNodePool,
     Unimplemented,
 }
 
@@ -345,7 +346,7 @@ pub static METHODS: &[Method] = &[
     },
     Method {
         rpc: "UpdateNodePool",
-        call: Call::Unimplemented,
+        call: Call::UpdateNodePool,
         request: "UpdateNodePoolRequest",
         permission: "container.clusters.update",
         paths: &[("PUT", "locations/*/clusters/*/nodePools/*"), ("POST", "zones/*/clusters/*/nodePools/*/update")],

@@ -7,7 +7,7 @@ use machinery::{Value, json};
 use crate::merge::{is_empty, long, merge};
 use crate::places::Place;
 use crate::record::{Cluster, Group, NodeSpec, Pool, digest, hex8};
-use crate::{ApiError, names, versions};
+use crate::{ApiError, MachineSettings, names, versions, workload};
 
 const SCOPES: [&str; 6] = [
     "devstorage.read_only",
@@ -71,8 +71,12 @@ pub fn create(cluster: &Cluster, project: &str, asked: &Value, created: &str, se
         ApiError::invalid(format!("Node pool {name:?}: initial_node_count must be between 0 and 1000."))
     })?;
     let version = versions::resolve_node(asked.str_at(&["version"]), &cluster.master_version)?;
+    let mode = workload::checked(&cluster.body, &asked["config"]["workloadMetadataConfig"])?;
     let mut body = defaults(cluster, project, &place);
     merge(&mut body, asked);
+    if let Some(mode) = mode {
+        body["config"].set("workloadMetadataConfig", mode);
+    }
     for gone in ["name", "version", "status", "selfLink", "instanceGroupUrls", "etag", "statusMessage", "conditions"] {
         body.remove(gone);
     }
@@ -137,7 +141,7 @@ fn defaults(cluster: &Cluster, project: &str, place: &Place) -> Value {
         body["networkConfig"]["enablePrivateNodes"] = true.into();
     }
     if !is_empty(&cluster.body["workloadIdentityConfig"]) {
-        body["config"]["workloadMetadataConfig"] = json!({"mode": "GKE_METADATA"});
+        body["config"]["workloadMetadataConfig"] = workload::default_mode();
     }
     if body["networkConfig"]["subnetwork"].is_null() {
         let prefix = format!("projects/{project}/regions/{}/subnetworks", place.region);
@@ -218,6 +222,9 @@ fn node(cluster: &Cluster, pool: &Pool, group: &Group, index: u32) -> NodeSpec {
         ("failure-domain.beta.kubernetes.io/region", &region),
     ];
     labels.extend(given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    if workload::is_on(config) {
+        labels.insert("iam.gke.io/gke-metadata-server-enabled".to_owned(), "true".to_owned());
+    }
     let taint = |t: &Value| {
         let effect = match t.str_at(&["effect"]) {
             "NO_EXECUTE" => "NoExecute",
@@ -238,6 +245,7 @@ fn node(cluster: &Cluster, pool: &Pool, group: &Group, index: u32) -> NodeSpec {
         labels,
         taints: config["taints"].items().iter().map(taint).collect(),
         shielded: cluster.body["shieldedNodes"]["enabled"].as_bool() != Some(false),
+        settings: MachineSettings::of(cluster, pool),
     }
 }
 

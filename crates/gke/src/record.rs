@@ -6,6 +6,8 @@ use base::Timestamp;
 use machinery::Value;
 use serde::{Deserialize, Serialize};
 
+use crate::workload::MachineSettings;
+
 /// A cluster. `body` holds the configuration, defaults filled in; the rest of the answer is made by `render`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Cluster {
@@ -91,6 +93,8 @@ pub struct NodeSpec {
     pub taints: Vec<(String, String, String)>,
     /// Does it join by attestation of its machine (the cluster's `shieldedNodes.enabled`)?
     pub shielded: bool,
+    /// What its metadata says.
+    pub settings: MachineSettings,
 }
 
 /// What an operation does once its time has come.
@@ -104,6 +108,8 @@ pub enum Work {
     DeletePool(String),
     /// Pool and nodes per zone.
     Resize(String, u32),
+    /// Pool and the configuration that replaces its own.
+    UpdatePool(String, Box<Value>),
 }
 
 /// A long-running operation.

@@ -6,6 +6,7 @@ use gke::cluster::Creation;
 use gke::record::{Cluster, Operation, OperationStatus, Work};
 use gke::{
     ApiError, ApiVersion, Call, Code, View, access, methods, names, places, pool, render, schema, update, versions,
+    workload,
 };
 use machinery::{Value, json};
 
@@ -83,6 +84,7 @@ pub(crate) fn answer(
         }
         Call::CreateNodePool => context.create_pool(&body["nodePool"]),
         Call::DeleteNodePool => context.delete_pool(),
+        Call::UpdateNodePool => context.update_pool(&body),
         Call::SetNodePoolSize => context.resize(body["nodeCount"].as_i64().unwrap_or(0)),
         Call::ListOperations => Ok(context.list_operations()),
         Call::GetOperation => context.operation(name).map(|operation| view.operation(&operation)),
@@ -266,6 +268,17 @@ impl Context<'_> {
             let pool = cluster.pool_mut(self.pool).ok_or_else(|| names::pool_not_found(self.pool))?;
             "STOPPING".clone_into(&mut pool.status);
             Ok((Work::DeletePool(self.pool.to_owned()), "RECONCILING"))
+        })
+    }
+
+    /// GKE makes a pool's nodes anew for this, and so it calls the operation.
+    fn update_pool(&self, request: &Value) -> Answer {
+        self.begin("UPGRADE_NODES", OperationStatus::Pending, |cluster| {
+            let missing = || names::pool_not_found(self.pool);
+            let body = workload::update_pool(cluster, cluster.pool(self.pool).ok_or_else(missing)?, request)?;
+            let pool = cluster.pool_mut(self.pool).ok_or_else(missing)?;
+            "RECONCILING".clone_into(&mut pool.status);
+            Ok((Work::UpdatePool(self.pool.to_owned(), Box::new(body)), "RECONCILING"))
         })
     }
 
