@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use machinery::{GroupVersionKind, Status, Value, json, meta};
+use policy::admission::Operation;
 use registry::special::{binding, eviction, scale, token};
 use registry::{DeleteOptions, Registry, Resource, Subresource};
 
@@ -12,6 +13,7 @@ use crate::info::WriteOptions;
 use crate::message::{Reply, success};
 use crate::server::Call;
 use crate::update::Build;
+use crate::write::Asked;
 
 const SCALE: &str = "autoscaling/v1.Scale";
 
@@ -115,8 +117,9 @@ impl Call<'_> {
     async fn evict(&self, row: &Arc<Resource>, registry: &Registry) -> Result<Reply, Status> {
         let gvk = GroupVersionKind::new("policy", "v1", "Eviction");
         let options = WriteOptions::parse(&self.query, "CreateOptions")?;
-        let (given, _) =
+        let (mut given, _) =
             self.object_as(&Expected { gvk: &gvk, type_name: "policy/v1.Eviction" }, options.validation)?;
+        self.admit_new(row, &gvk, options.dry_run, &mut given)?;
         if !meta::name(&given).is_empty() && meta::name(&given) != self.info.name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
@@ -151,16 +154,29 @@ impl Call<'_> {
         Err(Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 10))
     }
 
+    /// Admission of what is created under another object: the object as it was sent, before anything is filled in.
+    fn admit_new(
+        &self,
+        row: &Resource,
+        kind: &GroupVersionKind,
+        dry_run: bool,
+        given: &mut Value,
+    ) -> Result<(), Status> {
+        let (operation, subresource, name) =
+            (Operation::Create, self.info.subresource.as_str(), self.info.name.as_str());
+        self.mutate(row, &Asked { operation, kind, subresource, name, old: None, dry_run }, given)
+    }
+
     /// `serviceaccounts/NAME/token`.
     async fn token(&self, row: &Arc<Resource>) -> Result<Reply, Status> {
         let gvk = GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
         let type_name = "authentication/v1.TokenRequest";
         let options = WriteOptions::parse(&self.query, "CreateOptions")?;
-        let (given, _) = self.object_as(&Expected { gvk: &gvk, type_name }, options.validation)?;
+        let (mut given, _) = self.object_as(&Expected { gvk: &gvk, type_name }, options.validation)?;
+        self.admit_new(row, &gvk, options.dry_run, &mut given)?;
         let account = self.server.current(row, self.namespace(row), &self.info.name).await?;
         let account = account.ok_or_else(|| Status::not_found(&row.group_resource(), &self.info.name))?;
-        let config = &self.server.config;
-        let now = config.clock.now();
+        let (config, now) = (&self.server.config, self.server.config.clock.now());
         let mut request = token::prepare(given, &account.object, &config.audiences(), now)?;
         let bound = self.bound_object(&request).await?;
         let kind = request.str_at(&["spec", "boundObjectRef", "kind"]);

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::Body;
 use disk::{DataKey, SimDisk};
 use http::Method;
 use machinery::{Status, Value, json};
 use pki::Profile;
+use policy::UserInfo;
 use support::{Cluster, MAPS, cluster, cluster_on, entropy, map};
 
 const ACCOUNT: &str = "/api/v1/namespaces/default/serviceaccounts/robot";
@@ -63,6 +65,49 @@ async fn tokens_end_with_their_time_their_account_and_their_cluster() {
     c.object(Method::DELETE, ACCOUNT, Value::Null).await.unwrap();
     assert_unauthorized(c.whoami(Vec::new(), &fresh).await, "the account is gone");
     assert_unauthorized(c.whoami(Vec::new(), &good).await, "and stays gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_gets_tokens_of_its_own_pods_for_audiences_that_it_may_ask_for() {
+    let c = cluster().await;
+    token(&c, 600).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"nodeName": "n1",
+        "serviceAccountName": "robot", "automountServiceAccountToken": false,
+        "containers": [{"name": "c", "image": "i"}]}});
+    let pod = c.object(Method::POST, "/api/v1/namespaces/default/pods", pod).await.unwrap();
+    let uid = pod.str_at(&["metadata", "uid"]).to_owned();
+    let ask = async |uid: &str, audiences: &[&str]| {
+        let mut request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        request["spec"].set("audiences", audiences.iter().map(|one| Value::from(*one)).collect::<Vec<_>>());
+        if !uid.is_empty() {
+            request["spec"]["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": "p"});
+            request["spec"]["boundObjectRef"].set("uid", uid);
+        }
+        let node = UserInfo::authenticated("system:node:n1", &[policy::user::NODES]);
+        let reply = c.send(&node, Method::POST, &format!("{ACCOUNT}/token"), Body::Tree(request)).await;
+        reply.into_object().map(|made| !made.str_at(&["status", "token"]).is_empty()).map_err(|status| status.message)
+    };
+    let refused = "audience \"vault\" not found in pod spec volume, system:node:n1 is not authorized to request tokens for \
+                   this audience";
+    for (uid, audiences, why) in [
+        ("", &["vault"][..], "node requested token not bound to a pod"),
+        ("another", &["vault"], "the UID in the bound object reference (another) does not match the UID in record"),
+        (uid.as_str(), &["vault", "b"], "node may only request 0 or 1 audiences"),
+        (uid.as_str(), &["vault"], refused),
+        (uid.as_str(), &[], "audience \"\" not found in pod spec volume"),
+    ] {
+        let said = ask(uid, audiences).await.unwrap_err();
+        assert!(said.contains(why), "{audiences:?}: {said}");
+    }
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "v"},
+        "rules": [{"apiGroups": [""], "resources": ["vault"], "verbs": ["request-serviceaccounts-token-audience"]}]});
+    c.object(Method::POST, &format!("{rbac}/clusterroles"), role).await.unwrap();
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "v"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "v"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}]});
+    c.object(Method::POST, &format!("{rbac}/clusterrolebindings"), binding).await.unwrap();
+    assert_eq!(ask(&uid, &["vault"]).await, Ok(true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ mod default_tolerations;
 mod ingress_class;
 mod limit_ranger;
 mod namespace_lifecycle;
+mod node_audience;
 mod node_restriction;
 mod node_taint;
 mod priority;

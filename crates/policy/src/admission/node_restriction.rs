@@ -217,7 +217,7 @@ fn token(request: &AdmissionRequest<'_>, node: &str, review: &Value, reader: &dy
     if pod.str_at(&["spec", "nodeName"]) != node {
         return Err("node requested token bound to a pod scheduled on a different node".to_owned());
     }
-    Ok(())
+    super::node_audience::check(request, review, &pod, reader)
 }
 
 fn lease(request: &AdmissionRequest<'_>, node: &str, lease: &Value) -> Check {
