@@ -32,7 +32,8 @@ else
 fi
 
 if command -v python3 >/dev/null && python3 -m venv "$out/python" 2>/dev/null; then
-  "$out/python/bin/pip" install --quiet --disable-pip-version-check 'kubernetes==33.1.0' 'etcd3gw==2.4.2'
+  "$out/python/bin/pip" install --quiet --disable-pip-version-check 'kubernetes==33.1.0' 'etcd3gw==2.4.2' \
+    'google-auth[requests]==2.63.0'
 else
   echo "python3 with venv is not installed: the Python client test will be skipped"
 fi

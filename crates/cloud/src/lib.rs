@@ -28,6 +28,7 @@ pub use fleet::{ClientCertificate, ClusterAccess, ClusterSpec, EndpointSettings,
 use gke::ApiError;
 use machinery::json;
 pub use machines::MachineClaims;
+pub use peer::same_user;
 use state::Store;
 use tokio::sync::{Semaphore, watch};
 

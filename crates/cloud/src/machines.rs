@@ -1,8 +1,10 @@
 //! What metadata servers hand to machines: tokens of the machine's service account, without a key.
 
 use gke::metadata::Machine;
+use http::{HeaderMap, HeaderValue, header};
 use machinery::{Value, json};
 
+use crate::http::Request;
 use crate::identity::TOKEN_SECONDS;
 use crate::services::oauth::{ISSUER, sign_identity};
 use crate::{Cloud, CloudError};
@@ -21,6 +23,22 @@ impl MachineClaims {
 }
 
 impl Cloud {
+    /// What a POST of JSON to one of the cloud's APIs is answered, without a connection; `token` is the caller's, empty for
+    /// none. Blocks for a write.
+    pub fn post(&self, path: &str, token: &str, body: &Value) -> (u16, Value) {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}"))
+            && !token.is_empty()
+        {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        let (verb, body) = ("POST".to_owned(), body.to_vec().into());
+        let request = Request { verb, path: path.to_owned(), query: Vec::new(), headers, body, same_user: true };
+        let reply = crate::services::answer(&self.0, &request);
+        (reply.code, Value::from_slice(&reply.body).unwrap_or_default())
+    }
+
     /// An access token of a machine's service account, and for how many seconds. Blocks for a write.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 
 /// Looks the connection up by the peer's address; any doubt is a no. Blocks for a read of /proc.
-pub(crate) fn same_user(peer: SocketAddr, local: SocketAddr) -> bool {
+pub fn same_user(peer: SocketAddr, local: SocketAddr) -> bool {
     let Ok(own) = std::fs::metadata("/proc/self").map(|meta| meta.uid()) else { return false };
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     tables.iter().any(|table| std::fs::read_to_string(table).is_ok_and(|text| owner(&text, peer, local) == Some(own)))

@@ -71,6 +71,7 @@ async fn main() {
         source: None,
         kubelet: None,
         identity: NodeIdentity::Given(Arc::new(tls(&certs, &format!("system:node:n{n}")))),
+        pods: manager::NodePods::default(),
     });
     let nodes = NodesConfig {
         nodes: nodes.collect(),

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use machinery::Value;
 
 use crate::api::Api;
+use crate::nodes::NodePods;
 
 /// A CertificateSigningRequest that was approved and that the cluster CA shall sign.
 #[derive(Clone, Debug)]
@@ -111,6 +112,8 @@ pub struct NodeSpec {
     pub kubelet: Option<SocketAddr>,
     /// Who it is to the API server.
     pub identity: NodeIdentity,
+    /// For whoever serves its pods.
+    pub pods: NodePods,
 }
 
 /// How a node proves who it is.

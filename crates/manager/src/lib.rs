@@ -32,7 +32,7 @@ pub use config::{
     ApiFn, AttestFn, Bootstrap, MachineFn, MachineQuestion, MachineVerdict, ManagerConfig, NodeIdentity, NodeSpec,
     NodesConfig, SecretFn, SignFn, SignRequest, SignTokenFn,
 };
-pub use nodes::run_nodes;
+pub use nodes::{NodePods, PodWatch, run_nodes};
 
 use engine::{Engine, Input};
 use events::Recorder;

@@ -147,6 +147,7 @@ impl Cluster {
             source: None,
             kubelet,
             identity: NodeIdentity::Bootstrap(bootstrap),
+            pods: manager::NodePods::default(),
         };
         let config = NodesConfig {
             nodes: vec![spec],

@@ -220,6 +220,15 @@ pub(crate) struct EnvArgs {
     /// authority that vouches for them beside the system's
     #[arg(long, conflicts_with = "unset")]
     pub(crate) dns_endpoint: bool,
+    /// For a program that plays this pod: the pod's metadata server, and none of the owner's credentials
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with_all = ["unset", "node"], value_parser = pod)]
+    pub(crate) pod: Option<(String, String)>,
+    /// For a program that runs on this node: the node's metadata server, and none of the owner's credentials
+    #[arg(long, value_name = "NAME", conflicts_with = "unset")]
+    pub(crate) node: Option<String>,
+    /// In which cluster pod or node are [default: the only one]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) cluster: String,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -309,6 +318,15 @@ pub(crate) struct RoleArgs {
     /// Where it listens, for the reader of `ps`
     #[arg(long)]
     pub(crate) address: Vec<SocketAddr>,
+}
+
+/// Reads `NAMESPACE/NAME`, or a name in `default`.
+pub(crate) fn pod(text: &str) -> Result<(String, String), String> {
+    let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+    if namespace.is_empty() || name.is_empty() || name.contains('/') {
+        return Err("expected NAMESPACE/NAME".to_owned());
+    }
+    Ok((namespace.to_owned(), name.to_owned()))
 }
 
 /// Refuses what an API server would refuse, before anything is made.

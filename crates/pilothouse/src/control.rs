@@ -2,6 +2,7 @@
 //!
 //! Every call needs the bearer token of the 0600 file `control-token`; browsers are refused by the Host allow-list.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -47,6 +48,7 @@ pub(crate) fn router(fleet: Arc<Fleet>, cloud: Cloud, token: String, run: RunSta
         .route("/pilothouse/v1/hardening", get(hardening))
         .route("/pilothouse/v1/endpoints", get(endpoints))
         .route("/pilothouse/v1/public-root", post(public_root))
+        .route("/pilothouse/v1/metadata", post(metadata))
         .route("/pilothouse/v1/tokens", post(new_token))
         .route("/pilothouse/v1/roles", post(roles))
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authenticate))
@@ -103,6 +105,25 @@ async fn public_root(State(control): State<Arc<Control>>) -> Result<Json<String>
     match control.fleet.root.authority().await {
         Ok(authority) => Ok(Json(authority.certificate_pem())),
         Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, crate::failure::line(&error))),
+    }
+}
+
+/// Whose metadata server is looked for.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct MetadataWish {
+    /// Its name; empty: the only one.
+    pub(crate) cluster: String,
+    pub(crate) whose: report::Machine,
+}
+
+/// Where a node's or a pod's metadata server listens; a pod's is there from now on.
+async fn metadata(
+    State(control): State<Arc<Control>>,
+    Json(wish): Json<MetadataWish>,
+) -> Result<Json<SocketAddr>, (StatusCode, String)> {
+    match control.fleet.metadata_server(&wish.cluster, &wish.whose).await {
+        Ok(address) => Ok(Json(address)),
+        Err(error) => Err((StatusCode::NOT_FOUND, format!("{error:#}"))),
     }
 }
 

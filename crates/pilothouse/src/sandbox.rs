@@ -39,6 +39,7 @@ const CLOUD_PORT: u16 = 8642;
 /// # Errors
 /// When it cannot start; `up` hears the same text.
 pub(crate) async fn run(args: &UpArgs) -> Result<()> {
+    crate::confine::many_files();
     let mut teller = Teller::new(system::clock());
     match start(args, &mut teller).await {
         Ok(sandbox) => {

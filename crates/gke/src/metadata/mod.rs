@@ -8,6 +8,7 @@
 
 mod machine;
 mod page;
+mod pods;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use machinery::{Value, json};
 
 use crate::query::decode;
 pub use machine::Machine;
+pub use pods::{POD_SCOPES, answer_for_pod, internal_error, no_token};
 
 /// Names under which a metadata server is asked, beside its own address.
 const HOSTS: [&str; 4] = ["metadata.google.internal", "metadata", "metadata.goog", "169.254.169.254"];

@@ -181,3 +181,39 @@ fn a_pod_sees_less_than_its_node() {
     let names = answer(&tree, &request("/computeMetadata/v1/instance/attributes/"));
     assert!(matches!(names, Outcome::Done(Reply { body, .. }) if body == "cluster-name\n"));
 }
+
+#[test]
+fn a_pod_sees_its_own_account_and_little_of_the_machine() {
+    let pod = Machine { account: "cart@p.iam.gserviceaccount.com".to_owned(), ..machine() };
+    let get = |path: &str| match answer_for_pod(&pod, &request(&format!("/computeMetadata/v1/{path}"))) {
+        Outcome::Done(reply) => (reply.code, reply.body),
+        made => (0, format!("{made:?}")),
+    };
+    let concealed = (403, "This metadata endpoint is concealed.\n".to_owned());
+    for hidden in ["instance/attributes/kube-env", "instance/name", "instance/disks/", "instance/tags"] {
+        assert_eq!(get(hidden), concealed, "{hidden}");
+    }
+    assert_eq!(get("instance/attributes/"), (200, "cluster-name\n".to_owned()));
+    assert_eq!(get("instance/service-accounts/default/email").1, "cart@p.iam.gserviceaccount.com");
+    assert_eq!(get("instance/service-accounts/").1, "cart@p.iam.gserviceaccount.com/\ndefault/\n");
+    // The machine's own account is nobody here, and what is nowhere is not concealed.
+    assert_eq!(get("instance/service-accounts/a@p.iam.gserviceaccount.com/token").0, 404);
+    assert_eq!(get("instance/nothing").0, 404);
+    assert!(get("instance/service-accounts/default/token?scopes=a,b").1.contains("[\"a\", \"b\"]"));
+}
+
+#[test]
+fn a_missing_binding_is_told_with_the_way_out() {
+    let message = "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).";
+    let reply = no_token("access token", 403, message);
+    let text = "Unable to generate access token; IAM returned 403 Forbidden: Permission \
+                'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).\nThis error could be caused \
+                by a missing IAM policy binding on the target IAM service account.\n";
+    assert!(
+        reply.code == 403 && reply.body.starts_with(text) && reply.body.contains("#authenticating_to"),
+        "{reply:?}"
+    );
+    let (gone, broken) = (no_token("identity token", 404, "Not found"), no_token("access token", 503, "x"));
+    assert_eq!(gone.body, "Unable to generate identity token; IAM returned 404 Not Found: Not found\n");
+    assert_eq!((broken.code, broken.body.as_str()), (500, "GKE Metadata Server: Internal Server Error\n"));
+}

@@ -3,6 +3,7 @@
 
 mod access;
 mod credentials;
+mod pods;
 mod request;
 mod server;
 
@@ -24,7 +25,7 @@ use crate::events::Recorder;
 use crate::informer::{self, News};
 use crate::perform::{Door, Written};
 use credentials::Credentials;
-use server::PodView;
+pub use pods::{NodePods, PodWatch};
 
 /// As the kubelet's: a quarter of the lease's 40 s.
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
@@ -105,7 +106,7 @@ impl Joining {
             let server = Arc::new(server::Server {
                 access: access::Access::new(&name, Api::Https(client.clone()), clients, clock.clone()),
                 credentials: credentials.clone(),
-                pods: node.view.clone(),
+                pods: node.pods.clone(),
                 clock: clock.clone(),
                 node: name,
             });
@@ -137,8 +138,8 @@ impl Joining {
 
 struct Node {
     kubelet: Kubelet,
-    /// What its own server shows.
-    view: PodView,
+    /// What its own server shows, and those who serve its pods.
+    pods: NodePods,
     registered: Arc<tokio::sync::Notify>,
     clock: Clock,
     door: Door,
@@ -172,10 +173,11 @@ impl Node {
             seed: config.seed,
         };
         let (sender, receiver) = mpsc::channel(INPUTS_MAX);
+        spec.pods.open(&api);
         let events = Recorder::start(api.clone(), "kubelet", &spec.name, config.clock.clone());
         Self {
             kubelet: Kubelet::new(machine, seed),
-            view: PodView::default(),
+            pods: spec.pods.clone(),
             registered: Arc::default(),
             clock: config.clock.clone(),
             door: Door {
@@ -254,11 +256,11 @@ impl Node {
     async fn take(&mut self, input: Input) {
         match input {
             Input::Pods(News::Applied(pod)) => {
-                server::show(&self.view, &pod, false);
+                self.pods.show(&pod, false);
                 self.kubelet.observe_pod(&pod);
             }
             Input::Pods(News::Deleted(pod)) => {
-                server::show(&self.view, &pod, true);
+                self.pods.show(&pod, true);
                 self.kubelet.remove_pod(&meta::key(&pod));
             }
             Input::Pods(News::Listed(pods, _)) => {
@@ -266,7 +268,7 @@ impl Node {
                 for key in self.kubelet.keys().into_iter().filter(|k| !listed.contains(k)) {
                     self.kubelet.remove_pod(&key);
                 }
-                server::show_only(&self.view, &pods);
+                self.pods.show_only(&pods);
                 pods.iter().for_each(|p| self.kubelet.observe_pod(p));
             }
             Input::Node(News::Applied(node)) => self.take_node(&node).await,

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +17,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use imbl::OrdMap;
-use machinery::{ObjectKey, Value, json, meta};
+use machinery::{Value, json};
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -26,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::access::Access;
 use super::credentials::Credentials;
+use super::pods::NodePods;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,15 +37,12 @@ const LISTEN_RETRY: Duration = Duration::from_secs(5);
 
 type Reply = Response<Full<Bytes>>;
 
-/// The pods of a node as its kubelet last saw them.
-pub(super) type PodView = Arc<Mutex<OrdMap<ObjectKey, Arc<Value>>>>;
-
 /// What a kubelet's server shows.
 pub(super) struct Server {
     pub(super) node: String,
     pub(super) access: Access,
     pub(super) credentials: Arc<Credentials>,
-    pub(super) pods: PodView,
+    pub(super) pods: NodePods,
     pub(super) clock: base::Clock,
 }
 
@@ -134,7 +131,7 @@ impl Server {
     }
 
     fn list(&self, shown: impl Fn(&Value) -> bool) -> Value {
-        let held = self.pods.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = self.pods.held();
         let items: Vec<Value> = held.values().filter(|pod| shown(pod)).map(|pod| Value::clone(pod)).collect();
         let mut list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}});
         list.set("items", items);
@@ -142,7 +139,7 @@ impl Server {
     }
 
     fn metrics(&self) -> String {
-        let held = self.pods.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = self.pods.held();
         let running = held.values().filter(|pod| pods::phase(pod) == "Running").count();
         let now = self.clock.now();
         let (client, serving) = self.credentials.validity();
@@ -184,20 +181,4 @@ impl Server {
                 {"cacheAuthorizedTTL": "5m0s", "cacheUnauthorizedTTL": "30s"}},
             "tlsMinVersion": "VersionTLS12"}})
     }
-}
-
-/// Puts a pod into the view, or takes it away.
-pub(super) fn show(view: &PodView, pod: &Arc<Value>, gone: bool) {
-    let mut held = view.lock().unwrap_or_else(PoisonError::into_inner);
-    if gone {
-        held.remove(&meta::key(pod));
-    } else {
-        held.insert(meta::key(pod), pod.clone());
-    }
-}
-
-/// Puts these pods in place of all others.
-pub(super) fn show_only(view: &PodView, pods: &[Arc<Value>]) {
-    let all = pods.iter().map(|pod| (meta::key(pod), pod.clone())).collect();
-    *view.lock().unwrap_or_else(PoisonError::into_inner) = all;
 }

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use crate::cli::{EnvArgs, Shell};
-use crate::control;
+use crate::control::{self, MetadataWish};
+use crate::fleet::report::Machine;
 use crate::layout::{Layout, RunState, write_private};
 
 /// APIs of gcloud that the cloud answers, each with the path under which gcloud expects it.
@@ -51,6 +53,17 @@ const DISPLACED: &[&str] = &[
     "GOOGLE_CREDENTIALS",
 ];
 
+/// By which the project's owner is known, and what only the owner has: not for programs that play a node or a pod.
+const OWNERS: &[&str] = &[
+    "CLOUDSDK_AUTH_ACCESS_TOKEN",
+    "ETCDCTL_CACERT",
+    "ETCDCTL_CERT",
+    "ETCDCTL_ENDPOINTS",
+    "ETCDCTL_KEY",
+    "GOOGLE_OAUTH_ACCESS_TOKEN",
+    "KUBECONFIG",
+];
+
 /// What `--dns-endpoint` sets, perhaps not at the first call: kept from the first one on.
 const LATER: &[&str] = &["HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE"];
 
@@ -85,12 +98,20 @@ pub(crate) async fn run(args: &EnvArgs) -> Result<String> {
         let file = layout.access_token();
         let token = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let mut variables = variables(&layout, &state, token.trim())?;
+        let machine = machine(args);
+        if let Some(whose) = &machine {
+            let wish = MetadataWish { cluster: args.cluster.clone(), whose: whose.clone() };
+            let server: SocketAddr = control::tell(&layout, "metadata", &wish).await?;
+            variables = as_machine(variables, whose, server);
+        }
         if args.dns_endpoint {
             let root: String = control::tell(&layout, "public-root", &()).await?;
             write_private(&layout.ca_bundle(), bundle(&root).as_bytes())?;
             variables.extend(dns_variables(&state.cloud_endpoint, &layout));
         }
-        let mut lines = export_lines(shell, variables, &environment);
+        let displaced: Vec<&str> =
+            DISPLACED.iter().chain(OWNERS.iter().filter(|_| machine.is_some())).copied().collect();
+        let mut lines = export_lines(shell, variables, &displaced, &environment);
         lines.extend(path_line(shell));
         lines
     };
@@ -101,9 +122,10 @@ pub(crate) async fn run(args: &EnvArgs) -> Result<String> {
 fn export_lines(
     shell: Shell,
     variables: Vec<(String, String)>,
+    displaced: &[&str],
     environment: &impl Fn(&str) -> Option<String>,
 ) -> Vec<String> {
-    let displaced = DISPLACED.iter().filter(|name| environment(name).is_some());
+    let displaced = displaced.iter().filter(|name| environment(name).is_some());
     let mut lines: Vec<String> = displaced.clone().map(|name| unset(shell, name)).collect();
     if environment(SAVED).is_none() {
         let names =
@@ -171,6 +193,27 @@ fn variables(layout: &Layout, state: &RunState, token: &str) -> Result<Vec<(Stri
         list.retain(|(name, _)| !name.starts_with("ETCDCTL_"));
     }
     Ok(list)
+}
+
+fn machine(args: &EnvArgs) -> Option<Machine> {
+    let node = args.node.clone().map(Machine::Node);
+    args.pod.clone().map(|(namespace, name)| Machine::Pod { namespace, name }).or(node)
+}
+
+/// What a program on a node, or in a pod, finds: the way to its metadata server and to the cloud, and nobody's credentials.
+fn as_machine(variables: Vec<(String, String)>, whose: &Machine, server: SocketAddr) -> Vec<(String, String)> {
+    let server_text = if server.port() == 80 { server.ip().to_string() } else { server.to_string() };
+    let own = match whose {
+        Machine::Node(name) => format!("node-{name}"),
+        Machine::Pod { namespace, name } => format!("pod-{namespace}-{name}"),
+    };
+    let own_value = |(name, value): (String, String)| match name.as_str() {
+        "GCE_METADATA_HOST" | "GCE_METADATA_ROOT" | "GCE_METADATA_IP" => (name, server_text.clone()),
+        // gcloud keeps accounts and tokens there: each machine has its own.
+        "CLOUDSDK_CONFIG" => (name, format!("{value}-{own}")),
+        _ => (name, value),
+    };
+    variables.into_iter().filter(|(name, _)| !OWNERS.contains(&name.as_str())).map(own_value).collect()
 }
 
 /// What leads a client to the names of DNS endpoints.
@@ -285,6 +328,21 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_plays_a_pod_gets_the_pods_server_and_nothing_of_the_owners() {
+        let given =
+            ["KUBECONFIG", "CLOUDSDK_AUTH_ACCESS_TOKEN", "GCE_METADATA_HOST", "CLOUDSDK_CONFIG", "GOOGLE_PROJECT"];
+        let given = given.map(|name| (name.to_owned(), "x".to_owned())).to_vec();
+        let pod = Machine::Pod { namespace: "shop".to_owned(), name: "cart".to_owned() };
+        let text = |(name, value): (String, String)| format!("{name}={value}");
+        let at = |server: &str| {
+            as_machine(given.clone(), &pod, server.parse().unwrap()).into_iter().map(text).collect::<Vec<_>>()
+        };
+        let rest = ["CLOUDSDK_CONFIG=x-pod-shop-cart", "GOOGLE_PROJECT=x"];
+        assert_eq!(at("127.4.5.6:80"), [&["GCE_METADATA_HOST=127.4.5.6"][..], &rest].concat());
+        assert_eq!(at("127.0.0.1:4567"), [&["GCE_METADATA_HOST=127.0.0.1:4567"][..], &rest].concat());
+    }
+
+    #[test]
     fn what_the_user_had_is_kept_once_and_given_back() {
         let ours = || vec![("KUBECONFIG".to_owned(), "k".to_owned()), ("GOOGLE_PROJECT".to_owned(), "p".to_owned())];
         let user = |name: &str| match name {
@@ -292,7 +350,7 @@ mod tests {
             "CLOUDSDK_COMPUTE_ZONE" => Some("z".to_owned()),
             _ => None,
         };
-        let lines = export_lines(Shell::Posix, ours(), &user);
+        let lines = export_lines(Shell::Posix, ours(), DISPLACED, &user);
         let saved = r#"{"CLOUDSDK_COMPUTE_ZONE":"z","KUBECONFIG":"it's mine"}"#;
         let expected = [
             "unset CLOUDSDK_COMPUTE_ZONE".to_owned(),
@@ -302,7 +360,7 @@ mod tests {
         ];
         assert_eq!(lines, expected);
         let changed = |name: &str| (name == SAVED).then(|| saved.to_owned());
-        assert!(!export_lines(Shell::Posix, ours(), &changed).iter().any(|line| line.contains(SAVED)));
+        assert!(!export_lines(Shell::Posix, ours(), DISPLACED, &changed).iter().any(|line| line.contains(SAVED)));
         let lines = unset_lines(Shell::Posix, ours().into_iter().map(|(name, _)| name), &changed);
         let expected = [
             "unset GOOGLE_PROJECT",

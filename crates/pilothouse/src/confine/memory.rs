@@ -7,10 +7,14 @@ use super::{Enforced, GaveUp, Role};
 
 /// Sets the limits, and says what could not be had.
 pub(super) fn keep(role: Role) -> Vec<GaveUp> {
-    // Each watch is a connection, each connection a descriptor.
+    many_files();
+    vec![no_core_dumps(), not_dumpable(), locked(role)]
+}
+
+/// Each watch is a connection, each node has a metadata server, and each of these is a descriptor.
+pub(crate) fn many_files() {
     let files = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
-    vec![no_core_dumps(), not_dumpable(), locked(role)]
 }
 
 /// What a process holds is not written to core dumps: values and keys would lie there in the clear.

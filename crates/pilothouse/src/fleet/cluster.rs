@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -21,11 +22,13 @@ use crate::edge::{Delivery, Gate, Ground};
 use crate::fleet::addresses::Addresses;
 use crate::fleet::machines::Machines;
 use crate::fleet::message::{ClusterSpec, MachineSpec, NodeSpec, Secret, UsedIdentity};
+use crate::fleet::questions::NodeQuestion;
 use crate::fleet::report::{Certificate, ClusterStatus, InstanceStatus, MemberStatus};
 use crate::fleet::supervise::SIGNER;
 use crate::fleet::{key, user_files};
 use crate::layout::{Layout, make_directory, write_private};
 use crate::metadata::instance::InstanceMetadata;
+use crate::metadata::nodes::NodeServers;
 
 const RECORD_FILE: &str = "cluster.json";
 /// A member of the store that does not say how it is in this time is not well.
@@ -140,6 +143,12 @@ pub(crate) enum Command {
     Keys(NewKeys),
     /// Which client certificates do the instances use?
     Report(oneshot::Sender<Vec<UsedIdentity>>),
+    /// A question for the instance at a place; the end of the stream on which it is answered.
+    Ask {
+        place: usize,
+        question: NodeQuestion,
+        end: OwnedFd,
+    },
     /// There are other rules of access now; answered when the instances were told.
     Access(oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
@@ -165,6 +174,8 @@ pub(crate) struct Cluster {
     pub(crate) metadata_signer: watch::Sender<Option<Signer>>,
     /// The metadata server of each instance.
     pub(crate) metadata: OnceLock<Vec<Arc<InstanceMetadata>>>,
+    /// Those of its nodes and their pods.
+    pub(crate) node_metadata: OnceLock<NodeServers>,
     commands: mpsc::Sender<Command>,
     pub(crate) inbox: Mutex<Option<mpsc::Receiver<Command>>>,
 }
@@ -194,6 +205,7 @@ impl Cluster {
             signer: watch::Sender::new(None),
             metadata_signer: watch::Sender::new(None),
             metadata: OnceLock::new(),
+            node_metadata: OnceLock::new(),
             commands,
             inbox: Mutex::new(Some(inbox)),
         });
@@ -251,9 +263,14 @@ impl Cluster {
     /// When the addresses of their machines cannot be remembered.
     pub(crate) async fn set_nodes(&self, nodes: Vec<NodeSpec>, layout: &Layout, entropy: &Entropy) -> Result<()> {
         let directory = layout.cluster(&self.spec.id);
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner).assign(&directory, &nodes, entropy)?;
+        let servers = self.node_metadata.get();
+        let serve = |node: &str, before| servers.and_then(|servers| servers.listen(node, before));
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner).assign(&directory, &nodes, entropy, serve)?;
         *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
         self.tell_gate();
+        if let Some(servers) = servers {
+            servers.update(self);
+        }
         let _ = self.commands.send(Command::Nodes).await;
         Ok(())
     }
@@ -336,6 +353,9 @@ impl Cluster {
             let _ = stopped.await;
         }
         self.gate.close();
+        if let Some(servers) = self.node_metadata.get() {
+            servers.close();
+        }
         self.state.send_replace(State::Stopped);
     }
 
@@ -362,6 +382,7 @@ impl Cluster {
             etcd_endpoints: self.etcd_endpoints(),
             members: self.members(layout).await,
             nodes: self.nodes.lock().unwrap_or_else(PoisonError::into_inner).len(),
+            node_metadata: self.node_metadata.get().map(NodeServers::shown).unwrap_or_default(),
             instances: self.instances.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
@@ -400,6 +421,21 @@ impl Cluster {
     /// How many instances run the control plane.
     pub(crate) fn instance_count(&self) -> usize {
         self.addresses.members.len()
+    }
+
+    /// Tells the supervisor; none when it is gone.
+    pub(crate) async fn tell(&self, command: Command) -> Option<()> {
+        self.commands.send(command).await.ok()
+    }
+
+    /// The nodes there should be.
+    pub(crate) fn all_nodes(&self) -> Vec<NodeSpec> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Which instance carries a node.
+    pub(crate) fn place_of(&self, node: &str) -> Option<usize> {
+        (0..self.instance_count()).find(|place| self.nodes_of(*place).iter().any(|spec| spec.name == node))
     }
 
     /// The nodes that an instance carries: in a regional cluster each instance those of its zone.

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use crate::edge::Delivery;
 use crate::fleet::cluster::{Cluster, Command, NewKeys, State, instance_name};
 use crate::fleet::report::InstanceStatus;
-use crate::fleet::supervise::{SIGNER, access, addresses, admit, start_message};
+use crate::fleet::supervise::{SIGNER, access, addresses, admit, start_message, stream};
 use crate::fleet::{Fleet, MemberListeners, SealedDirectory, key, user_files};
 use crate::instance::{Doors, Instance};
 
@@ -73,6 +73,11 @@ pub(crate) async fn run(
                 Some(Command::Report(answer)) => {
                     let reports = futures_util::future::join_all(instances.iter().map(Instance::report)).await;
                     let _ = answer.send(reports.concat());
+                }
+                Some(Command::Ask { place, question, end }) => {
+                    if let (Some(instance), Ok(end)) = (instances.get(place), stream(end)) {
+                        instance.answer(question, end);
+                    }
                 }
                 Some(Command::Access(done)) => {
                     instances.iter().for_each(|instance| instance.set_access(cluster.access_settings()));

@@ -26,6 +26,9 @@ const ALIAS_TRIES_MAX: u32 = 64;
 struct Machine {
     ordinal: u16,
     kubelet: SocketAddr,
+    /// Its metadata server; none where none could listen, and in a file of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metadata: Option<SocketAddr>,
 }
 
 /// The machines of one cluster.
@@ -48,11 +51,18 @@ impl Machines {
         }
     }
 
-    /// One machine for each node: new ones get free addresses, those without a node are forgotten.
+    /// One machine for each node: new ones get free addresses, those without a node are forgotten. `serve` listens as a node's
+    /// metadata server, where it did before if that is free, and says where.
     ///
     /// # Errors
     /// When the change cannot be remembered.
-    pub(crate) fn assign(&mut self, directory: &Path, nodes: &[NodeSpec], entropy: &Entropy) -> Result<()> {
+    pub(crate) fn assign(
+        &mut self,
+        directory: &Path,
+        nodes: &[NodeSpec],
+        entropy: &Entropy,
+        serve: impl Fn(&str, Option<SocketAddr>) -> Option<SocketAddr>,
+    ) -> Result<()> {
         let before = self.0.clone();
         self.0.retain(|name, _| nodes.iter().any(|node| node.name == *name));
         for node in nodes {
@@ -61,7 +71,10 @@ impl Machines {
                 let ordinal = (0..u16::MAX - FIRST_HOST).find(|o| !taken.contains(o)).context("too many nodes")?;
                 let used: Vec<SocketAddr> = self.0.values().map(|machine| machine.kubelet).collect();
                 let kubelet = address(&used, entropy).context("no address is free for a node")?;
-                self.0.insert(node.name.clone(), Machine { ordinal, kubelet });
+                self.0.insert(node.name.clone(), Machine { ordinal, kubelet, metadata: None });
+            }
+            if let Some(machine) = self.0.get_mut(&node.name) {
+                machine.metadata = serve(&node.name, machine.metadata);
             }
         }
         if self.0 == before {
@@ -106,6 +119,7 @@ mod tests {
             labels: Vec::new(),
             taints: Vec::new(),
             shielded: true,
+            settings: gke::MachineSettings::default(),
         }
     }
 
@@ -115,7 +129,8 @@ mod tests {
         let entropy = crate::system::entropy();
         let mut machines = Machines::load(directory.path()).unwrap();
         let three = [node("a"), node("b"), node("c")];
-        machines.assign(directory.path(), &three, &entropy).unwrap();
+        let server = |last| SocketAddr::from(([127, 9, 9, last], 80));
+        machines.assign(directory.path(), &three, &entropy, |_, before| before.or(Some(server(1)))).unwrap();
         let first = machines.specs(&three);
         let ips: Vec<String> = first.iter().map(|machine| machine.internal_ip.to_string()).collect();
         assert_eq!(ips, ["10.128.0.2", "10.128.0.3", "10.128.0.4"]);
@@ -123,7 +138,10 @@ mod tests {
         let mut again = Machines::load(directory.path()).unwrap();
         assert_eq!(again.specs(&three), first);
         let changed = [node("a"), node("c"), node("d")];
-        again.assign(directory.path(), &changed, &entropy).unwrap();
+        // What they had is offered to them again; the new one has had nothing.
+        again.assign(directory.path(), &changed, &entropy, |_, before| before.or(Some(server(2)))).unwrap();
+        let servers: Vec<_> = again.0.values().map(|machine| machine.metadata).collect();
+        assert_eq!(servers, [Some(server(1)), Some(server(1)), Some(server(2))]);
         let now = again.specs(&changed);
         assert_eq!((&now[0], &now[1]), (&first[0], &first[2]));
         assert_eq!(now[2].internal_ip, first[1].internal_ip, "a free address is used again");

@@ -3,10 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use gke::MachineSettings;
 use policy::AccessSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::confine::GaveUp;
+use crate::fleet::questions::NodeQuestion;
 
 /// From the fleet to an instance.
 #[derive(Serialize, Deserialize)]
@@ -25,6 +27,8 @@ pub(crate) enum ToInstance {
     Nodes { nodes: Vec<NodeSpec>, machines: Vec<MachineSpec> },
     /// Which client certificates does it use now? File: a stream for the answer, a list of [`UsedIdentity`] as JSON.
     Report,
+    /// A metadata server asks. File: a stream for the answer.
+    Ask { question: NodeQuestion },
     /// The rules of access from now on.
     Access { settings: AccessSettings },
     /// Stop in order: finish requests, sync, end.
@@ -172,6 +176,9 @@ pub(crate) struct NodeSpec {
     /// Does it join by attestation (cluster field `shieldedNodes`)? In a record of before: yes.
     #[serde(default = "yes")]
     pub(crate) shielded: bool,
+    /// What its metadata says. A record of before has none: as GKE's defaults.
+    #[serde(default)]
+    pub(crate) settings: MachineSettings,
 }
 
 const fn yes() -> bool {

@@ -10,6 +10,7 @@ pub(crate) mod key;
 mod machines;
 pub(crate) mod message;
 mod process;
+pub(crate) mod questions;
 pub(crate) mod report;
 mod supervise;
 pub(crate) mod trust;
@@ -29,7 +30,7 @@ use policy::AccessSettings;
 use tracing::info;
 
 pub(crate) use addresses::{MemberListeners, Wishes, listen_on_alias, parse_wish, try_address};
-pub(crate) use cluster::{Access, Cluster, Record};
+pub(crate) use cluster::{Access, Cluster, Record, State};
 pub(crate) use key::SealedDirectory;
 pub(crate) use process::spawn_detached;
 pub(crate) use supervise::SIGNER;
@@ -41,8 +42,9 @@ use crate::edge::{Denials, EndpointDeny, Ground, PublicRoot};
 use crate::identity_server::TokenDoor;
 use crate::layout::{Layout, make_directory};
 use crate::metadata;
+use crate::metadata::nodes::NodeServers;
 use message::{ClusterSpec, NodeSpec};
-use report::{Certificate, ClusterStatus};
+use report::{Certificate, ClusterStatus, Machine};
 
 /// All clusters of the sandbox.
 pub(crate) struct Fleet {
@@ -242,6 +244,25 @@ impl Fleet {
         Ok(pki::request_identity(&signer, &profile, None).await?)
     }
 
+    /// Where a node, or a pod, of a cluster finds its metadata server; `cluster` is a name, or empty where there is but one.
+    ///
+    /// # Errors
+    /// When there is no such cluster, node or pod; the text says which.
+    pub(crate) async fn metadata_server(&self, cluster: &str, whose: &Machine) -> Result<SocketAddr> {
+        let mut named = self.clusters();
+        named.retain(|found| cluster.is_empty() || found.spec().name == cluster);
+        let found = match &named[..] {
+            [found] => found,
+            [] => bail!("no cluster {cluster} runs here"),
+            _ => bail!("there are {} such clusters; name one with --cluster", named.len()),
+        };
+        let servers = found.node_metadata.get().context("the cluster is still being made")?;
+        match whose {
+            Machine::Node(name) => servers.node(name),
+            Machine::Pod { namespace, name } => servers.pod(namespace, name).await,
+        }
+    }
+
     /// A cluster by id.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Cluster>> {
         self.lock().get(id).cloned()
@@ -331,14 +352,26 @@ impl Fleet {
             addresses::bind(&directory, cluster::instances_in(&record.spec.location), wishes, &self.entropy)
                 .with_context(|| format!("cluster {} in {}", record.spec.name, record.spec.location))?;
         let mut machines = machines::Machines::load(&directory)?;
-        machines.assign(&directory, &record.nodes, &self.entropy)?;
+        let node_servers = NodeServers::new(self.machine_facts(&record.spec));
+        machines.assign(&directory, &record.nodes, &self.entropy, |node, before| node_servers.listen(node, before))?;
         let secret = MachineSecret::generate(&self.entropy);
         let cluster = Cluster::new(record, addresses, machines, secret, self.ground.clone());
-        let servers = metadata::instance::start(&directory, &self.entropy, self.metadata_of(&cluster))?;
-        let _ = cluster.metadata.set(servers);
+        let instances = metadata::instance::start(&directory, &self.entropy, self.metadata_of(&cluster))?;
+        let _ = cluster.metadata.set(instances);
+        node_servers.attach(&cluster);
         self.lock().insert(cluster.spec().id.clone(), Arc::clone(&cluster));
         supervise::start(self, &cluster, listeners);
         Ok(cluster)
+    }
+
+    fn machine_facts(&self, spec: &ClusterSpec) -> metadata::nodes::Facts {
+        metadata::nodes::Facts {
+            spec: spec.clone(),
+            project_number: self.project_number.clone(),
+            cloud: Arc::clone(&self.cloud),
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+        }
     }
 
     fn metadata_of(&self, cluster: &Cluster) -> metadata::instance::Shared {

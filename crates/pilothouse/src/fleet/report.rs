@@ -1,5 +1,6 @@
 //! What `status` and `inspect` tell, as data.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub(crate) struct ClusterStatus {
     #[serde(default)]
     pub(crate) members: Vec<MemberStatus>,
     pub(crate) nodes: usize,
+    /// The metadata server of each node.
+    #[serde(default)]
+    pub(crate) node_metadata: BTreeMap<String, String>,
     pub(crate) instances: Vec<InstanceStatus>,
 }
 
@@ -112,6 +116,14 @@ pub(crate) struct InstanceStatus {
 pub(crate) struct Rotation {
     /// How many data keys are new.
     pub(crate) data_keys: usize,
+}
+
+/// Whose metadata server is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Machine {
+    Node(String),
+    Pod { namespace: String, name: String },
 }
 
 /// The key that seals a directory.
@@ -251,6 +263,11 @@ fn boundaries(in_process: bool, confined: (&str, &str)) -> Vec<Boundary> {
             "an instance's metadata, with the key of the etcd API CA, reaches that instance alone",
             separate,
             "only a socket that the instance was born with is let in; whoever reads the fleet's or the instance's memory has the key",
+        ),
+        boundary(
+            "a pod has the tokens of its own service account alone",
+            "partial",
+            "told by the address, for processes of the same user; any of these may call any pod's metadata server",
         ),
         boundary(
             "the store's client port answers only certificates of the etcd API CA",

@@ -27,6 +27,7 @@ use crate::fleet::message::{
     FromInstance, FromSigner, InstanceStart, Secret, StoreMember, ToInstance, ToSigner, UsedIdentity,
 };
 use crate::fleet::process::{self, Process};
+use crate::fleet::questions::NodeQuestion;
 use crate::fleet::report::InstanceStatus;
 use crate::fleet::{Fleet, in_process, key, user_files};
 use crate::layout::make_directory;
@@ -190,6 +191,7 @@ impl Supervisor {
                 Event::Told(Some(Command::Nodes)) => self.tell_nodes().await,
                 Event::Told(Some(Command::Keys(keys))) => self.tell_keys(keys).await,
                 Event::Told(Some(Command::Report(answer))) => self.ask_instances(answer),
+                Event::Told(Some(Command::Ask { place, question, end })) => self.ask_instance(place, question, end),
                 Event::Told(Some(Command::Access(done))) => {
                     self.tell_access().await;
                     let _ = done.send(());
@@ -255,6 +257,16 @@ impl Supervisor {
         });
     }
 
+    /// Hands a question on; where no instance runs, the stream's end is closed.
+    fn ask_instance(&self, place: usize, question: NodeQuestion, end: OwnedFd) {
+        let process = self.instances.get(place).and_then(|instance| instance.slot.process.as_ref());
+        if let Some(channel) = process.map(|process| Arc::clone(&process.channel)) {
+            tokio::spawn(async move {
+                let _ = channel.send(&ToInstance::Ask { question }, &[end]).await;
+            });
+        }
+    }
+
     /// Tells each instance the rules of access.
     async fn tell_access(&self) {
         for process in self.instances.iter().filter_map(|instance| instance.slot.process.as_ref()) {
@@ -277,7 +289,7 @@ impl Supervisor {
                         Some(Command::Nodes) => nodes_changed = true,
                         Some(Command::Keys(keys)) => new_keys.push(keys),
                         // Whoever asked hears nothing, and says so.
-                        Some(Command::Report(_)) => {}
+                        Some(Command::Report(_) | Command::Ask { .. }) => {}
                         Some(Command::Access(done)) => access_changed.push(done),
                         None => std::future::pending().await,
                     },
@@ -640,7 +652,8 @@ pub(crate) async fn access(cluster: &Cluster, signer: &Signer) -> Result<Access>
     })
 }
 
-fn stream(end: OwnedFd) -> Result<UnixStream> {
+/// An end of a stream pair, for this runtime.
+pub(crate) fn stream(end: OwnedFd) -> Result<UnixStream> {
     let stream = StdUnixStream::from(end);
     stream.set_nonblocking(true)?;
     Ok(UnixStream::from_std(stream)?)

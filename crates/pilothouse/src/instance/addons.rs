@@ -1,9 +1,12 @@
 //! What GKE's addon manager puts into a cluster for its nodes: who may bootstrap, renew, approve, and talk to kubelets.
 //! Each object is made when it is missing, and left alone when it is there.
 
-use apiserver::{ApiServer, Body, Request};
+use std::sync::Arc;
+
+use apiserver::{ApiServer, Body, Caller, Request};
 use http::Method;
-use machinery::{Value, json, meta};
+use machinery::{Status, Value, json, meta};
+use manager::{Api, InProcess};
 use policy::UserInfo;
 use tracing::warn;
 
@@ -47,6 +50,47 @@ pub(crate) async fn let_bootstrap(server: &ApiServer, user: &str) {
     let approved = "system:certificates.k8s.io:certificatesigningrequests:nodeclient";
     bind(server, &format!("{user}-node-bootstrapper"), "system:node-bootstrapper", "User", user).await;
     bind(server, &format!("{user}-certificate-bootstrap"), approved, "User", user).await;
+}
+
+/// Reads a service account as GKE's metadata server does, which runs on nodes under an account of its own; the right to do so
+/// is installed with the first question.
+///
+/// # Errors
+/// What the API server says.
+pub(super) async fn read_as_metadata_server(
+    server: &ApiServer,
+    namespace: &str,
+    name: &str,
+) -> Result<Arc<Value>, Status> {
+    let (own, reader) = ("gke-metadata-server", "gce:gke-metadata-server-reader");
+    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+    let user = UserInfo::authenticated(&format!("system:serviceaccount:kube-system:{own}"), &groups);
+    let api = Api::InProcess(InProcess::new(server.clone(), Caller::Verified(user)));
+    let read =
+        || api.call(manager::api::Request::get(format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}")));
+    match read().await {
+        Err(status) if status.code == 403 => {}
+        answer => return answer,
+    }
+    let role = json!({"metadata": {"name": reader}, "rules": [
+        {"apiGroups": [""], "resources": ["pods", "serviceaccounts"], "verbs": ["get", "list", "watch"]}]});
+    ensure(server, "clusterroles", "ClusterRole", role).await;
+    let binding = json!({"metadata": {"name": reader},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": reader},
+        "subjects": [{"kind": "ServiceAccount", "name": own, "namespace": "kube-system"}]});
+    ensure(server, "clusterrolebindings", "ClusterRoleBinding", binding).await;
+    read().await
+}
+
+/// Lets nodes ask for tokens of their pods for this audience, the project's workload pool.
+pub(super) async fn let_nodes_ask_for(server: &ApiServer, audience: &str) {
+    let name = "gce:gke-metadata-server-token-audience";
+    let mut rule = json!({"apiGroups": [""], "verbs": ["request-serviceaccounts-token-audience"]});
+    rule.set("resources", vec![Value::from(audience)]);
+    let mut role = json!({"metadata": {"name": name}});
+    role.set("rules", vec![rule]);
+    ensure(server, "clusterroles", "ClusterRole", role).await;
+    bind(server, name, name, "Group", policy::user::NODES).await;
 }
 
 async fn bind(server: &ApiServer, name: &str, role: &str, kind: &str, subject: &str) {

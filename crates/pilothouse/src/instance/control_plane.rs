@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::fleet::message::{IN_PROCESS, InstanceStart, MachineSpec, NodeSpec, Secret, StoreMember, UsedIdentity};
+use crate::fleet::questions::NodeQuestion;
 use crate::fleet::{MemberListeners, SealedDirectory};
 use crate::instance::machines::Machines;
 use crate::instance::metadata;
@@ -203,6 +204,11 @@ impl Instance {
             all.push(used(from, "API server", shown));
         }
         all
+    }
+
+    /// Answers the fleet's metadata servers.
+    pub(crate) fn answer(&self, question: NodeQuestion, end: tokio::net::UnixStream) {
+        self.nodes.answer(question, end);
     }
 
     /// Other rules of access from the next request on.

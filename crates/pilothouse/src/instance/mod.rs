@@ -5,6 +5,7 @@ mod control_plane;
 mod machines;
 mod metadata;
 mod nodes;
+mod questions;
 
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -68,6 +69,10 @@ pub(crate) async fn run(args: &RoleArgs, gave_up: &[GaveUp]) -> Result<()> {
                     }
                 }
                 other => warn!(?other, "a report without a stream"),
+            },
+            ToInstance::Ask { question } => match files.into_iter().next().map(stream) {
+                Some(Ok(end)) => instance.answer(question, end),
+                other => warn!(?other, "a question without a stream"),
             },
             ToInstance::Access { settings } => instance.set_access(settings),
             ToInstance::Stop => {

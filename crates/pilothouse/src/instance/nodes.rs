@@ -6,32 +6,38 @@ use std::sync::Arc;
 
 use apiserver::{ApiServer, Body, Request};
 use base::Clock;
-use http::Method;
-use manager::{Bootstrap, NodeIdentity, NodesConfig, SecretFn};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method};
+use machinery::{Value, json};
+use manager::{Bootstrap, NodeIdentity, NodePods, NodesConfig, SecretFn};
 use pki::{Authority, ClientIdentity, Identity, Profile, Signer, Vault, request_identity};
 use policy::UserInfo;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{Mutex, oneshot};
+use tokio::net::UnixStream;
+use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::fleet::SealedDirectory;
 use crate::fleet::message::{InstanceStart, MachineSpec, NodeSpec};
-use crate::instance::addons;
+use crate::fleet::questions::NodeQuestion;
 use crate::instance::machines::Machines;
+use crate::instance::{addons, questions};
 
 /// The files with the bootstrap credentials; the user's name follows.
 const BOOTSTRAP_FILE: &str = "bootstrap-";
 
 struct Running {
     client: Arc<ClientIdentity>,
+    /// With which it registered.
+    labels: Vec<(String, String)>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 /// What all nodes of an instance are started with.
-struct Shared {
-    server: ApiServer,
+pub(super) struct Shared {
+    pub(super) server: ApiServer,
     signer: Signer,
     clock: Clock,
     seed: u64,
@@ -43,6 +49,8 @@ struct Shared {
     kubelet_client: Arc<ClientIdentity>,
     /// One bootstrap credential for all machines that are made with the same user.
     secrets: [(&'static str, SharedSecret); 2],
+    /// The pods of the nodes that run.
+    pods: watch::Sender<BTreeMap<String, NodePods>>,
 }
 
 /// A bootstrap credential, once somebody needed it.
@@ -83,6 +91,7 @@ impl Nodes {
             directory,
             kubelet_client,
             secrets: [true, false].map(|shielded| (addons::bootstrap_user(shielded), SharedSecret::default())),
+            pods: watch::Sender::default(),
         };
         Self { shared: Arc::new(shared), state: Arc::default() }
     }
@@ -93,6 +102,12 @@ impl Nodes {
         let mut state = Arc::clone(&self.state).lock_owned().await;
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move { state.set(&shared, wanted).await });
+    }
+
+    /// Answers the fleet's metadata servers, in a task of its own.
+    pub(crate) fn answer(&self, question: NodeQuestion, end: UnixStream) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move { questions::answer(&shared, question, end).await });
     }
 
     /// The client certificate of each node that has one, and the credential of those that have none yet.
@@ -109,6 +124,7 @@ impl Nodes {
 
     /// Ends all nodes; their Node objects stay.
     pub(crate) async fn stop(&self) {
+        self.shared.pods.send_replace(BTreeMap::new());
         for (_, node) in std::mem::take(&mut self.state.lock().await.running) {
             end(node).await;
         }
@@ -125,13 +141,25 @@ impl State {
             self.running.keys().filter(|name| !wanted.iter().any(|n| n.name == **name)).cloned().collect();
         for name in surplus {
             if let Some(node) = self.running.remove(&name) {
+                shared.pods.send_modify(|pods| drop(pods.remove(&name)));
                 end(node).await;
                 shared.delete(&name).await;
             }
         }
         for spec in wanted {
-            if self.running.contains_key(&spec.name) {
-                continue;
+            match self.running.get(&spec.name) {
+                Some(node) if node.labels == spec.labels => continue,
+                // It registers anew, with the labels it has now.
+                Some(_) => {
+                    if let Some(node) = self.running.remove(&spec.name) {
+                        let stale = node.labels.iter().filter(|(key, _)| !spec.labels.iter().any(|(k, _)| k == key));
+                        shared
+                            .remove_labels(&spec.name, stale.map(|(key, _)| (key.as_str(), Value::Null)).collect())
+                            .await;
+                        end(node).await;
+                    }
+                }
+                None => {}
             }
             let Some(machine) = shared.machines.find(&spec.name) else {
                 error!(node = spec.name, "a node without a machine");
@@ -178,6 +206,9 @@ impl Shared {
         });
         // Connections come from the machine's own address, where it has one.
         let source = Some(machine.kubelet.ip()).filter(|ip| *ip != IpAddr::from([127, 0, 0, 1]));
+        let pods = NodePods::default();
+        self.pods.send_modify(|all| drop(all.insert(spec.name.clone(), pods.clone())));
+        let labels = spec.labels.clone();
         let node = manager::NodeSpec {
             name: spec.name.clone(),
             zone: spec.zone,
@@ -190,6 +221,7 @@ impl Shared {
             source: source.filter(|_| self.api_address.ip().is_loopback()),
             kubelet: Some(machine.kubelet),
             identity: NodeIdentity::Bootstrap(Bootstrap { secret, attest, cluster_ca, vault, client: client.clone() }),
+            pods,
         };
         let ordinal = u32::from(machine.internal_ip);
         let config = NodesConfig {
@@ -211,11 +243,11 @@ impl Shared {
                 error!(node = name, %error, "a node ended");
             }
         });
-        Ok(Running { client, stop, task })
+        Ok(Running { client, labels, stop, task })
     }
 
     /// The shared secret: a client certificate that the machines of this instance are made with, kept as long as it is good.
-    fn secret(&self, shielded: bool) -> SecretFn {
+    pub(super) fn secret(&self, shielded: bool) -> SecretFn {
         let (user, shared) = self.secrets[usize::from(!shielded)].clone();
         let (signer, directory, clock) = (self.signer.clone(), self.directory.clone(), self.clock.clone());
         Arc::new(move || {
@@ -232,6 +264,33 @@ impl Shared {
         })
     }
 
+    /// The pods of a node that runs here.
+    pub(super) fn pods_of(&self, node: &str) -> Option<NodePods> {
+        self.pods.borrow().get(node).cloned()
+    }
+
+    /// Those of all nodes that run here.
+    pub(super) fn all_pods(&self) -> BTreeMap<String, NodePods> {
+        self.pods.borrow().clone()
+    }
+
+    /// As [`Shared::pods_of`], once the node runs.
+    pub(super) async fn wait_for(&self, node: &str) -> Option<NodePods> {
+        let mut pods = self.pods.subscribe();
+        pods.wait_for(|all| all.contains_key(node)).await.ok()?.get(node).cloned()
+    }
+
+    /// A node adds labels only.
+    async fn remove_labels(&self, name: &str, labels: Value) {
+        let mut patch = json!({"metadata": {}});
+        patch["metadata"].set("labels", labels);
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/merge-patch+json"))]);
+        let path = format!("/api/v1/nodes/{name}");
+        let request = Request::verified(&cloud_controller(), Method::PATCH, &path, "", Body::Tree(patch));
+        let reply = self.server.handle(Request { headers, ..request }).await;
+        info!(node = name, code = reply.code, "labels that are no longer its pool's are removed");
+    }
+
     /// The cloud controller's part: a machine that is gone has no Node, and its disk is gone with it.
     async fn delete(&self, name: &str) {
         if let Err(error) = std::fs::remove_file(self.directory.path().join(format!("node-{name}")))
@@ -239,15 +298,15 @@ impl Shared {
         {
             warn!(node = name, %error, "a machine's certificates stay behind");
         }
-        let user = UserInfo {
-            name: "system:cloud-controller-manager".to_owned(),
-            groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
-            ..UserInfo::default()
-        };
         let path = format!("/api/v1/nodes/{name}");
-        let reply = self.server.handle(Request::verified(&user, Method::DELETE, &path, "", Body::Empty)).await;
+        let reply =
+            self.server.handle(Request::verified(&cloud_controller(), Method::DELETE, &path, "", Body::Empty)).await;
         info!(node = name, code = reply.code, "the machine is gone; deleted its Node");
     }
+}
+
+fn cloud_controller() -> UserInfo {
+    UserInfo::authenticated("system:cloud-controller-manager", &[policy::user::MASTERS])
 }
 
 async fn bootstrap_identity(

@@ -143,5 +143,6 @@ fn node(spec: &gke::NodeSpec) -> NodeSpec {
         labels: spec.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         taints: spec.taints.iter().map(|(key, value, effect)| format!("{key}={value}:{effect}")).collect(),
         shielded: spec.shielded,
+        settings: spec.settings.clone(),
     }
 }

@@ -24,6 +24,7 @@ mod kube_rs;
 mod kubectl;
 mod manifests;
 mod metadata;
+mod node_metadata;
 mod nodes;
 mod regional;
 mod workload_identity;
