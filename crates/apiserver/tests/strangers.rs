@@ -96,7 +96,17 @@ async fn a_node_gets_tokens_of_its_own_pods_for_audiences_that_it_may_ask_for() 
         (uid.as_str(), &["vault"], refused),
         (uid.as_str(), &[], "audience \"\" not found in pod spec volume"),
     ] {
-        let said = ask(uid, audiences).await.unwrap_err();
+        let looking = async {
+            loop {
+                let said = ask(uid, audiences).await.unwrap_err();
+                // The Node authorizer hears of the pod a moment later.
+                if !said.contains("no relationship found") {
+                    return said;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let said = tokio::time::timeout(Duration::from_secs(30), looking).await.expect("the pod is seen");
         assert!(said.contains(why), "{audiences:?}: {said}");
     }
     let rbac = "/apis/rbac.authorization.k8s.io/v1";
