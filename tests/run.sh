@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=1
 if [ "${PILOTHOUSE_TEST_TIER:-}" = full ]; then
   export SIM_SEEDS=${SIM_SEEDS:-5000} PROPTEST_CASES=${PROPTEST_CASES:-5000}
+  export FUZZ_CASES=${FUZZ_CASES:-1000000}
 fi
 
 step() {
