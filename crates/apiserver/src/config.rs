@@ -98,6 +98,8 @@ pub struct Config {
     pub allow_privileged: bool,
     /// How kubelets are reached; none: `nodes/proxy` reaches nothing.
     pub kubelets: Option<crate::Kubelets>,
+    /// The machine's name, of which the server's id is made.
+    pub host_name: String,
     /// Where audit events go.
     pub audit: Option<AuditSink>,
 }
@@ -142,6 +144,7 @@ impl Config {
             audiences: Vec::new(),
             allow_privileged: true,
             kubelets: None,
+            host_name: String::new(),
             audit: None,
         }
     }

@@ -11,6 +11,7 @@ use policy::jwt::JwtAuthenticator;
 use tokio::sync::watch;
 
 use crate::Error;
+use crate::distributed::Sources;
 use crate::outbound::Outbound;
 
 /// Between two tries to find an issuer's configuration (upstream: 10 s).
@@ -35,8 +36,10 @@ struct Found {
 }
 
 /// One issuer at work.
-struct Issuer {
-    config: TrustedIssuer,
+pub(crate) struct Issuer {
+    pub(crate) config: TrustedIssuer,
+    /// Where claims come from that its tokens only point to.
+    pub(crate) sources: Sources,
     found: ArcSwapOption<Found>,
     /// Told when it is found.
     ready: watch::Sender<bool>,
@@ -106,17 +109,18 @@ impl Issuers {
         let all = self.all.load_full();
         let issuer = all.iter().find(|issuer| issuer.config.rules.is_issuer_of(iss))?;
         let claims = match issuer.claims(token, &self.clock).await {
-            Ok(claims) => claims,
-            Err(why) => return Some(Err(why)),
+            Ok(claims) => issuer.expand(token, claims, &self.clock).await,
+            Err(why) => Err(why),
         };
-        Some(issuer.config.rules.user(&claims, self.clock.now()))
+        Some(claims.and_then(|claims| issuer.config.rules.user(&claims, self.clock.now())))
     }
 }
 
 impl Issuer {
-    fn new(config: &TrustedIssuer) -> Arc<Self> {
+    pub(crate) fn new(config: &TrustedIssuer) -> Arc<Self> {
         Arc::new(Self {
             config: config.clone(),
+            sources: Sources::default(),
             found: ArcSwapOption::empty(),
             ready: watch::Sender::new(false),
             asked: Mutex::default(),
@@ -143,10 +147,8 @@ impl Issuer {
 
     async fn discover(&self) {
         loop {
-            match self.look().await {
-                Ok(found) => {
-                    tracing::info!(issuer = self.config.rules.issuer, keys = found.keys_url, "found an issuer's keys");
-                    self.found.store(Some(Arc::new(found)));
+            match self.find().await {
+                Ok(()) => {
                     self.ready.send_replace(true);
                     return;
                 }
@@ -154,6 +156,14 @@ impl Issuer {
             }
             tokio::time::sleep(DISCOVERY_INTERVAL).await;
         }
+    }
+
+    /// Looks for it once.
+    pub(crate) async fn find(&self) -> Result<(), String> {
+        let found = self.look().await?;
+        tracing::info!(issuer = self.config.rules.issuer, keys = found.keys_url, "found an issuer's keys");
+        self.found.store(Some(Arc::new(found)));
+        Ok(())
     }
 
     async fn look(&self) -> Result<Found, String> {
@@ -179,7 +189,7 @@ impl Issuer {
     }
 
     /// The claims, when the issuer signed them.
-    async fn claims(&self, token: &str, clock: &Clock) -> Result<Value, String> {
+    pub(crate) async fn claims(&self, token: &str, clock: &Clock) -> Result<Value, String> {
         let Some(found) = self.found.load_full() else { return Err("oidc: authenticator not initialized".to_owned()) };
         let algorithms = &self.config.rules.algorithms;
         if let Some(claims) = pki::verify_jwt(token, &found.keys, algorithms) {

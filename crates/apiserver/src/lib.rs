@@ -22,6 +22,7 @@ mod custom;
 mod decode;
 mod delete;
 mod derived;
+mod distributed;
 mod encode;
 mod error;
 mod filter;

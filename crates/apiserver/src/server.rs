@@ -127,7 +127,7 @@ impl ApiServer {
             written: AtomicU64::new(0),
             service_turn: tokio::sync::Mutex::default(),
             event_lease: tokio::sync::Mutex::default(),
-            metrics: Metrics::new(config.clock.monotonic()),
+            metrics: Metrics::new(config.clock.monotonic(), &config.host_name),
             documents: crate::paths::Documents::default(),
             stop: watch::Sender::new(false),
             config,

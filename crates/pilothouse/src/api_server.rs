@@ -146,6 +146,7 @@ async fn config(args: &ApiServerArgs, port: u16) -> Result<Config> {
     config.feature_gates.clone_from(&args.feature_gates);
     config.runtime_config.clone_from(&args.runtime_config);
     config.advertise_port = port;
+    config.host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let own = (!args.bind_address.is_loopback() && !args.bind_address.is_unspecified()).then_some(args.bind_address);
     if let Some(address) = args.advertise_address.or(own) {
         config.advertise_address = address;

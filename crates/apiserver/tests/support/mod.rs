@@ -112,6 +112,11 @@ impl Cluster {
 
     /// Who the server takes the holder of a certificate chain and a token for (`kubectl auth whoami`).
     pub(crate) async fn whoami(&self, chain: Vec<Vec<u8>>, token: &str) -> Result<String, Status> {
+        self.whois(chain, token).await.map(|user| user.str_at(&["username"]).to_owned())
+    }
+
+    /// The same with groups and all.
+    pub(crate) async fn whois(&self, chain: Vec<Vec<u8>>, token: &str) -> Result<Value, Status> {
         let remote = SocketAddr::from(([127, 0, 0, 1], 4000));
         let mut headers = HeaderMap::new();
         if !token.is_empty() {
@@ -127,6 +132,6 @@ impl Cluster {
             body: Body::Tree(review),
         };
         let review = self.server.handle(request).await.into_object()?;
-        Ok(review.str_at(&["status", "userInfo", "username"]).to_owned())
+        Ok(review["status"]["userInfo"].clone())
     }
 }

@@ -105,7 +105,10 @@ impl JwtAuthenticator {
     }
 
     /// Issuer, audience and times, in go-oidc's order.
-    fn check(&self, claims: &Value, now: Timestamp) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// Upstream's text, for the log.
+    pub fn check(&self, claims: &Value, now: Timestamp) -> Result<(), String> {
         let issuer = claims.str_at(&["iss"]);
         if !self.is_issuer_of(issuer) {
             return Err(format!(
