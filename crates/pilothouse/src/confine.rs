@@ -15,7 +15,7 @@ mod tests;
 
 use std::path::Path;
 
-pub(crate) use memory::{many_files, no_core_dumps};
+pub(crate) use memory::{keep_from_others, many_files};
 use rustix::process::geteuid;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,

@@ -83,7 +83,7 @@ fn run(command: Command) -> Result<String> {
         Command::Reset(args) => commands::stop::reset(&args),
         Command::Etcd { args } => etcd(args),
         Command::Apiserver(args) => {
-            let _ = confine::no_core_dumps();
+            confine::keep_from_others();
             server(async move { api_server::run(&args).await })
         }
         Command::Cloud(args) => server(sandbox::run(&args)),
@@ -133,8 +133,7 @@ fn serve_store(work: impl Future<Output = Result<()>>) -> Result<String> {
 }
 
 fn etcd(arguments: Vec<OsString>) -> Result<String> {
-    // A limit can always be lowered.
-    let _ = confine::no_core_dumps();
+    confine::keep_from_others();
     let environment = |name: &str| std::env::var(name).ok();
     let command = match etcd::command(arguments, environment) {
         Ok(command) => command,

@@ -17,8 +17,15 @@ pub(crate) fn many_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
 }
 
+/// For a command that is not confined further: what it holds is kept out of core dumps, also of those that a program takes from
+/// the kernel (no limit holds for them), and from others of the same user.
+pub(crate) fn keep_from_others() {
+    // A limit can always be lowered; what cannot be had is no reason not to serve.
+    let _ = (no_core_dumps(), not_dumpable());
+}
+
 /// What a process holds is not written to core dumps: values and keys would lie there in the clear.
-pub(crate) fn no_core_dumps() -> GaveUp {
+fn no_core_dumps() -> GaveUp {
     match setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
         Ok(()) => GaveUp::new("no core dumps", Enforced::Full, "the limit is 0, soft and hard"),
         Err(error) => GaveUp::new("no core dumps", Enforced::None, error.to_string()),

@@ -6,6 +6,7 @@ mod bad_input;
 mod cli;
 mod clients;
 mod control_plane;
+mod core_dumps;
 mod dns_endpoint;
 mod doors;
 mod durability;
