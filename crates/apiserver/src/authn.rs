@@ -151,7 +151,7 @@ impl Inner {
 
     async fn google(&self, token: &str) -> Option<Identified> {
         let google = self.tokens.resolve(token).await?;
-        let user = authn::google_user(&google)?;
+        let user = authn::google_user(&google, &self.access.load().security_group)?;
         Some(Identified { user, google: Some(google), impersonator: None })
     }
 

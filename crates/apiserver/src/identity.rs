@@ -40,7 +40,7 @@ pub enum Identity {
     /// By a function of this process; the number changes with accounts and policy.
     InProcess(Arc<Resolver>, watch::Receiver<u64>),
     /// At the other end of a socket: one JSON line `{"token": …}` per question, one line per answer, in order:
-    /// `null` or `{"email": …, "emailScope": …, "roles": […], "expires": …}`. Between them the other end says
+    /// `null` or `{"email": …, "emailScope": …, "roles": […], "securityGroups": {…}, "expires": …}`. Between them the other end says
     /// `{"revision": N}` whenever accounts or policy have changed.
     Channel(Arc<Channel>),
 }
@@ -71,6 +71,8 @@ enum Line {
         email_scope: bool,
         #[serde(default)]
         roles: Vec<String>,
+        #[serde(default)]
+        security_groups: BTreeMap<String, Vec<String>>,
         #[serde(default)]
         expires: Option<i64>,
     },
@@ -140,8 +142,8 @@ async fn listen(reader: OwnedReadHalf, waiting: Waiting, changes: watch::Sender<
                 changes.send_replace(revision);
                 continue;
             }
-            Ok(Some(Line::Answer { email, email_scope, roles, expires })) => {
-                Some(GoogleIdentity { email, email_scope, roles, expires })
+            Ok(Some(Line::Answer { email, email_scope, roles, security_groups, expires })) => {
+                Some(GoogleIdentity { email, email_scope, roles, security_groups, expires })
             }
             Ok(None) => None,
             Err(_) => break,

@@ -66,6 +66,7 @@ pub(crate) fn new_account(service: bool, display_name: &str, entropy: &base::Ent
         unique_id,
         display_name: display_name.to_owned(),
         keys: std::collections::BTreeMap::new(),
+        system_key: None,
         policy: Vec::new(),
         policy_revision: 0,
     }
@@ -160,11 +161,10 @@ impl Inner {
         let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
         let email = claims["iss"].as_str()?;
         let state = self.store.read();
-        let keys: Vec<serde_json::Value> = state
-            .accounts
-            .get(email)?
-            .keys
-            .iter()
+        let account = state.accounts.get(email)?;
+        let system = account.system_key.iter().map(|key| (&key.id, &key.public));
+        let keys: Vec<serde_json::Value> = (account.keys.iter())
+            .chain(system)
             .map(|(kid, key)| serde_json::json!({"kty": "RSA", "alg": "RS256", "kid": kid, "n": key.n, "e": key.e}))
             .collect();
         let claims = pki::verify_jwt(jwt, &serde_json::json!({"keys": keys}), &["RS256"])?;
@@ -183,6 +183,7 @@ impl Inner {
             let email_scope = !pod && found.scopes.iter().any(|s| s == EMAIL_SCOPE || s == "email");
             return Some(GoogleIdentity {
                 roles: self.roles(&state, &found.email),
+                security_groups: state.security_groups_of(&found.email),
                 email: found.email,
                 email_scope,
                 expires: found.expires,
@@ -193,6 +194,7 @@ impl Inner {
             email: self.account.clone(),
             email_scope: true,
             roles: vec!["roles/owner".to_owned()],
+            security_groups: state.security_groups_of(&self.account),
             expires: None,
         })
     }

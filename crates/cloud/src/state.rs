@@ -1,6 +1,6 @@
 //! Everything the cloud remembers, and how it is kept: one sealed file, written whole and synced before any answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +14,8 @@ use crate::pods::PodIdentity;
 
 const FILE: &str = "state.sealed";
 const CONTEXT: &str = "cloud/state";
+/// Groups of one account that clusters are told of: their answers have a length.
+const SEEN_GROUPS_MAX: usize = 400;
 
 /// A Google account of this sandbox.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub(crate) struct Account {
     pub(crate) display_name: String,
     #[serde(default)]
     pub(crate) keys: BTreeMap<String, Key>,
+    /// Of a service account: the key that Google keeps for it; made at first use.
+    #[serde(default)]
+    pub(crate) system_key: Option<SystemKey>,
     /// Of a service account: who may act as it, or manage it.
     #[serde(default)]
     pub(crate) policy: Vec<Binding>,
@@ -39,6 +44,49 @@ pub(crate) struct Key {
     pub(crate) n: String,
     pub(crate) e: String,
     pub(crate) uploaded: bool,
+    /// RFC 3339.
+    pub(crate) created: String,
+    /// PEM, around the same key; empty for keys of an earlier build.
+    #[serde(default)]
+    pub(crate) certificate: String,
+}
+
+/// A key whose private half Google keeps, for signatures in the account's name.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct SystemKey {
+    pub(crate) id: String,
+    /// PKCS #8, base64.
+    pub(crate) private: String,
+    pub(crate) public: Key,
+}
+
+impl std::fmt::Debug for SystemKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SystemKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A Google group of this sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Group {
+    pub(crate) id: String,
+    pub(crate) display_name: String,
+    pub(crate) description: String,
+    /// `customers/C…`
+    pub(crate) parent: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// RFC 3339.
+    pub(crate) created: String,
+    /// By the member's address: people, service accounts and groups.
+    pub(crate) members: BTreeMap<String, Membership>,
+}
+
+/// Somebody's place in a group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Membership {
+    pub(crate) id: String,
+    /// `MEMBER`, and perhaps `OWNER` or `MANAGER`.
+    pub(crate) roles: Vec<String>,
     /// RFC 3339.
     pub(crate) created: String,
 }
@@ -76,6 +124,12 @@ pub(crate) struct State {
     /// PKCS #8 of the key that signs identity tokens, base64; made at first use.
     #[serde(default)]
     pub(crate) identity_key: Option<String>,
+    /// By address, in lower case.
+    #[serde(default)]
+    pub(crate) groups: BTreeMap<String, Group>,
+    /// Counts the changes of members.
+    #[serde(default)]
+    pub(crate) groups_revision: u64,
 }
 
 impl State {
@@ -95,23 +149,52 @@ impl State {
     /// them.
     fn takes_access_from(&self, before: &Self) -> bool {
         self.policy_revision != before.policy_revision
+            || self.groups_revision != before.groups_revision
             || before.tokens.keys().any(|token| !self.tokens.contains_key(token))
             || before.accounts.keys().any(|email| !self.accounts.contains_key(email))
     }
 
     /// The roles an account has by the project's policy.
     pub(crate) fn roles_of(&self, email: &str) -> Vec<String> {
-        roles_in(&self.policy, email)
+        roles_in(&self.policy, email, &self.groups_of(email))
+    }
+
+    /// The groups that have an address as a member, themselves or by groups in them.
+    pub(crate) fn groups_of(&self, email: &str) -> BTreeSet<&str> {
+        let mut found = BTreeSet::new();
+        let mut waiting = vec![email.to_lowercase()];
+        while let Some(member) = waiting.pop() {
+            for (group, _) in self.groups.iter().filter(|(_, group)| group.members.contains_key(&member)) {
+                if found.insert(group.as_str()) {
+                    waiting.push(group.clone());
+                }
+            }
+        }
+        found
+    }
+
+    /// What clusters may see of somebody's groups: under each group for security the ones in it that somebody is a member of.
+    pub(crate) fn security_groups_of(&self, email: &str) -> BTreeMap<String, Vec<String>> {
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let pairs = self.groups_of(email).into_iter().flat_map(|own| {
+            let above = self.groups_of(own).into_iter().filter(|group| gke::access::is_security_group(group));
+            above.map(move |above| (above.to_owned(), own.to_owned()))
+        });
+        for (above, own) in pairs.take(SEEN_GROUPS_MAX) {
+            found.entry(above).or_default().push(own);
+        }
+        found
     }
 
     /// The roles an account has on a service account, by that one's own policy.
     pub(crate) fn roles_on(&self, service_account: &str, email: &str) -> Vec<String> {
-        self.accounts.get(service_account).map(|account| roles_in(&account.policy, email)).unwrap_or_default()
+        let groups = self.groups_of(email);
+        self.accounts.get(service_account).map(|account| roles_in(&account.policy, email, &groups)).unwrap_or_default()
     }
 }
 
 /// The roles that somebody has in a policy: a mail address, or a pod as [`crate::pods::PodIdentity`] writes it.
-fn roles_in(policy: &[Binding], email: &str) -> Vec<String> {
+fn roles_in(policy: &[Binding], email: &str, groups: &BTreeSet<&str>) -> Vec<String> {
     let pod = PodIdentity::parse(email);
     let is = |member: &String| {
         let (kind, name) = member.split_once(':').unwrap_or((member, ""));
@@ -120,6 +203,7 @@ fn roles_in(policy: &[Binding], email: &str) -> Vec<String> {
             "serviceAccount" if pod.is_some() => name == email,
             "user" | "serviceAccount" => name.eq_ignore_ascii_case(email),
             "domain" => email.rsplit_once('@').is_some_and(|(_, domain)| domain.eq_ignore_ascii_case(name)),
+            "group" => groups.contains(name.to_lowercase().as_str()),
             "allUsers" | "allAuthenticatedUsers" => true,
             "principal" | "principalSet" => pod.as_ref().is_some_and(|pod| pod.is_meant_by(kind, name)),
             _ => false,

@@ -1,5 +1,5 @@
-//! A cluster's `masterAuth`, `legacyAbac`, `anonymousAuthenticationConfig` and `rbacBindingConfig`: what may be asked for,
-//! and what follows for its API servers.
+//! A cluster's `masterAuth`, `legacyAbac`, `anonymousAuthenticationConfig`, `rbacBindingConfig` and
+//! `authenticatorGroupsConfig`: what may be asked for, and what follows for its API servers.
 
 use machinery::{Value, json};
 use policy::{AccessSettings, Anonymous};
@@ -22,7 +22,37 @@ pub fn settings(body: &Value) -> AccessSettings {
         bind_authenticated: may("enableInsecureBindingSystemAuthenticated"),
         bind_unauthenticated: may("enableInsecureBindingSystemUnauthenticated"),
         guard_cluster_admin: true,
+        security_group: security_group_of(body).to_owned(),
     }
+}
+
+/// What a group for security is called, in any domain.
+const SECURITY_GROUP: &str = "gke-security-groups@";
+
+/// Is this the address of a group that clusters may look into?
+pub fn is_security_group(email: &str) -> bool {
+    email.strip_prefix(SECURITY_GROUP).is_some_and(|domain| !domain.is_empty() && !domain.contains('@'))
+}
+
+/// The group whose groups count in a cluster; empty for none.
+fn security_group_of(body: &Value) -> &str {
+    let config = &body["authenticatorGroupsConfig"];
+    if config["enabled"].as_bool() == Some(true) { config.str_at(&["securityGroup"]) } else { "" }
+}
+
+/// An `AuthenticatorGroupsConfig` that is on names a group for security.
+///
+/// # Errors
+/// 400 for any other.
+pub(crate) fn check_groups(config: &Value) -> Result<(), ApiError> {
+    let group = config.str_at(&["securityGroup"]);
+    if config["enabled"].as_bool() != Some(true) && group.is_empty() || is_security_group(group) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "Invalid value for authenticator_groups_config.security_group: {group:?}. The security group must be in the format \
+         gke-security-groups@yourdomain.com."
+    )))
 }
 
 /// The issuer of a cluster's service-account tokens.
@@ -104,6 +134,22 @@ pub fn set_master_auth(cluster: &Cluster, request: &Value) -> Result<Value, ApiE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_count_when_they_are_on_and_well_named() {
+        let group = |config: Value| settings(&json!({"authenticatorGroupsConfig": config})).security_group;
+        let good = json!({"enabled": true, "securityGroup": "gke-security-groups@example.com"});
+        assert_eq!(group(good.clone()), "gke-security-groups@example.com");
+        assert_eq!(group(json!({"securityGroup": "gke-security-groups@example.com"})), "");
+        for right in [good, json!({}), json!({"enabled": false})] {
+            assert!(check_groups(&right).is_ok(), "{right}");
+        }
+        for wrong in
+            ["", "devs@example.com", "gke-security-groups@", "gke-security-groups@a@b", "GKE-security-groups@b"]
+        {
+            assert!(check_groups(&json!({"enabled": true, "securityGroup": wrong})).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn settings_follow_the_fields() {

@@ -52,6 +52,7 @@ pub fn create(request: &Value, creation: &Creation<'_>) -> Result<Cluster, ApiEr
     refused::at_create(asked)?;
     crate::access::check_master_auth(&asked["masterAuth"])?;
     crate::access::check_workload_pool(creation.project, &asked["workloadIdentityConfig"])?;
+    crate::access::check_groups(&asked["authenticatorGroupsConfig"])?;
     let autopilot = asked["autopilot"]["enabled"].as_bool() == Some(true);
     if autopilot && place.zonal {
         return Err(ApiError::invalid("Autopilot clusters must be regional clusters."));

@@ -9,7 +9,6 @@ use crate::merge::is_empty;
 const AT_CREATE: &[(&[&str], Set)] = &[
     (&["databaseEncryption", "keyName"], Set::Any),
     (&["binaryAuthorization", "enabled"], Set::True),
-    (&["authenticatorGroupsConfig", "enabled"], Set::True),
     (&["networkPolicy", "enabled"], Set::True),
     (&["userManagedKeysConfig"], Set::Any),
     (&["confidentialNodes", "enabled"], Set::True),

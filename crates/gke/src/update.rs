@@ -50,6 +50,13 @@ pub fn update(cluster: &Cluster, update: &Value) -> Result<Value, ApiError> {
                 }
                 pool => body.set("workloadIdentityConfig", json!({"workloadPool": pool})),
             },
+            "desiredAuthenticatorGroupsConfig" => {
+                crate::access::check_groups(value)?;
+                match value["enabled"].as_bool() {
+                    Some(true) => body.set("authenticatorGroupsConfig", value.clone()),
+                    _ => drop(body.remove("authenticatorGroupsConfig")),
+                }
+            }
             "desiredRbacBindingConfig" => merge(&mut body["rbacBindingConfig"], value),
             "desiredAnonymousAuthenticationConfig" => match value.str_at(&["mode"]) {
                 "ENABLED" | "LIMITED" => body.set("anonymousAuthenticationConfig", value.clone()),

@@ -80,7 +80,7 @@ async fn changed(changes: &mut Option<watch::Receiver<u64>>) -> u64 {
 fn answer(google: Option<GoogleIdentity>) -> serde_json::Value {
     match google {
         Some(google) => json!({"email": google.email, "emailScope": google.email_scope, "roles": google.roles,
-            "expires": google.expires}),
+            "securityGroups": google.security_groups, "expires": google.expires}),
         None => serde_json::Value::Null,
     }
 }

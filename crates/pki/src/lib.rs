@@ -5,6 +5,7 @@
 //! key pair ─► signing request ─► Signer (in process, or a socket to the signer's process) ─► certificate ─► rustls
 //! ```
 
+mod account;
 mod attestation;
 mod authorities;
 mod der;
@@ -22,6 +23,7 @@ mod subject;
 mod tls;
 mod token_key;
 
+pub use account::account_certificate;
 pub use attestation::{Attested, MachineIdentity, MachineSecret};
 pub use door::{Signer, SignerClient, serve_signer};
 pub use error::SignerError;

@@ -49,6 +49,8 @@ pub struct AccessSettings {
     pub bind_unauthenticated: bool,
     /// GKE's rule since 1.28: `cluster-admin` is never bound to one of these.
     pub guard_cluster_admin: bool,
+    /// The group whose groups count here (`authenticatorGroupsConfig`); empty for none.
+    pub security_group: String,
 }
 
 impl Default for AccessSettings {
@@ -60,6 +62,7 @@ impl Default for AccessSettings {
             bind_authenticated: true,
             bind_unauthenticated: true,
             guard_cluster_admin: false,
+            security_group: String::new(),
         }
     }
 }

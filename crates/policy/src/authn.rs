@@ -35,9 +35,12 @@ pub fn certificate_user(common_name: &str, organizations: &[String], sha256_hex:
     Some(user)
 }
 
-/// The user of a Google token: the email, or `None` when the token's scope does not show it.
-pub fn google_user(identity: &crate::GoogleIdentity) -> Option<UserInfo> {
-    (identity.email_scope && !identity.email.is_empty()).then(|| UserInfo::authenticated(&identity.email, &[]))
+/// The user of a Google token: the email, or `None` when the token's scope does not show it. Of the account's groups those
+/// count that are in the cluster's group for security; an empty name is none.
+pub fn google_user(identity: &crate::GoogleIdentity, security_group: &str) -> Option<UserInfo> {
+    let groups: Vec<&str> =
+        identity.security_groups.get(security_group).into_iter().flatten().map(String::as_str).collect();
+    (identity.email_scope && !identity.email.is_empty()).then(|| UserInfo::authenticated(&identity.email, &groups))
 }
 
 /// What is longer is not even looked at (Go's servers take headers of 1 MiB).

@@ -81,6 +81,7 @@ mod tests {
             email: user.name.clone(),
             email_scope: true,
             roles: vec![role.to_owned()],
+            security_groups: std::collections::BTreeMap::new(),
             expires: None,
         };
         let authorizers = Authorizers::default();

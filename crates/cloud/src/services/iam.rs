@@ -2,13 +2,12 @@
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::KeyPair as _;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use gke::{ApiError, Code};
 use machinery::{Value, json};
 
-use super::{Answer, forbidden, is_ours, method_not_found, projects, require};
+use super::{Answer, credentials, forbidden, is_ours, method_not_found, projects, require};
 use crate::Inner;
 use crate::http::Request;
 use crate::identity::Caller;
@@ -16,8 +15,6 @@ use crate::state::{Account, Key};
 
 /// User-managed keys of one account.
 const KEYS_MAX: usize = 10;
-/// Of a token in an account's name.
-const LIFETIME_SECONDS_MAX: i64 = 3600;
 
 /// `/v1/projects/<project>/serviceAccounts…`; `-` stands for the account's own project.
 pub(super) fn answer(inner: &Inner, caller: &Caller, request: &Request, project: &str, rest: &[&str]) -> Answer {
@@ -87,7 +84,7 @@ pub(super) fn answer(inner: &Inner, caller: &Caller, request: &Request, project:
     }
 }
 
-/// What is asked of one account: its policy, and tokens in its name (IAM Service Account Credentials).
+/// What is asked of one account: its policy, and tokens and signatures in its name (`credentials`).
 fn act(inner: &Inner, caller: &Caller, request: &Request, email: &str, action: &str) -> Answer {
     let found = find(inner, email);
     let name = found.as_ref().map_or(email, |(email, _)| email.as_str()).to_owned();
@@ -114,20 +111,15 @@ fn act(inner: &Inner, caller: &Caller, request: &Request, email: &str, action: &
             let list = asked["permissions"].items().iter().filter(|p| p.as_str().is_some_and(held));
             Ok(gke::render::list("permissions", list.cloned().collect()))
         }
-        "generateAccessToken" if post => {
-            may("iam.serviceAccounts.getAccessToken")?;
-            access_token(inner, &found?.0, &request.json()?)
-        }
-        "generateIdToken" if post => {
-            may("iam.serviceAccounts.getOpenIdToken")?;
-            identity_token(inner, &found?, &request.json()?)
-        }
-        _ => Err(method_not_found()),
+        _ => match credentials::permission(action).filter(|_| post) {
+            Some(permission) => credentials::answer(inner, caller, request, email, (action, permission)),
+            None => Err(method_not_found()),
+        },
     }
 }
 
 /// 403 of an account that is not there for the caller, or not at all.
-fn denied(permission: &str) -> ApiError {
+pub(super) fn denied(permission: &str) -> ApiError {
     let text = format!("Permission '{permission}' denied on resource (or it may not exist).");
     ApiError::new(Code::PermissionDenied, text)
 }
@@ -143,65 +135,12 @@ fn set_policy(inner: &Inner, email: &str, asked: &Value) -> Answer {
     })
 }
 
-/// Seconds of `"300s"`; the usual hour when nothing is said.
-fn lifetime(text: &str) -> Result<i64, ApiError> {
-    if text.is_empty() {
-        return Ok(LIFETIME_SECONDS_MAX);
-    }
-    let seconds = text.strip_suffix('s').and_then(|text| text.parse::<i64>().ok());
-    let wrong = || {
-        ApiError::invalid(format!(
-            "Invalid value at 'lifetime' (type.googleapis.com/google.protobuf.Duration), \"{text}\""
-        ))
-    };
-    match seconds.ok_or_else(wrong)? {
-        seconds @ 1..=LIFETIME_SECONDS_MAX => Ok(seconds),
-        _ => Err(ApiError::invalid("The access token lifetime cannot exceed 3600 seconds.")),
-    }
-}
-
-fn texts(list: &Value) -> Vec<String> {
-    list.items().iter().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
-fn access_token(inner: &Inner, email: &str, body: &Value) -> Answer {
-    let (scopes, seconds) = (texts(&body["scope"]), lifetime(body.str_at(&["lifetime"]))?);
-    if scopes.is_empty() {
-        return Err(ApiError::invalid("Scope required."));
-    }
-    if !texts(&body["delegates"]).is_empty() {
-        return Err(ApiError::unimplemented("delegates"));
-    }
-    let token = inner.new_token(email, scopes, Some(seconds))?;
-    let expires = inner.clock.now() + std::time::Duration::from_secs(seconds.unsigned_abs());
-    let expires = base::Timestamp::from_unix_seconds(expires.unix_seconds()).rfc3339();
-    Ok(json!({"accessToken": token, "expireTime": expires}))
-}
-
-fn identity_token(inner: &Inner, (email, account): &(String, Account), body: &Value) -> Answer {
-    let audience = body.str_at(&["audience"]);
-    if audience.is_empty() {
-        return Err(ApiError::invalid("Audience required."));
-    }
-    if !texts(&body["delegates"]).is_empty() {
-        return Err(ApiError::unimplemented("delegates"));
-    }
-    let (now, id) = (inner.clock.now().unix_seconds(), account.unique_id.as_str());
-    let mut claims = json!({"aud": audience, "azp": id, "exp": now + LIFETIME_SECONDS_MAX, "iat": now,
-        "iss": super::oauth::ISSUER, "sub": id});
-    if body["includeEmail"].as_bool() == Some(true) {
-        claims.set("email", email.as_str());
-        claims.set("email_verified", true);
-    }
-    Ok(json!({"token": super::oauth::sign_identity(inner, &claims)?}))
-}
-
 fn unknown_key(id: &str) -> ApiError {
     ApiError::not_found(format!("Service account key {id} does not exist."))
 }
 
 /// By email or by unique id.
-fn find(inner: &Inner, name: &str) -> Result<(String, Account), ApiError> {
+pub(super) fn find(inner: &Inner, name: &str) -> Result<(String, Account), ApiError> {
     let state = inner.store.read();
     let found = state.accounts.iter().find(|(email, a)| a.service && (*email == name || a.unique_id == name));
     let found = found.map(|(email, account)| (email.clone(), account.clone()));
@@ -254,10 +193,8 @@ fn show_key(inner: &Inner, email: &str, id: &str, key: &Key) -> Value {
     })
 }
 
-fn store_key(inner: &Inner, email: &str, (n, e): (&[u8], &[u8]), uploaded: bool) -> Result<(String, Key), ApiError> {
+fn store_key(inner: &Inner, email: &str, key: &Key) -> Result<String, ApiError> {
     let id: String = inner.entropy.bytes::<20>().iter().map(|byte| format!("{byte:02x}")).collect();
-    let (n, e) = (URL_SAFE_NO_PAD.encode(n), URL_SAFE_NO_PAD.encode(e));
-    let key = Key { n, e, uploaded, created: inner.clock.now().rfc3339() };
     inner.store.write(|state| {
         let account = state.accounts.get_mut(email).ok_or_else(|| ApiError::not_found("Unknown service account"))?;
         if account.keys.len() >= KEYS_MAX {
@@ -266,17 +203,15 @@ fn store_key(inner: &Inner, email: &str, (n, e): (&[u8], &[u8]), uploaded: bool)
         account.keys.insert(id.clone(), key.clone());
         Ok(())
     })?;
-    Ok((id, key))
+    Ok(id)
 }
 
 fn create_key(inner: &Inner, email: &str) -> Answer {
     let internal = || ApiError::new(Code::Internal, "Internal error encountered.");
     let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_| internal())?;
     let der: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| internal())?;
-    let public = pair.public_key();
-    let numbers =
-        (public.modulus().big_endian_without_leading_zero(), public.exponent().big_endian_without_leading_zero());
-    let (id, key) = store_key(inner, email, numbers, false)?;
+    let key = credentials::public_half(inner, email, &pair, der.as_ref())?;
+    let id = store_key(inner, email, &key)?;
     let unique_id = find(inner, email)?.1.unique_id;
     let file = json!({
         "type": "service_account", "project_id": inner.project, "private_key_id": id, "private_key": pem(der.as_ref()),
@@ -309,7 +244,13 @@ fn upload_key(inner: &Inner, email: &str, data: &str) -> Answer {
     let parsed = certificate.public_key().parsed().map_err(|_| wrong())?;
     let x509_parser::public_key::PublicKey::RSA(rsa) = parsed else { return Err(wrong()) };
     let strip = |number: &[u8]| number.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
-    let (n, e) = (strip(rsa.modulus), strip(rsa.exponent));
-    let (id, key) = store_key(inner, email, (&n, &e), true)?;
+    let key = Key {
+        n: URL_SAFE_NO_PAD.encode(strip(rsa.modulus)),
+        e: URL_SAFE_NO_PAD.encode(strip(rsa.exponent)),
+        uploaded: true,
+        created: inner.clock.now().rfc3339(),
+        certificate: String::from_utf8_lossy(&text).into_owned(),
+    };
+    let id = store_key(inner, email, &key)?;
     Ok(show_key(inner, email, &id, &key))
 }

@@ -2,6 +2,8 @@
 
 mod compute;
 pub(crate) mod container;
+mod credentials;
+mod groups;
 mod iam;
 mod metadata;
 pub(crate) mod oauth;
@@ -41,6 +43,9 @@ pub(crate) fn answer(inner: &Arc<Inner>, request: &Request) -> Reply {
     if let Some(reply) = oauth::answer(inner, request) {
         return reply;
     }
+    if let Some(reply) = credentials::public_keys(inner, request) {
+        return reply;
+    }
     match api(inner, request) {
         Ok(value) => Reply::json(200, &value),
         Err(error) => refusal(inner, &error),
@@ -69,6 +74,9 @@ fn api(inner: &Arc<Inner>, request: &Request) -> Answer {
     let caller = inner.authenticate(request)?;
     match segments.as_slice() {
         ["compute", "v1" | "beta" | "alpha", rest @ ..] => compute::answer(inner, &caller, verb, rest),
+        ["v1" | "v1beta1", first, rest @ ..] if first.split(':').next() == Some("groups") => {
+            groups::answer(inner, &caller, request, first, rest)
+        }
         ["v1", "projects", project, "serviceAccounts", rest @ ..] => {
             iam::answer(inner, &caller, request, project, rest)
         }

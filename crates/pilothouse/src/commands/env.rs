@@ -22,6 +22,7 @@ const GCLOUD_APIS: &[(&str, &str)] = &[
     ("SERVICEUSAGE", "/"),
     ("IAM", "/"),
     ("IAMCREDENTIALS", "/"),
+    ("CLOUDIDENTITY", "/"),
     ("LOGGING", "/"),
     ("CLOUDKMS", "/"),
     ("ARTIFACTREGISTRY", "/"),

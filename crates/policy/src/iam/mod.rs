@@ -3,6 +3,8 @@
 mod permissions;
 mod roles;
 
+use std::collections::BTreeMap;
+
 pub use permissions::permission_for;
 pub use roles::{is_known_role, is_possible_role, role_allows, roles_with};
 
@@ -17,6 +19,8 @@ pub struct GoogleIdentity {
     pub email_scope: bool,
     /// Roles on the cluster's project, by its IAM policy: `roles/container.viewer`, …
     pub roles: Vec<String>,
+    /// By the address of a group for security (`gke-security-groups@DOMAIN`): those of its groups that the account is in.
+    pub security_groups: BTreeMap<String, Vec<String>>,
     /// When the token ends, in Unix seconds; `None` for one that does not.
     pub expires: Option<i64>,
 }
