@@ -55,7 +55,10 @@ fn others_leave_one(directory: &Path) -> Result<bool> {
     let mut other = without_limit(directory, &["sleep".to_owned(), "1000".to_owned()])?;
     // Until it is `sleep`, it is the shell.
     let comm = format!("/proc/{}/comm", other.id());
-    eventually(LIMIT, || Ok(ensure!(std::fs::read_to_string(&comm)?.trim() == "sleep", "not yet")))?;
+    eventually(LIMIT, || {
+        ensure!(std::fs::read_to_string(&comm)?.trim() == "sleep", "not yet");
+        Ok(())
+    })?;
     signal(other.id(), SIGABRT)?;
     Ok(other.wait()?.core_dumped())
 }
@@ -159,7 +162,10 @@ fn an_instance_that_crashes_leaves_nothing_it_knew_and_comes_back() -> Result<()
         ensure!(core.split_whitespace().filter(|word| *word == "0").count() == 2, "{role}: {core}");
         signal(*pid, SIGABRT)?;
         let path = format!("/proc/{pid}");
-        eventually(LIMIT, || Ok(ensure!(!Path::new(&path).exists(), "{role} is there still")))?;
+        eventually(LIMIT, || {
+            ensure!(!Path::new(&path).exists(), "{role} is there still");
+            Ok(())
+        })?;
     }
     let read = ["get", "secret", "kept", "-o", "jsonpath={.data.key}"];
     let kept = eventually(LIMIT, || sandbox.kubectl(&read))?;
