@@ -359,6 +359,12 @@ impl DiskFile for RecordedFile {
     fn sync(&mut self) -> std::io::Result<()> {
         self.0.sync()
     }
+    fn reserve(&mut self, length: u64) -> std::io::Result<()> {
+        self.0.reserve(length)
+    }
+    fn trim(&mut self) -> std::io::Result<()> {
+        self.0.trim()
+    }
 }
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
