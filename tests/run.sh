@@ -14,14 +14,26 @@ step() {
   "$@"
 }
 
-step 'the real clients' tests/clients.sh
+# Mostly downloads: the compiler need not wait for them.
+clients_log=$(mktemp)
+log=$(mktemp)
+tests/clients.sh >"$clients_log" 2>&1 &
+clients=$!
+trap 'rm -f "$log" "$clients_log"; kill "$clients" 2>/dev/null || true' EXIT
+
+the_clients() {
+  local status=0
+  wait "$clients" || status=$?
+  cat "$clients_log"
+  return "$status"
+}
+
 step 'format' cargo fmt --all --check
 step 'format of a client' cargo fmt --all --check --manifest-path tests/e2e/clients/etcd-client/Cargo.toml
 step 'lints' cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 step 'the binary' cargo build --locked --quiet --bin pilothouse
+step 'the real clients' the_clients
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
 printf '\n== tests (%s s)\n' "$SECONDS"
 status=0
 cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
