@@ -154,6 +154,16 @@ async fn a_full_disk_fails_writes_keeps_reads_and_heals() {
     let c = cluster_on(Some(storage)).await;
     let kept = c.object(Method::POST, MAPS, map("kept")).await.unwrap();
     disk.set_capacity(Some(0));
+    // What is reserved for the log is used up first.
+    let mut large = 0;
+    while large < 20 {
+        let mut object = map(&format!("large-{large}"));
+        object["data"].set("a", "x".repeat(200_000));
+        if c.object(Method::POST, MAPS, object).await.is_err() {
+            break;
+        }
+        large += 1;
+    }
     for n in 0..3 {
         let refused = c.object(Method::POST, MAPS, map(&format!("lost-{n}"))).await.unwrap_err();
         assert_eq!((refused.code, refused.message.as_str()), (500, "etcdserver: request timed out"));

@@ -96,7 +96,9 @@ async fn a_full_disk_refuses_writes_and_recovers() {
     let store = member.store();
     store.put(put("a", "1")).await.expect("written");
     disk.set_capacity(Some(0));
-    let refused = store.put(put("b", "2")).await.expect_err("no space");
+    // More than was reserved for the log.
+    let large = "2".repeat(100_000);
+    let refused = store.put(put("b", &large)).await.expect_err("no space");
     assert_eq!(refused, StoreError::Timeout, "whether it will be done is not known");
     assert_eq!(value(&store, "a").await, Some(Bytes::from_static(b"1")));
     disk.set_capacity(None);
