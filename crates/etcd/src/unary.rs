@@ -7,7 +7,6 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use prost::Message;
 use tonic::Status;
@@ -58,8 +57,8 @@ impl Method {
     /// Answers a request.
     pub(crate) async fn answer(self, api: &Api, request: Request<Received>) -> Outcome {
         let (head, body) = request.into_parts();
-        let request = match whole(body).await {
-            Ok(body) => Request::from_parts(head, body),
+        let request = match body.collect().await {
+            Ok(body) => Request::from_parts(head, body.to_bytes()),
             Err(status) => return Outcome::Failed(status),
         };
         match self {
@@ -89,26 +88,6 @@ where
         }
         Err(status) => status.into_http(),
     })
-}
-
-/// The whole body: nearly always it comes in one piece.
-async fn whole(mut body: Received) -> Result<Bytes, Status> {
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
-    while !body.is_end_stream()
-        && let Some(frame) = body.frame().await
-    {
-        let Ok(piece) = frame?.into_data() else { continue };
-        if first.is_empty() {
-            first = piece;
-        } else {
-            if all.is_empty() {
-                all.extend_from_slice(&first);
-            }
-            all.extend_from_slice(&piece);
-        }
-    }
-    Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
 /// The one message of a body that has nothing else in it.
