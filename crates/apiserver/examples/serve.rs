@@ -1,15 +1,14 @@
 //! A server alone on a store in memory, for trying things by hand: `serve DIRECTORY [PORT]` writes a kubeconfig there.
 #![expect(clippy::disallowed_methods, reason = "an example is its own binary: it makes the clock and the entropy")]
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use apiserver::{ApiServer, Config};
 use base::{Clock, ClockSource, Entropy, Timestamp};
-use pki::{Authority, Profile, Requester, Signer, SignerCore, Vault, request_identity};
+use pki::{Authority, MemoryVault, Profile, Requester, Signer, SignerCore, request_identity};
 use policy::UserInfo;
 use tokio::net::TcpListener;
 
@@ -26,20 +25,6 @@ impl ClockSource for Real {
     }
 }
 
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl Vault for Memory {
-    fn load(&self, name: &str) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, String> {
-        Ok(self.0.lock().map_err(|e| e.to_string())?.get(name).cloned().map(zeroize::Zeroizing::new))
-    }
-
-    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
-        self.0.lock().map_err(|e| e.to_string())?.insert(name.to_owned(), content.to_vec());
-        Ok(())
-    }
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -52,7 +37,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let port: u16 = arguments.next().map_or(Ok(26443), |p| p.parse())?;
     let clock = Clock::new(Real(Instant::now()));
     let entropy = Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).expect("the system has randomness"));
-    let core = SignerCore::open("example", Arc::new(Memory::default()), clock.clone(), entropy.clone())?;
+    let core = SignerCore::open("example", Arc::new(MemoryVault::default()), clock.clone(), entropy.clone())?;
     let signer = Signer::InProcess(Arc::new(core), Requester::Instance);
     let member = etcd::Member::start(etcd::MemberConfig::new("example", clock.clone(), entropy.clone()))?;
     let ca = signer.certificate(Authority::Cluster).await?;

@@ -3,37 +3,21 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use base::Clock;
 use cloud::Auth;
-use pki::{Requester, Signer, SignerCore, Vault};
+use pki::{MemoryVault, Requester, Signer, SignerCore};
 use serde_json::{Value, json};
 use support::{Running, Wall, entropy, start};
-use zeroize::Zeroizing;
 
 const POOL: &str = "demo-project.svc.id.goog";
 const CLUSTERS: &str = "/v1/projects/demo-project/locations/us-central1-a/clusters";
 const MISSING: &str = "robot@demo-project.iam.gserviceaccount.com";
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl Vault for Memory {
-    fn load(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
-        Ok(self.0.lock().unwrap().get(name).cloned().map(Zeroizing::new))
-    }
-
-    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
-        self.0.lock().unwrap().insert(name.to_owned(), content.to_vec());
-        Ok(())
-    }
-}
-
 async fn signer() -> Signer {
-    let core = SignerCore::open("c", Arc::new(Memory::default()), Clock::new(Wall), entropy()).unwrap();
+    let core = SignerCore::open("c", Arc::new(MemoryVault::default()), Clock::new(Wall), entropy()).unwrap();
     Signer::InProcess(Arc::new(core), Requester::Instance)
 }
 

@@ -1,9 +1,8 @@
 //! A machine becomes a node of an API server over TLS, renews its certificate before it ends, and goes on under the new one.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use apiserver::{ApiServer, Caller, Config};
@@ -15,30 +14,16 @@ use manager::{
     SignRequest,
 };
 use pki::{
-    ApiSigner, Approved, Authority, ClientIdentity, Profile, Requester, Signer, SignerCore, Vault, request_identity,
+    ApiSigner, Approved, Authority, ClientIdentity, MemoryVault, Profile, Requester, Signer, SignerCore, Vault,
+    request_identity,
 };
 use policy::UserInfo;
 use registry::certificate_request;
-use zeroize::Zeroizing;
 
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);
 const NODE: &str = "system:node:n1";
-
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl Vault for Memory {
-    fn load(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
-        Ok(self.0.lock().unwrap().get(name).cloned().map(Zeroizing::new))
-    }
-
-    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
-        self.0.lock().unwrap().insert(name.to_owned(), content.to_vec());
-        Ok(())
-    }
-}
 
 /// An API server with controllers; the first client certificate of a node is as good as over.
 struct Cluster {
@@ -47,7 +32,7 @@ struct Cluster {
     address: SocketAddr,
     signer: Signer,
     clock: FakeClock,
-    vault: Arc<Memory>,
+    vault: Arc<MemoryVault>,
 }
 
 fn door(server: &ApiServer, user: UserInfo) -> Api {
@@ -59,7 +44,7 @@ impl Cluster {
         let clock = FakeClock::new(Timestamp::from_unix_seconds(1_800_000_000));
         let entropy = Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).unwrap());
         let member = etcd::Member::start(etcd::MemberConfig::new("m", clock.clock(), entropy.clone())).unwrap();
-        let core = SignerCore::open("c", Arc::new(Memory::default()), clock.clock(), entropy.clone()).unwrap();
+        let core = SignerCore::open("c", Arc::new(MemoryVault::default()), clock.clock(), entropy.clone()).unwrap();
         let signer = Signer::InProcess(Arc::new(core), Requester::Instance);
         let serving = Profile::ApiServerServing { dns: Vec::new(), ips: vec!["127.0.0.1".parse().unwrap()] };
         let serving = request_identity(&signer, &serving, None).await.unwrap();

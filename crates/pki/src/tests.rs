@@ -1,7 +1,6 @@
 //! What the authorities promise, seen from outside.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, Entropy, FakeClock, Timestamp};
@@ -9,23 +8,8 @@ use rustls_pki_types::ServerName;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use zeroize::Zeroizing;
 
 use crate::*;
-
-#[derive(Default)]
-struct MemoryVault(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl Vault for MemoryVault {
-    fn load(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
-        Ok(self.0.lock().unwrap().get(name).cloned().map(Zeroizing::new))
-    }
-
-    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
-        self.0.lock().unwrap().insert(name.to_owned(), content.to_vec());
-        Ok(())
-    }
-}
 
 pub(crate) fn clock() -> FakeClock {
     FakeClock::new(Timestamp::from_unix_seconds(1_800_000_000))

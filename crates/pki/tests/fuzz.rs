@@ -1,7 +1,6 @@
 //! Tokens, certificates, requests and names of strangers, mutated: no panic, and nothing is accepted that nobody signed.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
@@ -11,15 +10,14 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use fuzz::Fuzz;
 use pki::{
     ApiSigner, Approved, Attested, Authority, ClientVerifier, Identity, KeyRequest, MachineIdentity, MachineSecret,
-    Profile, Requester, SIGNING_ALGORITHMS, Signer, SignerCore, Vault, pem, request_identity, request_subject, subject,
-    verify_jwt,
+    MemoryVault, Profile, Requester, SIGNING_ALGORITHMS, Signer, SignerCore, pem, request_identity, request_subject,
+    subject, verify_jwt,
 };
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
-use zeroize::Zeroizing;
 
 const RSA_REQUEST: &str = include_str!("../testdata/rsa.csr");
 const GROUPS_REQUEST: &str = include_str!("../testdata/groups-in-one-set.csr");
@@ -28,20 +26,6 @@ const NAMES: [&str; 16] = [
     "system:masters", "system:nodes", "system:node:", "\0", "\u{202e}", "аdmin", "%2f", "*.", "127.0.0.1", "::1", ",O=", "/CN=",
     "xn--", "\u{ffff}", "kubernetes.default.svc", "localhost",
 ];
-
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl Vault for Memory {
-    fn load(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
-        Ok(self.0.lock().unwrap().get(name).cloned().map(Zeroizing::new))
-    }
-
-    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
-        self.0.lock().unwrap().insert(name.to_owned(), content.to_vec());
-        Ok(())
-    }
-}
 
 fn entropy() -> Entropy {
     Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).unwrap())
@@ -53,7 +37,7 @@ fn clock() -> base::Clock {
 
 /// A signer of its own, as an instance asks it.
 fn signer() -> (Signer, Runtime) {
-    let core = SignerCore::open("c", Arc::new(Memory::default()), clock(), entropy()).unwrap();
+    let core = SignerCore::open("c", Arc::new(MemoryVault::default()), clock(), entropy()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     (Signer::InProcess(Arc::new(core), Requester::Instance), runtime)
 }

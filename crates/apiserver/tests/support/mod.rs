@@ -1,32 +1,17 @@
 //! A server in this process on a store in memory or on any disk, with a clock that the test moves.
 #![allow(dead_code, reason = "each user takes what it needs")]
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use apiserver::{ApiServer, Body, Caller, Config, Peer, Reply, Request};
 use base::{Entropy, FakeClock, Timestamp};
 use http::{HeaderMap, HeaderValue, Method, header};
 use machinery::{Status, Value, json};
-use pki::{Authority, Identity, Profile, Requester, Signer, SignerCore, Vault, request_identity};
+use pki::{Authority, Identity, MemoryVault, Profile, Requester, Signer, SignerCore, request_identity};
 use policy::UserInfo;
 
 pub(crate) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl Vault for Memory {
-    fn load(&self, name: &str) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, String> {
-        Ok(self.0.lock().unwrap().get(name).cloned().map(zeroize::Zeroizing::new))
-    }
-
-    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
-        self.0.lock().unwrap().insert(name.to_owned(), content.to_vec());
-        Ok(())
-    }
-}
 
 pub(crate) struct Cluster {
     pub(crate) server: ApiServer,
@@ -59,7 +44,7 @@ pub(crate) async fn cluster_on(storage: Option<etcd::Storage>) -> Cluster {
     let (clock, entropy) = (fake.clock(), entropy());
     let member = etcd::MemberConfig { storage, ..etcd::MemberConfig::new("m", clock.clone(), entropy.clone()) };
     let member = etcd::Member::start(member).unwrap();
-    let core = SignerCore::open("c", Arc::new(Memory::default()), clock.clone(), entropy.clone()).unwrap();
+    let core = SignerCore::open("c", Arc::new(MemoryVault::default()), clock.clone(), entropy.clone()).unwrap();
     let core = Arc::new(core);
     let fleet = Signer::InProcess(Arc::clone(&core), Requester::Fleet);
     let signer = Signer::InProcess(core, Requester::Instance);

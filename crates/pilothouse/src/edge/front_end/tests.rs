@@ -1,37 +1,17 @@
 //! The whole way of a request that switches protocols, before an API server that does: ours has nothing to switch to yet.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-
 use gke::EndpointSettings;
-use pki::{Requester, SignerCore, Vault, api_server_names, client_config, request_identity};
+use pki::{MemoryVault, Requester, SignerCore, api_server_names, client_config, request_identity};
 use policy::GoogleIdentity;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
-use zeroize::Zeroizing;
 
 use super::*;
 use crate::edge::{Denials, EndpointDeny, Ground};
 use crate::layout::Layout;
 
 const NAME: &str = "gke-0123456789abcdef0123456789abcdef0123-42.us-central1-a.gke.goog";
-
-/// Keeps what it is given, in memory.
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl Vault for Memory {
-    fn load(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(kept.get(name).cloned().map(Zeroizing::new))
-    }
-
-    fn save(&self, name: &str, content: &[u8]) -> Result<(), String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), content.to_vec());
-        Ok(())
-    }
-}
 
 async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
@@ -65,7 +45,8 @@ async fn a_request_that_switches_protocols_flows_both_ways() {
     layout.prepare().unwrap();
     let platform = disk::Platform::open(layout.platform(), entropy.clone()).unwrap();
     let root = Arc::new(PublicRoot::new(layout, platform, clock.clone(), entropy.clone()));
-    let core = Arc::new(SignerCore::open("id", Arc::new(Memory::default()), clock.clone(), entropy.clone()).unwrap());
+    let core =
+        Arc::new(SignerCore::open("id", Arc::new(MemoryVault::default()), clock.clone(), entropy.clone()).unwrap());
 
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let internal = upstream.local_addr().unwrap();
