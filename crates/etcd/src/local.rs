@@ -429,7 +429,7 @@ impl LocalStore {
         let (reply, answer) = oneshot::channel();
         let message = Message::Propose { caller, command, data, physical, reply };
         let alone = of_keys && pending == 0 && published.alone;
-        let left = if alone { self.shared.turns.take(message) } else { Err(message) };
+        let left = if alone { self.shared.turns.take(message, &self.shared.pending).await } else { Err(message) };
         if let Err(message) = left {
             self.shared.send(message)?;
         }

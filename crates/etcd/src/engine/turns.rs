@@ -5,8 +5,10 @@
 //! one writer:    task ─► a turn where it stands ─► answer
 //! ```
 //! Waking the thread and waking the task again takes as long as a sync. A lone writer can only wait for the sync anyhow, so its
-//! task does the turn itself: as long as writes came one by one for a while, the disk is fast, and nothing else is going on.
+//! task does the turn itself: as long as writes came one by one for a while, nobody read in between, the disk is fast, and
+//! nothing else is going on. Before it does, all connections are heard: one thread for them all sees no others that wait.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError, Weak};
 
@@ -18,35 +20,30 @@ const LONE_TURNS_MIN: u32 = 16;
 const SYNC_MAX: Duration = Duration::from_millis(2);
 /// The average is of about so many syncs.
 const SYNCS: u32 = 8;
-/// A client that writes again sooner was not waiting for an answer: there are several.
-const PAUSE_MIN: Duration = Duration::from_micros(15);
 
 /// What tells a lone writer from several.
 #[derive(Default)]
 pub(super) struct Pattern {
     /// Turns with one write each, one after the other.
     lone_turns: u32,
-    /// When the last turn that a client took ended, on the monotonic clock.
-    ended: Option<Duration>,
+    /// Ranges answered until the last turn.
+    ranges: u64,
     /// How long syncs take on average.
     sync: Duration,
 }
 
 impl Pattern {
-    /// A turn is over that took up so many writes, and so many more wait.
-    fn took(&mut self, writes: usize, waiting: usize) {
-        if writes > 1 || waiting > 0 || self.sync > SYNC_MAX {
+    /// A turn is over that took up so many writes, so many more wait, and so many ranges were answered in all.
+    fn took(&mut self, writes: usize, waiting: usize, ranges: u64) {
+        let read = std::mem::replace(&mut self.ranges, ranges) != ranges;
+        if writes > 1 || waiting > 0 || read || self.sync > SYNC_MAX {
             self.lone_turns = 0;
         } else if writes == 1 {
             self.lone_turns = self.lone_turns.saturating_add(1);
         }
     }
 
-    /// Whether the next turn may be its client's.
-    fn is_lone(&mut self, now: Duration) -> bool {
-        if self.ended.take().is_some_and(|ended| now.saturating_sub(ended) < PAUSE_MIN) {
-            self.lone_turns = 0;
-        }
+    fn is_lone(&self) -> bool {
         self.lone_turns >= LONE_TURNS_MIN
     }
 
@@ -60,24 +57,31 @@ type Seat = Mutex<Option<Engine>>;
 
 /// Where a client finds the engine.
 #[derive(Default)]
-pub(crate) struct Turns(OnceLock<Weak<Seat>>);
+pub(crate) struct Turns {
+    seat: OnceLock<Weak<Seat>>,
+    /// Whether one client alone has written for a while.
+    lone: AtomicBool,
+}
 
 impl Turns {
     /// Takes a turn with this write here and now, if that is the best for all: blocks for a sync then. Otherwise the write
     /// comes back, for the inbox.
-    pub(crate) fn take(&self, write: Message) -> Result<(), Message> {
-        let Some(seat) = self.0.get().and_then(Weak::upgrade) else { return Err(write) };
+    pub(crate) async fn take(&self, write: Message, pending: &AtomicUsize) -> Result<(), Message> {
+        if !self.lone.load(Ordering::Relaxed) {
+            return Err(write);
+        }
+        tokio::task::yield_now().await;
+        if pending.load(Ordering::Relaxed) > 1 {
+            return Err(write);
+        }
+        let Some(seat) = self.seat.get().and_then(Weak::upgrade) else { return Err(write) };
         let mut engine = match seat.try_lock() {
             Ok(engine) => engine,
             Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => return Err(write),
         };
-        let Some(engine) = engine.as_mut() else { return Err(write) };
-        if !engine.is_free() {
-            return Err(write);
-        }
+        let Some(engine) = engine.as_mut().filter(|engine| engine.is_free()) else { return Err(write) };
         let _watched = Watched(engine.shared.clone());
         engine.turn_or_fail(write, None);
-        engine.pattern.ended = Some(engine.shared.clock.monotonic());
         Ok(())
     }
 }
@@ -110,7 +114,7 @@ impl Engine {
         let shared = self.shared.clone();
         let _ended = Ended(shared.clone());
         let seat = Arc::new(Mutex::new(Some(self)));
-        let _ = shared.turns.0.set(Arc::downgrade(&seat));
+        let _ = shared.turns.seat.set(Arc::downgrade(&seat));
         loop {
             let timeout = next_timeout(&mut sit(&seat));
             let Some(first) = timeout.and_then(|timeout| wait(inbox, timeout)) else { break };
@@ -126,14 +130,18 @@ impl Engine {
     }
 
     /// Whether nothing is going on but single writes of the only voter.
-    fn is_free(&mut self) -> bool {
+    fn is_free(&self) -> bool {
         let quiet = self.unsynced.is_none() && !self.stopping && !self.keyspace.is_compacting();
-        quiet && self.is_alone() && self.leads() && self.pattern.is_lone(self.shared.clock.monotonic())
+        quiet && self.is_alone() && self.leads() && self.pattern.is_lone()
     }
 
     fn turn_or_fail(&mut self, first: Message, inbox: Option<&Receiver<Message>>) {
         match self.turn(first, inbox) {
-            Ok(writes) => self.pattern.took(writes, self.shared.pending.load(Ordering::Relaxed)),
+            Ok(writes) => {
+                let (waiting, ranges) = (self.shared.pending.load(Ordering::Relaxed), self.shared.metrics.ranges.get());
+                self.pattern.took(writes, waiting, ranges);
+                self.shared.turns.lone.store(self.pattern.is_lone(), Ordering::Relaxed);
+            }
             Err(error) => self.fail(&error),
         }
     }
@@ -171,48 +179,36 @@ fn wait(inbox: &Receiver<Message>, timeout: Option<Duration>) -> Option<Message>
 mod tests {
     use super::*;
 
-    const MICROSECOND: Duration = Duration::from_micros(1);
-
     /// A pattern after `turns` of one write.
     fn after(turns: u32) -> Pattern {
         let mut pattern = Pattern::default();
-        (0..turns).for_each(|_| pattern.took(1, 0));
+        (0..turns).for_each(|_| pattern.took(1, 0, 0));
         pattern
     }
 
     #[test]
-    fn a_writer_is_alone_after_a_while_and_until_there_is_another() {
+    fn a_writer_is_alone_after_a_while_and_until_somebody_else_writes_or_reads() {
         let long = LONE_TURNS_MIN;
-        assert!(!after(long - 1).is_lone(Duration::ZERO));
-        assert!(after(long).is_lone(Duration::ZERO));
-        for (writes, waiting) in [(2, 0), (1, 1), (0, 1)] {
+        assert!(!after(long - 1).is_lone());
+        assert!(after(long).is_lone());
+        for (writes, waiting, ranges) in [(2, 0, 0), (1, 1, 0), (0, 1, 0), (1, 0, 1)] {
             let mut pattern = after(long);
-            pattern.took(writes, waiting);
-            assert!(!pattern.is_lone(Duration::ZERO), "{writes} writes, {waiting} waiting");
+            pattern.took(writes, waiting, ranges);
+            assert!(!pattern.is_lone(), "{writes} writes, {waiting} waiting, {ranges} ranges");
         }
         let mut pattern = after(long);
-        pattern.took(0, 0);
-        assert!(pattern.is_lone(Duration::ZERO), "a turn without a write says nothing");
+        pattern.took(0, 0, 0);
+        assert!(pattern.is_lone(), "a turn without a write says nothing");
     }
 
     #[test]
     fn a_slow_disk_is_the_threads() {
         let mut pattern = after(LONE_TURNS_MIN);
         pattern.synced(SYNC_MAX * 2);
-        pattern.took(1, 0);
-        assert!(pattern.is_lone(Duration::ZERO), "one says nothing");
+        pattern.took(1, 0, 0);
+        assert!(pattern.is_lone(), "one says nothing");
         (0..SYNCS * 2).for_each(|_| pattern.synced(SYNC_MAX * 2));
-        pattern.took(1, 0);
-        assert!(!pattern.is_lone(Duration::ZERO));
-    }
-
-    #[test]
-    fn a_write_that_had_been_waiting_ends_it() {
-        let mut pattern = after(LONE_TURNS_MIN);
-        pattern.ended = Some(Duration::from_secs(1));
-        assert!(pattern.is_lone(Duration::from_secs(1) + PAUSE_MIN));
-        pattern.ended = Some(Duration::from_secs(1));
-        assert!(!pattern.is_lone(Duration::from_secs(1) + MICROSECOND));
-        assert!(!pattern.is_lone(Duration::from_secs(2)));
+        pattern.took(1, 0, 0);
+        assert!(!pattern.is_lone());
     }
 }

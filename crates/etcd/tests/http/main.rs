@@ -6,3 +6,4 @@ mod gateway;
 mod grpc;
 mod rig;
 mod tls;
+mod turns;
