@@ -1,31 +1,42 @@
-//! The way of answers from the state thread to the tasks that wait for them.
+//! The way of answers and of changes from the state thread to the tasks that wait for them.
 //!
-//! Waking a task of another thread is a system call. All answers of one turn are handed over at once, to a task of the
-//! clients' runtime that gives them out: the connections then write what belongs together in one piece.
+//! Waking a task of another thread is a system call, and what wakes alone is written alone. All that one turn has to say is
+//! handed over at once, to a task of the clients' runtime that gives it out: the connections then write what belongs together
+//! in one piece.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::hub::Ready;
 use crate::shared::Answer;
 
 /// Who waits, each with its answer.
 pub(crate) type Answers = Vec<(oneshot::Sender<Answer>, Answer)>;
 
-/// Where the state thread leaves answers.
+/// What one turn has to say.
 #[derive(Default)]
-pub(crate) struct Delivery {
-    courier: Mutex<Option<mpsc::UnboundedSender<Answers>>>,
+pub(crate) struct News {
+    /// To who asked.
+    pub(crate) answers: Answers,
+    /// Streams of watches that have something to say now.
+    pub(crate) watches: Vec<Arc<Ready>>,
 }
 
-/// Gives answers out; made by [`Delivery::courier`].
-pub(crate) struct Courier(mpsc::UnboundedReceiver<Answers>);
+/// Where the state thread leaves news.
+#[derive(Default)]
+pub(crate) struct Delivery {
+    courier: Mutex<Option<mpsc::UnboundedSender<News>>>,
+}
+
+/// Gives news out; made by [`Delivery::courier`].
+pub(crate) struct Courier(mpsc::UnboundedReceiver<News>);
 
 impl Delivery {
-    /// Gives out `answers`; without a courier, one by one.
-    pub(crate) fn send(&self, answers: Answers) {
-        let mut left = answers;
-        if left.len() > 1
+    /// Gives `news` out; without a courier, one by one.
+    pub(crate) fn send(&self, news: News) {
+        let mut left = news;
+        if left.answers.len() + left.watches.len() > 1
             && let Some(courier) = &*self.courier.lock().unwrap_or_else(PoisonError::into_inner)
         {
             match courier.send(std::mem::take(&mut left)) {
@@ -33,10 +44,10 @@ impl Delivery {
                 Err(mpsc::error::SendError(back)) => left = back,
             }
         }
-        give_out(left);
+        left.give_out();
     }
 
-    /// Whoever runs what this returns gives answers out from now on, until it is dropped or the next is made.
+    /// Whoever runs what this returns gives news out from now on, until it is dropped or the next is made.
     pub(crate) fn courier(&self) -> Courier {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.courier.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
@@ -45,10 +56,10 @@ impl Delivery {
 }
 
 impl Courier {
-    /// Gives answers out until the member is gone.
+    /// Gives news out until the member is gone.
     pub(crate) async fn run(mut self) {
-        while let Some(answers) = self.0.recv().await {
-            give_out(answers);
+        while let Some(news) = self.0.recv().await {
+            news.give_out();
         }
     }
 }
@@ -57,16 +68,19 @@ impl Drop for Courier {
     fn drop(&mut self) {
         // What is sent from now on comes back to its sender; what is here already must not be lost.
         self.0.close();
-        while let Ok(answers) = self.0.try_recv() {
-            give_out(answers);
+        while let Ok(news) = self.0.try_recv() {
+            news.give_out();
         }
     }
 }
 
-fn give_out(answers: Answers) {
-    for (reply, answer) in answers {
-        // Whoever asked may have gone.
-        let _ = reply.send(answer);
+impl News {
+    fn give_out(self) {
+        for (reply, answer) in self.answers {
+            // Whoever asked may have gone.
+            let _ = reply.send(answer);
+        }
+        self.watches.iter().for_each(|ready| ready.wake());
     }
 }
 
@@ -76,13 +90,14 @@ mod tests {
 
     use super::*;
 
-    fn waiting(count: i64) -> (Answers, Vec<oneshot::Receiver<Answer>>) {
-        (0..count)
+    fn waiting(count: i64) -> (News, Vec<oneshot::Receiver<Answer>>) {
+        let (answers, receivers) = (0..count)
             .map(|revision| {
                 let (reply, answer) = oneshot::channel();
                 ((reply, Ok(Response::Done { revision })), answer)
             })
-            .unzip()
+            .unzip();
+        (News { answers, watches: Vec::new() }, receivers)
     }
 
     async fn all_answered(receivers: Vec<oneshot::Receiver<Answer>>) {
@@ -95,19 +110,19 @@ mod tests {
     #[tokio::test]
     async fn everybody_is_answered_with_a_courier_without_one_and_after_its_end() {
         let delivery = Delivery::default();
-        let (answers, receivers) = waiting(3);
-        delivery.send(answers);
+        let (news, receivers) = waiting(3);
+        delivery.send(news);
         all_answered(receivers).await;
         let courier = tokio::spawn(delivery.courier().run());
         for count in [1, 3] {
-            let (answers, receivers) = waiting(count);
-            delivery.send(answers);
+            let (news, receivers) = waiting(count);
+            delivery.send(news);
             all_answered(receivers).await;
         }
         courier.abort();
         assert!(courier.await.is_err_and(|error| error.is_cancelled()));
-        let (answers, receivers) = waiting(3);
-        delivery.send(answers);
+        let (news, receivers) = waiting(3);
+        delivery.send(news);
         all_answered(receivers).await;
     }
 
@@ -115,8 +130,8 @@ mod tests {
     async fn a_courier_that_ends_gives_out_what_it_has() {
         let delivery = Delivery::default();
         let courier = delivery.courier();
-        let (answers, receivers) = waiting(3);
-        delivery.send(answers);
+        let (news, receivers) = waiting(3);
+        delivery.send(news);
         drop(courier);
         all_answered(receivers).await;
     }

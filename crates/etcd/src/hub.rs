@@ -68,6 +68,19 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Ready {
     pub(crate) fn push(&self, token: i64) {
         lock(&self.tokens).push_back(token);
+        self.wake();
+    }
+
+    /// As [`Ready::push`] for who will wake all streams at once; true when this one has to be woken.
+    fn push_quietly(&self, token: i64) -> bool {
+        let mut tokens = lock(&self.tokens);
+        tokens.push_back(token);
+        // With more in it somebody was woken, or is to be, and looks on until it is empty.
+        tokens.len() == 1
+    }
+
+    /// Has the stream look at what is ready.
+    pub(crate) fn wake(&self) {
         self.notify.notify_one();
     }
 
@@ -108,22 +121,25 @@ impl Hub {
         }
     }
 
-    /// Hands changes to the watchers they concern. Revisions come in order.
-    pub(crate) fn dispatch(&mut self, all: &[Arc<Changes>]) {
+    /// Hands changes to the watchers they concern; returns who has to be woken. Revisions come in order.
+    #[must_use]
+    pub(crate) fn dispatch(&mut self, all: &[Arc<Changes>]) -> Vec<Arc<Ready>> {
+        let mut woken = Vec::new();
         for changes in all {
             self.revision = changes.revision;
             for change in &changes.changes {
                 for slot in self.keys.get(&change.row.kv.key).into_iter().flatten() {
-                    slot.offer(changes);
+                    slot.offer(changes, &mut woken);
                 }
             }
             for slot in self.ranges.values() {
                 let hit = changes.changes.iter().any(|c| in_range(&c.row.kv.key, &slot.key, &slot.range_end));
                 if hit {
-                    slot.offer(changes);
+                    slot.offer(changes, &mut woken);
                 }
             }
         }
+        woken
     }
 
     /// The whole state was replaced by one at this revision: everybody goes back to history.
@@ -177,7 +193,7 @@ impl SlotInner {
 }
 
 impl Slot {
-    fn offer(&self, changes: &Arc<Changes>) {
+    fn offer(&self, changes: &Arc<Changes>, woken: &mut Vec<Arc<Ready>>) {
         let mut inner = lock(&self.inner);
         if inner.behind || changes.revision < inner.next {
             return;
@@ -194,7 +210,9 @@ impl Slot {
         if !inner.announced {
             inner.announced = true;
             drop(inner);
-            self.ready.push(self.token);
+            if self.ready.push_quietly(self.token) {
+                woken.push(self.ready.clone());
+            }
         }
     }
 }

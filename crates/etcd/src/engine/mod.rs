@@ -22,7 +22,7 @@ use prost::Message as _;
 use raft::{Entry, EntryKind, Input, LogIndex, MemberId, Output, Raft, Role, Term};
 use tokio::sync::oneshot;
 
-use crate::answers::Answers;
+use crate::answers::{Answers, News};
 use crate::checkpoint::Restored;
 use crate::hub::lock;
 use crate::journal::Journal;
@@ -535,15 +535,13 @@ impl Engine {
         if std::mem::take(&mut self.cluster.restored) {
             lock(&self.shared.hub).restored(self.keyspace.state().revision());
         }
+        let mut news = News { answers: std::mem::take(&mut self.answers), watches: Vec::new() };
         if !self.changes.is_empty() {
-            lock(&self.shared.hub).dispatch(&self.changes);
+            news.watches = lock(&self.shared.hub).dispatch(&self.changes);
             self.changes.clear();
         }
-        if !self.answers.is_empty() {
-            let answers = std::mem::take(&mut self.answers);
-            self.shared.pending.fetch_sub(answers.len(), Ordering::Relaxed);
-            self.shared.delivery.send(answers);
-        }
+        self.shared.pending.fetch_sub(news.answers.len(), Ordering::Relaxed);
+        self.shared.delivery.send(news);
         for (reply, renewed) in self.renewals.drain(..) {
             let _ = reply.send(renewed);
         }
