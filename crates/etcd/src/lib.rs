@@ -14,6 +14,7 @@ mod compactor;
 mod config_file;
 mod connector;
 mod convert;
+mod corked;
 mod corruption;
 mod database;
 mod discovery;

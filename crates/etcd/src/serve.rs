@@ -15,6 +15,7 @@ use crate::EtcdError;
 use crate::access::Access;
 use crate::auth::CertificateName;
 use crate::connector::Wire;
+use crate::corked;
 use crate::eager::Eager;
 use crate::listen::Listener;
 use crate::member::Member;
@@ -225,7 +226,8 @@ impl Server {
             let (router, connection) = (router.clone(), connection.clone());
             async move { Ok::<_, Infallible>(router.route(request, &connection).await) }
         });
-        if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        let serve = |corked| builder.serve_connection(TokioIo::new(corked), service);
+        if let Err(error) = corked::drive(stream, serve).await {
             tracing::debug!(target: "etcd", error, "a client connection ended");
         }
     }
