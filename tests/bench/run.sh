@@ -95,6 +95,7 @@ store() { # name, command
   peer_pids=($!)
   until curl -sf http://127.0.0.1:23990/health >/dev/null; do sleep 0.02; done
   "$bench" disk --server "$name" --directory "$work" --seconds "$each" >>"$lines"
+  "$bench" loopback --server "$name" --seconds "$each" >>"$lines"
   "$bench" store --server "$name" --endpoint http://127.0.0.1:23990 --pids "${peer_pids[0]}" --seconds "$each" >>"$lines"
   stop_peer
   rm -rf "$dir"

@@ -9,6 +9,7 @@ mod disk;
 mod failover;
 mod keys;
 mod kubernetes;
+mod loopback;
 mod phase;
 mod process;
 mod ready;
@@ -44,6 +45,8 @@ enum Cli {
     Connect(Connect),
     /// Append to a file and sync it, as the least that a durable write takes
     Disk(Disk),
+    /// Send packets to and fro on loopback, as the least that any call can take
+    Loopback(Loopback),
     /// Memory and CPU of processes that have nothing to do
     Idle(Idle),
     /// Make a table of measured lines
@@ -134,6 +137,12 @@ struct Disk {
 }
 
 #[derive(Args)]
+struct Loopback {
+    #[command(flatten)]
+    measured: Measured,
+}
+
+#[derive(Args)]
 struct Idle {
     #[command(flatten)]
     measured: Measured,
@@ -151,7 +160,17 @@ fn main() -> Result<()> {
     match Cli::parse() {
         Cli::Load(load) => runtime.block_on(kubernetes::run(&load.measured.server(), &load.kubeconfig)),
         Cli::Rollout(load) => runtime.block_on(rollout::run(&load.measured.server(), &load.kubeconfig)),
-        Cli::Store(store) => runtime.block_on(store::run(&store.measured.server(), &store.endpoints)),
+        Cli::Store(store) => {
+            let server = store.measured.server();
+            // One client alone would measure how its runtime's threads wake each other.
+            let alone = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            alone.block_on(store::run(&server, &store.endpoints, 1))?;
+            runtime.block_on(store::run(&server, &store.endpoints, 100))?;
+            match &store.endpoints[..] {
+                [endpoint] => runtime.block_on(store_watch::run(&server, endpoint)),
+                _ => Ok(()),
+            }
+        }
         Cli::Keys(keys) => {
             let server = keys.store.measured.server();
             runtime.block_on(keys::run(&server, &keys.store.endpoints[0], keys.count))
@@ -167,6 +186,7 @@ fn main() -> Result<()> {
             runtime.block_on(connect::run(&measured.server(), address, &label))
         }
         Cli::Disk(disk) => disk::run(&disk.measured.server(), &disk.directory),
+        Cli::Loopback(loopback) => loopback::run(&loopback.measured.server()),
         Cli::Idle(idle) => idle.measured.server().idle(),
         Cli::Table { files } => {
             println!("{}", table::of(&files)?);

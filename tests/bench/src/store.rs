@@ -51,22 +51,14 @@ impl Worker for Range {
     }
 }
 
-/// With several members, clients are spread over them.
-pub(crate) async fn run(server: &Server, endpoints: &[String]) -> Result<()> {
+/// With several members, the `workers` clients are spread over them.
+pub(crate) async fn run(server: &Server, endpoints: &[String], workers: usize) -> Result<()> {
     let connect = |i: usize| RemoteStore::connect(&endpoints[i % endpoints.len()..][..1], None).map(Store::Remote);
     let connections = (0..CONNECTIONS).map(connect).collect::<Result<Vec<_>, _>>()?;
     let worker = |run: usize, worker: usize| Put { store: connections[worker % CONNECTIONS].clone(), run, worker };
     let of = if endpoints.len() > 1 { format!("{} members, ", endpoints.len()) } else { String::new() };
-    for workers in [1, 100] {
-        server.phase(&format!("{of}etcd put 256 B"), (0..workers).map(|w| worker(workers, w)).collect()).await?;
-        server
-            .phase(&format!("{of}etcd linearizable range"), (0..workers).map(|w| Range(worker(workers, w))).collect())
-            .await?;
-        let creates = (0..workers).map(|w| Create(worker(workers, w))).collect();
-        server.phase(&format!("{of}etcd create (transaction) 256 B"), creates).await?;
-    }
-    if let [endpoint] = endpoints {
-        crate::store_watch::run(server, endpoint).await?;
-    }
-    Ok(())
+    let all = || (0..workers).map(|number| worker(workers, number));
+    server.phase(&format!("{of}etcd put 256 B"), all().collect()).await?;
+    server.phase(&format!("{of}etcd linearizable range"), all().map(Range).collect()).await?;
+    server.phase(&format!("{of}etcd create (transaction) 256 B"), all().map(Create).collect()).await
 }
