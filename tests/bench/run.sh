@@ -48,6 +48,13 @@ connect() { # data directory: a connection through the edge, and one to a kubele
   "$bench" connect --server pilothouse --address "$kubelet" --label 'without it' --pids "$pids" --seconds "$each" >>"$lines"
 }
 
+join() ( # data directory: nodes that the cloud adds one by one, each once it is done with the last
+  eval "$("$pilothouse" env --shell posix --data-dir "$1")"
+  export pool=$PILOTHOUSE_ENDPOINT/v1/projects/$GOOGLE_CLOUD_PROJECT/locations/us-central1-a/clusters/demo/nodePools/default-pool:setSize
+  "$bench" join --server pilothouse --kubeconfig "$1/user/kubeconfig" --pids "$(pids_of "$1")" --command \
+    'until curl -sf -X POST "$pool" -H "Authorization: Bearer $CLOUDSDK_AUTH_ACCESS_TOKEN" -d "{\"nodeCount\": $NODES}"; do sleep 0.1; done >/dev/null' >>"$lines"
+)
+
 ours() {
   local dir=$work/ours from
   from=$(now_ms)
@@ -56,6 +63,7 @@ ours() {
   say pilothouse 'start to first kubectl get ns' $(($(now_ms) - from)) ms
   measure pilothouse "$dir/user/kubeconfig" "$(pids_of "$dir")"
   connect "$dir"
+  join "$dir"
   end "$dir"
 
   from=$(now_ms)

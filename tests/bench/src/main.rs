@@ -7,6 +7,7 @@ mod client;
 mod connect;
 mod disk;
 mod failover;
+mod join;
 mod keys;
 mod kubernetes;
 mod loopback;
@@ -33,6 +34,8 @@ enum Cli {
     Load(Load),
     /// The time from a Deployment of 500 to all its pods running
     Rollout(Load),
+    /// The time from a node's first certificate signing request to Ready
+    Join(Join),
     /// Put and range 256-byte values in an etcd
     Store(Store),
     /// Fill an etcd with keys; its memory, and how long reads wait while it compacts and defragments
@@ -75,6 +78,15 @@ struct Load {
     measured: Measured,
     #[arg(long)]
     kubeconfig: PathBuf,
+}
+
+#[derive(Args)]
+struct Join {
+    #[command(flatten)]
+    load: Load,
+    /// The shell command that makes the nodes `$NODES`
+    #[arg(long)]
+    command: String,
 }
 
 #[derive(Args)]
@@ -160,6 +172,9 @@ fn main() -> Result<()> {
     match Cli::parse() {
         Cli::Load(load) => runtime.block_on(kubernetes::run(&load.measured.server(), &load.kubeconfig)),
         Cli::Rollout(load) => runtime.block_on(rollout::run(&load.measured.server(), &load.kubeconfig)),
+        Cli::Join(Join { load, command }) => {
+            runtime.block_on(join::run(&load.measured.server(), &load.kubeconfig, &command))
+        }
         Cli::Store(store) => {
             let server = store.measured.server();
             // One client alone would measure how its runtime's threads wake each other.
