@@ -86,7 +86,7 @@ fn run(command: Command) -> Result<String> {
             confine::keep_from_others();
             server(async move { api_server::run(&args).await })
         }
-        Command::Cloud(args) => server(sandbox::run(&args)),
+        Command::Cloud(args) => server(async move { sandbox::run(&args).await }),
         Command::Signer(args) => {
             name_process();
             let confined = confine::confine(Role::Signer, &args.data_dir);
@@ -111,14 +111,19 @@ fn client<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
-fn server(work: impl Future<Output = Result<()>>) -> Result<String> {
+fn server(work: impl Future<Output = Result<()>> + Send + 'static) -> Result<String> {
     log_to_stderr();
     serve(work)
 }
 
-fn serve(work: impl Future<Output = Result<()>>) -> Result<String> {
+/// The work is a task like all that it starts: done by the main thread it would wait for one of the others to wake it, and wake
+/// another for each connection that it passes on.
+fn serve(work: impl Future<Output = Result<()>> + Send + 'static) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
-    runtime.block_on(work).map(|()| String::new())
+    match runtime.block_on(runtime.spawn(work)) {
+        Ok(done) => done.map(|()| String::new()),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 /// A store alone has its state thread too: on two processors a second thread for the network would only take turns with the
