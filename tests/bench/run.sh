@@ -118,6 +118,7 @@ keys_of() { # name, data directory, command
   stop_peer
   "$bench" ready --server "$1" --endpoint http://127.0.0.1:23990 --label "etcd, $keys keys, started again" --command "$3" >>"$lines"
   rm -rf "$2"
+  sync # or what is measured next waits for a gigabyte to be deleted
 }
 
 store3() { # name, command: three members over mutual TLS, clients at all of them
