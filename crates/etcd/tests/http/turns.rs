@@ -1,22 +1,28 @@
-//! Who takes the state's turns must not be felt by anybody.
+//! Who takes the turns of the state: nobody must feel it.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use disk::{DataKey, RealDisk};
-use etcd::{MemberConfig, RemoteStore, Storage, Store};
+use disk::{DataKey, Disk, DiskFile, RealDisk, SimDisk};
+use etcd::{Member, MemberConfig, RemoteStore, Storage, Store, StoreError};
 use mvcc::PutRequest;
 
-use super::rig::{Rig, entropy};
+use super::rig::{PATIENCE, Rig, clock, entropy};
 
 const CONNECTIONS: usize = 8;
 const WRITERS: usize = 64;
 const LONE_WRITES: usize = 40;
 const WRITES_EACH: usize = 20;
 
+async fn put(store: &Store, key: String) -> Result<(), StoreError> {
+    store.put(PutRequest { key: key.into(), value: "v".into(), ..PutRequest::default() }).await.map(drop)
+}
+
 async fn write(store: Store, writer: usize, writes: usize) {
     for n in 0..writes {
-        let key = format!("{writer}/{n}").into();
-        store.put(PutRequest { key, value: "v".into(), ..PutRequest::default() }).await.expect("written");
+        put(&store, format!("{writer}/{n}")).await.expect("written");
     }
 }
 
@@ -31,12 +37,16 @@ async fn write_all(endpoint: String) {
     }
 }
 
+fn storage(dir: &Path, disk: Arc<dyn Disk>) -> Storage {
+    let key = DataKey::generate("cluster/test/instance/test", &entropy());
+    Storage { dir: dir.to_owned(), disk, key, view: !dir.starts_with("/sim") }
+}
+
 /// The member has one thread for all its clients here: while a turn is taken on it, it sees no other writer.
 #[tokio::test]
 async fn writers_that_come_after_a_lone_one_share_their_syncs() {
     let dir = tempfile::tempdir().expect("a directory");
-    let key = DataKey::generate("cluster/test/instance/test", &entropy());
-    let storage = Storage { dir: dir.path().to_owned(), disk: Arc::new(RealDisk), key, view: true };
+    let storage = storage(dir.path(), Arc::new(RealDisk));
     let rig = Rig::with(|config| MemberConfig { storage: Some(storage), ..config }).await;
     let endpoint = rig.base.clone();
     let clients = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -46,4 +56,65 @@ async fn writers_that_come_after_a_lone_one_share_their_syncs() {
     let syncs: usize = syncs.expect("counted").parse().expect("a number");
     assert!(syncs >= LONE_WRITES, "each write of the lone one was synced for itself: {syncs}");
     assert!(syncs < WRITERS * WRITES_EACH / 2, "{syncs} syncs");
+}
+
+/// A disk whose driver has a fault, once it is told to.
+#[derive(Clone)]
+struct Faulty(SimDisk, Arc<AtomicBool>);
+
+struct FaultyFile(Box<dyn DiskFile>, Arc<AtomicBool>);
+
+impl Disk for Faulty {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.create_dir(path)
+    }
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(FaultyFile(self.0.create(path)?, self.1.clone())))
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.0.read(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.append(bytes)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        assert!(!self.1.load(Ordering::Relaxed), "a fault");
+        self.0.sync()
+    }
+    fn reserve(&mut self, length: u64) -> io::Result<()> {
+        self.0.reserve(length)
+    }
+    fn trim(&mut self) -> io::Result<()> {
+        self.0.trim()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_panics_in_its_clients_task_ends_the_member() {
+    let disk = Faulty(SimDisk::new(7), Arc::default());
+    let storage = storage(Path::new("/sim/member"), Arc::new(disk.clone()));
+    let config = MemberConfig { storage: Some(storage), ..MemberConfig::new("test", clock(), entropy()) };
+    let member = Member::start(config).expect("starts");
+    write(member.store(), 0, LONE_WRITES).await;
+    disk.1.store(true, Ordering::Relaxed);
+    let store = member.store();
+    let writer = tokio::spawn(async move { put(&store, "one too many".to_owned()).await });
+    assert!(writer.await.expect_err("not the state thread's own").is_panic());
+    tokio::time::timeout(PATIENCE, member.ended()).await.expect("whoever runs it is told");
+    assert!(matches!(put(&member.store(), "another".to_owned()).await, Err(StoreError::Stopped)));
 }
