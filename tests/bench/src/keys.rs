@@ -33,8 +33,8 @@ pub(crate) async fn run(server: &Server, endpoint: &str, keys: usize) -> Result<
     let readers: Vec<_> =
         (0..READERS).map(|i| tokio::spawn(read(store.clone(), i * keys / READERS, stop.clone()))).collect();
     let revision = store.current_revision().await?;
-    store.compact(revision, true).await?;
-    defragment(endpoint).await?;
+    wait_for(endpoint, "kv/compaction", &format!("{{\"revision\": {revision}, \"physical\": true}}")).await?;
+    wait_for(endpoint, "maintenance/defragment", "{}").await?;
     stop.store(true, Ordering::Relaxed);
     let mut longest = Duration::ZERO;
     for reader in readers {
@@ -86,14 +86,14 @@ async fn read(store: Store, number: usize, stop: Arc<AtomicBool>) -> Result<Dura
     Ok(longest)
 }
 
-/// Through the JSON gateway, which both have.
-async fn defragment(endpoint: &str) -> Result<()> {
-    let url = format!("{endpoint}/v3/maintenance/defragment");
+/// Asks through the JSON gateway, which both have, as it may take longer than a client of gRPC waits.
+async fn wait_for(endpoint: &str, call: &str, request: &str) -> Result<()> {
+    let url = format!("{endpoint}/v3/{call}");
     let status = tokio::process::Command::new("curl")
-        .args(["-sf", "-m", "120", "-d", "{}", &url])
+        .args(["-sf", "-m", "120", "-d", request, &url])
         .stdout(Stdio::null())
         .status()
         .await?;
-    ensure!(status.success(), "defragmentation: {status}");
+    ensure!(status.success(), "{call}: {status}");
     Ok(())
 }
