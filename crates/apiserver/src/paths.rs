@@ -1,6 +1,6 @@
 //! Paths that are no resources: version, health, metrics, discovery, OpenAPI, OpenID.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -90,10 +90,10 @@ impl Call<'_> {
             "/.well-known/openid-configuration" | "/openid/v1/jwks" if self.unacceptable(path).is_some() => {
                 self.unacceptable(path).unwrap_or_else(Self::not_found)
             }
-            "/.well-known/openid-configuration" => self.openid_configuration(),
+            "/.well-known/openid-configuration" => self.openid_configuration().await,
             "/openid/v1/jwks" => match self.server.jwks().await {
                 Some(keys) => cached(document(200, "application/jwk-set+json", keys.to_string().into_bytes())),
-                None => Reply::text(503, "the keys are not made yet\n"),
+                None => Self::no_keys(),
             },
             _ => self.deeper(path).await,
         }
@@ -238,7 +238,11 @@ impl Call<'_> {
         Some(Status { generic: true, ..Status::new(Reason::NotAcceptable, text) }.into())
     }
 
-    fn openid_configuration(&self) -> Reply {
+    fn no_keys() -> Reply {
+        Reply::text(503, "the keys are not made yet\n")
+    }
+
+    async fn openid_configuration(&self) -> Reply {
         let issuer = &self.server.config.issuer;
         if !issuer.starts_with("https://") {
             return Self::not_found();
@@ -250,10 +254,13 @@ impl Call<'_> {
             }
             uri => uri.to_owned(),
         };
+        let Some(keys) = self.server.jwks().await else { return Self::no_keys() };
+        let keys = keys["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let algorithms: BTreeSet<&str> = keys.iter().filter_map(|key| key["alg"].as_str()).collect();
         let value = json!({
             "issuer": issuer, "jwks_uri": own,
             "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["RS256"],
+            "id_token_signing_alg_values_supported": algorithms.into_iter().collect::<Vec<_>>(),
         });
         cached(document(200, "application/json", value.to_vec()))
     }

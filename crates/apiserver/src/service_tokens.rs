@@ -117,7 +117,7 @@ impl Inner {
             return Some(claims);
         }
         let keys = self.jwks().await?;
-        let claims = Arc::new(Value::from(pki::verify_jwt(token, &keys, &["RS256"])?));
+        let claims = Arc::new(Value::from(pki::verify_jwt(token, &keys, &pki::TOKEN_ALGORITHMS)?));
         let mut kept = self.verified.claims.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= VERIFIED_MAX {
             kept.clear();

@@ -68,10 +68,11 @@ pub(crate) struct ApiServerArgs {
     /// Static bearer tokens: lines of token,user,uid,"group,..."
     #[arg(long, value_name = "FILE")]
     token_auth_file: Option<PathBuf>,
-    /// RSA key that signs service-account tokens
+    /// RSA or EC key that signs service-account tokens
     #[arg(long, value_name = "FILE", required = true)]
     service_account_signing_key_file: PathBuf,
-    /// Its public half; other keys are refused
+    /// RSA or EC keys that verify service-account tokens; may be given several times, and hold several keys [default: the one
+    /// that signs]
     #[arg(long, value_name = "FILE")]
     service_account_key_file: Vec<PathBuf>,
     /// Audiences of this server [default: the issuer]

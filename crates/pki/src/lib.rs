@@ -41,6 +41,7 @@ pub use tls::{
     ClientCertificates, ClientIdentity, ClientVerifier, ServingCertificate, client_config, client_config_with,
     server_config, shown_by,
 };
+pub use token_key::TOKEN_ALGORITHMS;
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::authorities::Authorities;
 use crate::profile::{Authority, Profile};
 use crate::subject::{sha256, subject};
-use crate::token_key::TokenKey;
+use crate::token_key::{TokenKey, verification_keys};
 use crate::{SignerError, pem};
 
 /// The group that RBAC is not asked about.
@@ -147,11 +147,12 @@ impl SignerCore {
         Ok(Self { cluster: cluster.to_owned(), authorities, token_key, jwks: OnceLock::new(), clock, entropy })
     }
 
-    /// A signer that stores nothing: its authorities are gone with the process, its token key comes from elsewhere, as
-    /// PEM. Each of `token_keys` must be that key's public half.
+    /// A signer that stores nothing: its authorities are gone with the process, its token key (RSA or EC) comes from
+    /// elsewhere, as PEM. Tokens are verified by `token_keys` where there are any, and by the public half of the key else; as
+    /// at kube-apiserver the key that signs need not be among them.
     ///
     /// # Errors
-    /// When a key is not usable, or another one.
+    /// When a key is not usable, or a text has none.
     pub fn with_token_key(
         cluster: &str,
         token_key: &str,
@@ -160,13 +161,10 @@ impl SignerCore {
         entropy: Entropy,
     ) -> Result<Self, SignerError> {
         let key = TokenKey::from_pem(token_key)?;
-        if !token_keys.iter().all(|other| key.is_pair_of(other)) {
-            let what = "a key for verifying tokens is not the public half of the one that signs them".to_owned();
-            return Err(SignerError::BadKey(what));
-        }
+        let jwks = OnceLock::from(if token_keys.is_empty() { key.jwks() } else { verification_keys(token_keys)? });
         let authorities = Authorities::create(&clock, &entropy)?;
         let (_, token_key) = watch::channel(Some(Arc::new(key)));
-        Ok(Self { cluster: cluster.to_owned(), authorities, token_key, jwks: OnceLock::new(), clock, entropy })
+        Ok(Self { cluster: cluster.to_owned(), authorities, token_key, jwks, clock, entropy })
     }
 
     /// Signs a request for a purpose; at most the profile's lifetime.
@@ -236,7 +234,7 @@ impl SignerCore {
         Ok(token)
     }
 
-    /// The public halves of the token keys.
+    /// The keys that verify tokens.
     pub(crate) async fn jwks(&self) -> Result<Value, SignerError> {
         if let Some(set) = self.jwks.get() {
             return Ok(set.clone());
