@@ -9,9 +9,10 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use fuzz::Fuzz;
 use pki::{
-    ApiSigner, Approved, Attested, Authority, ClientVerifier, Identity, KeyRequest, MachineIdentity, MachineSecret,
-    MemoryVault, Profile, Requester, SIGNING_ALGORITHMS, Signer, SignerCore, pem, request_identity, request_subject,
-    subject, verify_jwt,
+    ApiSigner, Approved, Attested, Authority, ClientCertificates, ClientVerifier, Identity, KeyRequest,
+    MachineIdentity, MachineSecret, MemoryVault, Profile, Requester, SIGNING_ALGORITHMS, ServingCertificate, Signer,
+    SignerCore, api_server_names, client_config, pem, request_identity, request_subject, server_config, subject,
+    verify_jwt,
 };
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
@@ -26,6 +27,9 @@ const NAMES: [&str; 16] = [
     "system:masters", "system:nodes", "system:node:", "\0", "\u{202e}", "аdmin", "%2f", "*.", "127.0.0.1", "::1", ",O=", "/CN=",
     "xn--", "\u{ffff}", "kubernetes.default.svc", "localhost",
 ];
+
+/// A flight of a server: its certificate, and requests for others.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 fn entropy() -> Entropy {
     Entropy::new(|buffer| aws_lc_rs::rand::fill(buffer).unwrap())
@@ -220,5 +224,59 @@ fn a_machine_vouches_for_no_key_but_its_own_however_the_text_is_put_together() {
             assert_ne!(secret.check(&text, stolen.der(), &machine(name)), Attested::Good, "{name}: {text}");
         }
         assert_ne!(secret.check(&text, b.der(), &machine("a")), Attested::Good, "{text}");
+    });
+}
+
+/// What a client says first.
+fn hello(config: &Arc<rustls::ClientConfig>, name: &str) -> Vec<u8> {
+    let name = rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let mut bytes = Vec::new();
+    rustls::ClientConnection::new(Arc::clone(config), name).unwrap().write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_mutated_client_hello_opens_nothing() {
+    let (signer, runtime) = signer();
+    let authority = runtime.block_on(signer.certificate(Authority::Cluster)).unwrap();
+    let names = api_server_names([10, 0, 0, 1].into(), &[[127, 0, 0, 1].into()]);
+    let identity = runtime.block_on(request_identity(&signer, &names, None)).unwrap();
+    let serving = ServingCertificate::new(&identity).unwrap();
+    let clients = ClientCertificates::Requested;
+    let server = server_config(serving, clients, &[b"h2", b"http/1.1"], &clock()).unwrap();
+    let client = client_config(&authority, None, &[b"h2"], &clock()).unwrap();
+    let seeds = ["kubernetes.default.svc", "gke-0123456789abcdef-42.us-central1-a.gke.goog", "127.0.0.1"]
+        .map(|name| hello(&client, name));
+    // Lengths that lie, a name with a zero, records of other kinds, and other protocols.
+    let words: [&[u8]; 10] = [
+        b"\xff\xff",
+        b"\0\0",
+        b"\0\x05a\0b.c",
+        b"\x16\x03\x01",
+        b"\x16\x03\x00\x40\0",
+        b"\x15\x03\x03\0\x02\x02\x28",
+        b"\x17\x03\x03",
+        b"\x14\x03\x03\0\x01\x01",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x02h2",
+    ];
+    Fuzz::of(seeds).words(words).costly(4).run(|bytes| {
+        let mut connection = rustls::ServerConnection::new(Arc::clone(&server)).unwrap();
+        let mut rest = bytes;
+        let mut answered = Vec::new();
+        while !rest.is_empty() {
+            let read = connection.read_tls(&mut rest);
+            let processed = connection.process_new_packets().map(|_| ());
+            while connection.wants_write() {
+                connection.write_tls(&mut answered).unwrap();
+            }
+            if processed.is_err() || !read.is_ok_and(|count| count > 0) {
+                break;
+            }
+        }
+        assert!(connection.is_handshaking() && connection.peer_certificates().is_none(), "opened");
+        assert!(answered.len() <= ANSWER_BYTES_MAX, "{} bytes for {}", answered.len(), bytes.len());
+        // Handshake, change of cipher, alert or sealed; never something else.
+        assert!(answered.first().is_none_or(|kind| (0x14..=0x17).contains(kind)), "{}", answered.escape_ascii());
     });
 }
