@@ -2,7 +2,7 @@
 //! stranger puts into headers. One API server is the issuer, another one trusts it; the store is common to both.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ struct Server {
 }
 
 impl Place {
-    fn new(openssl: &std::path::Path) -> Result<Self> {
+    fn new(openssl: &Path) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let etcd = format!("http://127.0.0.1:{}", free_port()?);
         let child = Command::new(program())
@@ -340,5 +340,86 @@ fn a_file_that_makes_no_sense_is_refused_at_the_start() -> Result<()> {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(!output.status.success() && said.contains(error), "{said}");
     }
+    Ok(())
+}
+
+/// The header of a token.
+fn header(token: &str) -> Result<serde_json::Value> {
+    let head = token.split('.').next().context("a head")?;
+    Ok(serde_json::from_slice(&URL_SAFE_NO_PAD.decode(head)?)?)
+}
+
+/// A token under headers that say something else of its key, as forgers write them.
+fn forgeries(openssl: &Path, place: &Place, token: &str, public: &[u8]) -> Result<Vec<(String, String)>> {
+    let [_, claims, signature] = token.split('.').collect::<Vec<_>>()[..] else { bail!("{token}") };
+    let kid = header(token)?["kid"].clone();
+    let mut forged = Vec::new();
+    for (alg, kid) in ["RS256", "ES384", "none", "HS256"].into_iter().flat_map(|alg| [(alg, Some(&kid)), (alg, None)]) {
+        let mut head = serde_json::json!({"alg": alg});
+        if let Some(kid) = kid {
+            head["kid"] = kid.clone();
+        }
+        let text = format!("{}.{claims}", URL_SAFE_NO_PAD.encode(head.to_string()));
+        // With the public key's file as the secret.
+        let secret: String = public.iter().map(|byte| format!("{byte:02x}")).collect();
+        let file = place.file("signed", &text)?;
+        let mut mac = Command::new(openssl);
+        mac.args(["dgst", "-sha256", "-binary", "-mac", "HMAC", "-macopt", &format!("hexkey:{secret}"), &file]);
+        let mac = mac.output()?;
+        ensure!(mac.status.success() && mac.stdout.len() == 32, "{}", String::from_utf8_lossy(&mac.stderr));
+        for signature in [signature, "", &URL_SAFE_NO_PAD.encode(mac.stdout)] {
+            forged.push((format!("{head} {signature}"), format!("{text}.{signature}")));
+        }
+    }
+    Ok(forged)
+}
+
+#[test]
+fn tokens_are_signed_with_a_curve_and_verified_by_several_keys() -> Result<()> {
+    let Some(openssl) = on_path("openssl") else {
+        skipped("keys of service-account tokens", "openssl is not on PATH to make keys");
+        return Ok(());
+    };
+    let mut place = Place::new(&openssl)?;
+    let run = |arguments: &[&str]| crate::identities::run(Command::new(&openssl).args(arguments));
+    let file = |name: &str| place.dir.path().join(name).display().to_string();
+    // As openssl writes them: the curve's name in a block of its own before the key.
+    for (name, curve) in [("p256", "prime256v1"), ("p384", "secp384r1"), ("p521", "secp521r1")] {
+        run(&["ecparam", "-name", curve, "-genkey", "-out", &file(name)])?;
+        run(&["ec", "-in", &file(name), "-pubout", "-out", &file(&format!("{name}.pub"))])?;
+    }
+    run(&["pkcs8", "-topk8", "-nocrypt", "-in", &file("p521"), "-out", &file("p521.p8")])?;
+    let robot = r#"{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"robot"}}"#;
+    let rsa = place.start("rsa", "one", "tokens.csv", &[])?;
+    rsa.admin("/api/v1/namespaces/default/serviceaccounts", robot)?;
+    let unknown = place.start("unknown", "two", "tokens.csv", &[])?;
+    let large = place.start("large", "p521.p8", "tokens.csv", &[])?;
+
+    let keys = ["p256", "p384.pub", "one"]
+        .map(|name| format!("--service-account-key-file={}", place.dir.path().join(name).display()));
+    let issuers = [&rsa, &unknown].map(|server| format!("--service-account-issuer={}", server.url));
+    let server = place.start("server", "p256", "tokens.csv", &[&keys[..], &issuers[..]].concat())?;
+    let own = server.token("")?;
+    let (_, keys) = curl(&["-H", "Authorization: Bearer t0ken", &format!("{}/openid/v1/jwks", server.url)])?;
+    let keys: serde_json::Value = serde_json::from_str(&keys)?;
+    let algorithms: Vec<&str> =
+        keys["keys"].as_array().context("keys")?.iter().filter_map(|key| key["alg"].as_str()).collect();
+    ensure!(algorithms == ["ES256", "ES384", "RS256"], "{keys}");
+    let head = header(&own)?;
+    ensure!(head["alg"] == "ES256" && head["kid"] == keys["keys"][0]["kid"], "{head} {keys}");
+    let (_, discovery) =
+        curl(&["-H", "Authorization: Bearer t0ken", &format!("{}/.well-known/openid-configuration", server.url)])?;
+    ensure!(discovery.contains(r#"["ES256","ES384","RS256"]"#), "{discovery}");
+    let public = std::fs::read(place.dir.path().join("p256.pub"))?;
+    for (what, forged) in forgeries(&openssl, &place, &own, &public)? {
+        ensure!(server.whoami(&forged)? == Err(401), "{what}");
+    }
+    for (token, good) in [(own, true), (rsa.token("")?, true), (unknown.token("")?, false)] {
+        let found = server.whoami(&token)?;
+        ensure!(found.is_ok() == good, "{}: {found:?}", header(&token)?);
+    }
+    let token = large.token("")?;
+    ensure!(header(&token)?["alg"] == "ES512" && large.whoami(&token)?.is_ok());
+    ensure!(server.whoami(&token)? == Err(401), "a key that the server does not know");
     Ok(())
 }
