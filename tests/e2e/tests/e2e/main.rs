@@ -16,6 +16,7 @@ mod external_etcd;
 mod failures;
 mod fleet;
 mod gcloud;
+mod google_groups;
 mod history;
 mod identities;
 mod isolation;
