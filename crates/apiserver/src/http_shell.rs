@@ -180,7 +180,9 @@ impl ApiServer {
             Content::Bytes { content_type, .. } => content_type.clone(),
             content => wanted.content_type(matches!(content, Content::Watch(_))),
         };
-        if let Ok(value) = HeaderValue::from_str(&content_type) {
+        if !content_type.is_empty()
+            && let Ok(value) = HeaderValue::from_str(&content_type)
+        {
             headers.insert(header::CONTENT_TYPE, value);
         }
         *response.body_mut() = match reply.content {

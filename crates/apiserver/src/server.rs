@@ -64,6 +64,7 @@ pub(crate) struct Inner {
     pub(crate) event_lease: tokio::sync::Mutex<Option<(i64, std::time::Duration)>>,
     pub(crate) metrics: Metrics,
     pub(crate) documents: crate::paths::Documents,
+    pub(crate) openapi: crate::openapi::Documents,
     pub(crate) stop: watch::Sender<bool>,
 }
 
@@ -129,6 +130,7 @@ impl ApiServer {
             event_lease: tokio::sync::Mutex::default(),
             metrics: Metrics::new(config.clock.monotonic(), &config.host_name),
             documents: crate::paths::Documents::default(),
+            openapi: crate::openapi::Documents::default(),
             stop: watch::Sender::new(false),
             config,
         };

@@ -131,3 +131,36 @@ fn deleting_a_namespace_deletes_what_is_in_it() -> Result<()> {
     ensure!(sandbox.kubectl_fails(&["get", "namespace", "doomed"])?.contains("not found"));
     Ok(())
 }
+
+const LIST: &str = r#"
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: ConfigMap, metadata: {name: one}, data: {a: "1"}}
+- {apiVersion: v1, kind: ConfigMap, metadata: {name: two}, data: {a: "2"}}
+"#;
+
+/// For a `List` and for plain-text explanations kubectl wants `/openapi/v2` as protobuf.
+#[test]
+fn a_list_is_created_checked_applied_and_deleted() -> Result<()> {
+    let sandbox = Sandbox::start()?;
+    let list = sandbox.file("list.yaml", LIST)?;
+    ensure!(sandbox.kubectl(&["create", "-f", &list])? == "configmap/one created\nconfigmap/two created\n");
+    ensure!(sandbox.kubectl(&["apply", "-f", &list])?.contains("configmap/two configured"));
+    let wrong = sandbox.file("wrong.yaml", &LIST.replace(", data:", ", dota:").replace("name: ", "name: un"))?;
+    let said = sandbox.kubectl_fails(&["create", "--validate=strict", "-f", &wrong])?;
+    // For a list kubectl looks itself, with the schemas of that document.
+    ensure!(said.contains("unknown field \"dota\" in io.k8s.api.core.v1.ConfigMap"), "{said}");
+    ensure!(sandbox.kubectl(&["delete", "-f", &list])?.contains("configmap \"one\" deleted"));
+
+    let explain = |what: &str| sandbox.kubectl(&["explain", what, "--output", "plaintext-openapiv2"]);
+    let pods = explain("pods.spec")?;
+    for line in ["containers\t<[]Object> -required-", "nodeSelector\t<map[string]string>"] {
+        ensure!(pods.contains(line), "{pods}");
+    }
+    sandbox.kubectl_with_input(&["apply", "-f", "-"], WIDGETS)?;
+    sandbox.kubectl(&["wait", "--for=condition=Established", "crd/widgets.example.com", "--timeout=10s"])?;
+    let widgets = explain("widgets.spec")?;
+    ensure!(widgets.contains("size\t<integer> -required-"), "{widgets}");
+    Ok(())
+}
