@@ -147,26 +147,6 @@ impl Inner {
                 "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}),
         ]
     }
-
-    fn authentication_config(&self) -> Value {
-        let mut data = json!({"client-ca-file": self.config.client_ca});
-        if !self.config.front_proxy_ca.is_empty() {
-            data.set("requestheader-client-ca-file", self.config.front_proxy_ca.as_str());
-            for (key, words) in [
-                ("requestheader-allowed-names", "[]"),
-                ("requestheader-extra-headers-prefix", "[\"X-Remote-Extra-\"]"),
-                ("requestheader-group-headers", "[\"X-Remote-Group\"]"),
-                ("requestheader-uid-headers", "[\"X-Remote-Uid\"]"),
-                ("requestheader-username-headers", "[\"X-Remote-User\"]"),
-            ] {
-                data.set(key, words);
-            }
-        }
-        let mut object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {
-            "name": "extension-apiserver-authentication", "namespace": "kube-system"}});
-        object.set("data", data);
-        object
-    }
 }
 
 fn ready(now: &str) -> Value {
@@ -205,7 +185,6 @@ fn complete(found: &Value, wanted: &Value) -> Option<Value> {
             new.set("endpoints", wanted["endpoints"].clone());
             new.set("ports", wanted["ports"].clone());
         }
-        "ConfigMap" if found["data"] != wanted["data"] => new.set("data", wanted["data"].clone()),
         _ => return None,
     }
     Some(new)

@@ -120,6 +120,9 @@ fn conflict(all: &Cache, definition: &Value) -> Option<(&'static str, String)> {
         taken.extend(names["shortNames"].items().iter().filter_map(Value::as_str).map(str::to_owned));
         kinds.extend([names.str_at(&["kind"]), names.str_at(&["listKind"])].map(str::to_owned));
     }
+    // Those whose names are not accepted hold none.
+    taken.remove("");
+    kinds.remove("");
     let names = &definition["spec"]["names"];
     let (plural, kind) = (names.str_at(&["plural"]), names.str_at(&["kind"]));
     if taken.contains(plural) {
@@ -184,7 +187,12 @@ async fn put(server: &Arc<Inner>, path: &str, object: &Value) -> Result<(), mach
     call(server, Method::PUT, path, Body::Tree(object.clone())).await.map(drop)
 }
 
-async fn call(server: &Arc<Inner>, method: Method, path: &str, body: Body) -> Result<Value, machinery::Status> {
+pub(crate) async fn call(
+    server: &Arc<Inner>,
+    method: Method,
+    path: &str,
+    body: Body,
+) -> Result<Value, machinery::Status> {
     let user = UserInfo::authenticated("system:apiserver", &[policy::user::MASTERS]);
     let server = ApiServer { inner: server.clone() };
     server.handle(Request::verified(&user, method, path, "", body)).await.into_object()

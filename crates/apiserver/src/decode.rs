@@ -10,6 +10,10 @@ use crate::server::{Call, Inner};
 /// Media types an object may come in.
 const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
+/// What is said of a body that lacks the magic number of protobuf.
+pub(crate) const NO_PROTOBUF: &str =
+    "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
+
 /// How a body is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Media {
@@ -30,7 +34,7 @@ pub(crate) fn media_type(header: &str) -> String {
     header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-fn media_of(header: &str) -> Result<Media, Status> {
+pub(crate) fn media_of(header: &str) -> Result<Media, Status> {
     match media_type(header).as_str() {
         "" | "application/json" | "*/*" => Ok(Media::Json),
         "application/yaml" => Ok(Media::Yaml),
@@ -66,12 +70,8 @@ impl Call<'_> {
         Ok((value, warnings))
     }
 
-    /// Reads the body in whatever form it came, checking apiVersion and kind.
-    pub(crate) fn tree(&self, expected: &Expected<'_>) -> Result<Value, Status> {
-        Ok(self.read(expected, false)?.0)
-    }
-
-    /// As [`Call::tree`], with the members that stand twice, as far as they are asked for.
+    /// Reads the body in whatever form it came, checking apiVersion and kind; the members that stand twice, as far as they
+    /// are asked for.
     fn read(&self, expected: &Expected<'_>, twice: bool) -> Result<(Value, Vec<String>), Status> {
         let mut found = Vec::new();
         let value = self.parse(expected, twice.then_some(&mut found))?;
@@ -97,11 +97,7 @@ impl Call<'_> {
                     None => Value::from_slice(&bytes).map_err(refused)?,
                 };
                 if tree.as_object().is_none() && !tree.is_null() {
-                    let why = format!(
-                        "json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
-                        tree.type_name()
-                    );
-                    return Err(no_json(expected, &bytes, &why));
+                    return Err(no_json(expected, &bytes, &not_of_kind(&tree)));
                 }
                 if expected.type_name.is_empty() && tree.str_at(&["kind"]).is_empty() {
                     let why = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(&bytes));
@@ -116,8 +112,7 @@ impl Call<'_> {
             }
             Media::Protobuf => {
                 if !bytes.starts_with(protobuf::MAGIC) {
-                    let why = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
-                    return Err(unrecognized(expected, &bytes, why));
+                    return Err(unrecognized(expected, &bytes, NO_PROTOBUF));
                 }
                 let unknown = protobuf::unwrap_unknown(&bytes).map_err(|e| unreadable(expected, &e))?;
                 if unknown.content_type == "application/json" || expected.type_name.is_empty() {
@@ -292,6 +287,23 @@ fn unrecognized(expected: &Expected<'_>, bytes: &[u8], why: &str) -> Status {
         "the object provided is unrecognized (must be of type {}): {why} ({shown})",
         expected.gvk.kind
     ))
+}
+
+/// What Go says of JSON that has no kind, as it is no object.
+pub(crate) fn not_of_kind(tree: &Value) -> String {
+    format!(
+        "json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
+        go_word(tree)
+    )
+}
+
+/// What Go calls a JSON value.
+pub(crate) fn go_word(value: &Value) -> &'static str {
+    match value.type_name() {
+        "integer" => "number",
+        "boolean" => "bool",
+        other => other,
+    }
 }
 
 fn no_json(expected: &Expected<'_>, bytes: &[u8], why: &str) -> Status {

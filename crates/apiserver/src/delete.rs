@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use machinery::{GroupVersionKind, Status, Value, meta};
+use machinery::{Status, Value, meta};
 use policy::admission::Operation;
 use registry::cache::Cached;
 use registry::{DeleteOptions, Deletion, Resource, Subresource};
 
 use crate::claims::Claims;
-use crate::decode::Expected;
 use crate::message::{Content, Reply, success};
 use crate::server::Call;
 use crate::write::{Asked, Change, unwritten, written};
@@ -42,37 +41,6 @@ fn returns_object(row: &Resource) -> bool {
 }
 
 impl Call<'_> {
-    /// The options in body and query.
-    pub(crate) fn delete_options(&self) -> Result<DeleteOptions, Status> {
-        let mut options = DeleteOptions::default();
-        if self.has_body() {
-            // Upstream registers the kind in every group.
-            let kinds = [
-                GroupVersionKind::new("", "v1", "DeleteOptions"),
-                GroupVersionKind::new(&self.info.group, &self.info.version, "DeleteOptions"),
-                GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"),
-            ];
-            let read = |gvk| self.tree(&Expected { gvk, type_name: "meta/v1.DeleteOptions" });
-            let body = read(&kinds[0]).or_else(|first| kinds[1..].iter().find_map(|k| read(k).ok()).ok_or(first))?;
-            options = DeleteOptions::from_value(&body);
-        }
-        match self.query.get("gracePeriodSeconds") {
-            "" => {}
-            text => {
-                let why = |_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"));
-                options.grace_period_seconds = Some(text.parse().map_err(why)?);
-            }
-        }
-        if self.query.has("propagationPolicy") {
-            options.propagation_policy = Some(self.query.get("propagationPolicy").to_owned());
-        }
-        if self.query.has("orphanDependents") {
-            options.orphan_dependents = Some(self.query.flag("orphanDependents"));
-        }
-        options.dry_run.extend(self.query.all("dryRun").filter(|d| !d.is_empty()).map(str::to_owned));
-        Ok(options)
-    }
-
     pub(crate) async fn delete(&self, row: &Arc<Resource>) -> Result<Reply, Status> {
         let options = self.delete_options()?;
         let name = self.info.name.clone();

@@ -121,6 +121,11 @@ pub(crate) fn check_view(view: View, content: &Content) -> Result<(), Status> {
     }
 }
 
+/// Metadata of objects as Go lists it: nil, not empty, when there is none (upstream's conversion appends to nil).
+fn go_list(items: Value, media: Media) -> Value {
+    if items.items().is_empty() && media != Media::Protobuf { Value::Null } else { items }
+}
+
 /// Encodes for one server at one moment.
 pub(crate) struct Encoder<'a> {
     pub(crate) server: &'a Inner,
@@ -295,7 +300,7 @@ impl Encoder<'_> {
                         item
                     })
                     .collect();
-                value.set("items", items);
+                value.set("items", if partial { go_list(items, self.wanted.media) } else { items });
                 self.tree(&value, "meta/v1.PartialObjectMetadataList")
             }
         }

@@ -10,6 +10,7 @@
 
 mod access_review;
 mod audit;
+mod authentication_config;
 mod authn;
 mod bootstrap;
 mod caches;
@@ -19,8 +20,10 @@ mod config;
 mod crd;
 mod create;
 mod custom;
+mod deadline;
 mod decode;
 mod delete;
+mod delete_options;
 mod derived;
 mod distributed;
 mod encode;

@@ -46,7 +46,10 @@ impl Call<'_> {
             "tokenreviews" => self.token_review(&review).await?,
             _ => return Err(Status::method_not_supported(&row.group_resource(), "create")),
         };
-        if review["metadata"].as_object().is_none() {
+        if row.plural == "selfsubjectreviews" {
+            // Upstream makes a new one of its own.
+            review.set("metadata", json!({"creationTimestamp": self.server.config.clock.now().rfc3339()}));
+        } else if review["metadata"].as_object().is_none() {
             review.set("metadata", json!({"creationTimestamp": null}));
         }
         if row.plural == "selfsubjectrulesreviews" {

@@ -140,6 +140,7 @@ impl ApiServer {
         tokio::spawn(feeder.run(server.inner.stop.subscribe()));
         server.inner.bootstrap().await?;
         tokio::spawn(crate::crd::run(server.inner.clone()));
+        tokio::spawn(crate::authentication_config::keep(server.inner.clone()));
         tokio::spawn(crate::compact::run(server.inner.clone()));
         tokio::spawn(crate::claims::repair(server.inner.clone()));
         Ok(server)
@@ -204,6 +205,9 @@ impl Inner {
     async fn answer(&self, request: Request) -> Reply {
         let query = Query::parse(&request.query);
         let info = RequestInfo::parse(&request.method, &request.path, &query);
+        if let Err(status) = crate::deadline::check(&info, &query) {
+            return status.into();
+        }
         let who = match &request.caller {
             Caller::Verified(user) => Ok(Identified::from(user.clone())),
             Caller::Connection(peer) => self.identify(peer, &request.path, &request.headers).await,

@@ -231,6 +231,7 @@ impl Call<'_> {
     ) -> Result<Option<Arc<Cached>>, Status> {
         let mut new = self.build(row, old, build, options.validation)?;
         let mut cx = self.context(row, subresource, options.dry_run);
+        cx.is_patch = matches!(build, Build::Patch(_));
         let asked = Asked {
             operation: Operation::Update,
             kind: &row.gvk,

@@ -70,6 +70,7 @@ impl Call<'_> {
             namespace: self.namespace(row).to_owned(),
             name: self.info.name.clone(),
             subresource,
+            is_patch: false,
             dry_run,
             features: server.registry.load().features().clone(),
             network: None,

@@ -65,6 +65,8 @@ pub struct Context {
     /// The name in the URL; empty on create.
     pub name: String,
     pub subresource: Subresource,
+    /// Was a patch sent? Then the uid in the object is no precondition of the client's.
+    pub is_patch: bool,
     pub dry_run: bool,
     pub features: Features,
     /// The answer to [`Need::ServiceNetwork`].

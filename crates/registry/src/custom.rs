@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use machinery::schema::Structural;
 use machinery::{CompactString, FieldPath, GroupVersionKind, Value};
 
@@ -71,7 +73,7 @@ const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", 
 pub(crate) fn rows(definition: &Value) -> Vec<Resource> {
     let spec = &definition["spec"];
     let accepted = &definition["status"]["acceptedNames"];
-    let names = if accepted["plural"].is_null() { &spec["names"] } else { accepted };
+    let names = if accepted.str_at(&["plural"]).is_empty() { &spec["names"] } else { accepted };
     let versions: Vec<&Value> = spec["versions"].items().iter().collect();
     let storage = versions.iter().find(|v| v["storage"].as_bool() == Some(true)).map_or("", |v| v.str_at(&["name"]));
     let mut served: Vec<CompactString> = versions
@@ -114,7 +116,7 @@ fn row(
         storage_version: storage.into(),
         storage_group: group.into(),
         etcd_prefix: format!("/registry/{group}/{plural}/"),
-        storage_version_hash: CompactString::default(),
+        storage_version_hash: storage_version_hash(group, storage, &gvk.kind).into(),
         schema: SchemaRef::Structural(Arc::new(schema)),
         strategy: &STRATEGY,
         columns: columns(version),
@@ -123,6 +125,12 @@ fn row(
         plural: plural.into(),
         gvk,
     }
+}
+
+/// Base64 of the first eight bytes of the SHA-256 of `group/version/kind` (`discovery.StorageVersionHash`).
+fn storage_version_hash(group: &str, storage: &str, kind: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{group}/{storage}/{kind}").as_bytes());
+    STANDARD.encode(&digest.as_ref()[..8])
 }
 
 fn custom_row(definition: &Value, names: &Value, version: &Value, served: &[CompactString]) -> CustomRow {

@@ -78,7 +78,6 @@ fn resource_value(row: &Resource) -> Value {
             value.set(key, texts(list));
         }
     }
-    // Custom resources have none yet: upstream hashes `group/version/kind` by SHA-256; clients only compare it.
     if !row.storage_version_hash.is_empty() {
         value.set("storageVersionHash", row.storage_version_hash.as_str());
     }

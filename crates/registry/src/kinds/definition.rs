@@ -2,17 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use machinery::{Value, names};
+use machinery::{Value, json, meta, names};
 
+use crate::context::{Context, Deletion};
 use crate::custom;
 use crate::json_path;
+use crate::row::Resource;
 use crate::strategy::{Generation, Strategy};
 use crate::validation::{At, Errors, go};
 
 pub(crate) static STRATEGY: Strategy = Strategy {
     generation: Generation::Spec,
     prepare_create: |definition, _| {
-        definition.set("status", Value::object());
+        // Go prints what its controller has not filled in yet.
+        definition.set("status", json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}}));
         stored_versions(definition);
     },
     prepare_update: |new, _, _| stored_versions(new),
@@ -38,6 +41,34 @@ pub(crate) static STRATEGY: Strategy = Strategy {
     validate_subresource: |new, _, _, errors| dropped_versions(new, errors),
     ..Strategy::PLAIN
 };
+
+/// Held by a definition that is being deleted, until its instances are gone.
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// The first delete marks a definition and lets a finalizer hold it, so that its instances go first. `None`: the general
+/// rules apply.
+pub(crate) fn delete(resource: &Resource, current: &Value, cx: &Context) -> Option<Deletion> {
+    let is_definition = resource.gvk.group == "apiextensions.k8s.io" && resource.plural == "customresourcedefinitions";
+    if !is_definition || meta::is_terminating(current) {
+        return None;
+    }
+    let now = cx.now.rfc3339();
+    let mut marked = current.clone();
+    let mut finalizers: Vec<Value> = meta::finalizers(current).map(Value::from).collect();
+    if !meta::finalizers(current).any(|finalizer| finalizer == CLEANUP) {
+        finalizers.push(CLEANUP.into());
+    }
+    marked["metadata"].set("finalizers", Value::Array(finalizers));
+    marked["metadata"].set("deletionTimestamp", now.as_str());
+    marked["metadata"].remove("resourceVersion");
+    let mut conditions = current["status"]["conditions"].items().to_vec();
+    conditions.retain(|condition| condition.str_at(&["type"]) != "Terminating");
+    conditions.push(json!({"type": "Terminating", "status": "True", "lastTransitionTime": now.as_str(),
+        "reason": "InstanceDeletionPending",
+        "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"}));
+    *marked.at_mut(&["status", "conditions"]) = Value::Array(conditions);
+    Some(Deletion::Mark(marked))
+}
 
 /// The storage version is remembered as one that objects may be stored in.
 fn stored_versions(definition: &mut Value) {

@@ -7,7 +7,7 @@ mod batch;
 mod config;
 mod cron;
 mod csi;
-mod definition;
+pub(crate) mod definition;
 mod endpoints;
 mod events;
 mod flow_control;

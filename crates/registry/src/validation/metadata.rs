@@ -60,6 +60,10 @@ pub(crate) fn validate_update(new: &At<'_>, old: &At<'_>, errors: &mut Errors) {
         let (new, old) = (new.field(member), old.field(member));
         if !same(new.value, old.value) {
             errors.push(FieldError::invalid(&new.path, new.value, IMMUTABLE));
+            if member == "uid" {
+                // Upstream looks twice: before any update, and with each kind's own rules.
+                errors.push(FieldError::invalid(&new.path, new.value, IMMUTABLE));
+            }
         }
     }
     labels(&new.field("labels"), errors);

@@ -22,6 +22,9 @@ pub fn delete(resource: &Resource, current: &Value, options: &DeleteOptions, cx:
     if let Some(deletion) = crate::kinds::namespace::delete(resource, current, cx) {
         return Ok(deletion);
     }
+    if let Some(deletion) = crate::kinds::definition::delete(resource, current, cx) {
+        return Ok(deletion);
+    }
     let mut options = options.clone();
     options.grace_period_seconds = options.grace_period_seconds.map(|s| if s < 0 { 1 } else { s });
     let mut marked = current.clone();

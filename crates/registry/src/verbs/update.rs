@@ -13,7 +13,8 @@ use crate::validation::{Errors, metadata, same};
 /// but the result itself has none.
 ///
 /// # Errors
-/// 409 when `new` names another resourceVersion or uid than `old` has; 422 for fields at fault; 400 when it contradicts the URL.
+/// 409 when `new` names another resourceVersion than `old` has, or another uid and is no patched object; 422 for fields at
+/// fault; 400 when it contradicts the URL.
 pub fn update(resource: &Resource, old: &Value, mut new: Value, cx: &Context) -> Result<Value, Status> {
     normalize(resource, &mut new)?;
     check_identity(resource, old, &mut new, cx)?;
@@ -46,6 +47,15 @@ fn check_identity(resource: &Resource, old: &Value, new: &mut Value, cx: &Contex
         }
         new["metadata"].set("name", cx.name.as_str());
     }
+    let uid = meta::uid(new);
+    if !cx.is_patch && !uid.is_empty() && uid != meta::uid(old) {
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            resource.etcd_key(meta::namespace(old), meta::name(old)),
+            meta::uid(old)
+        );
+        return Err(Status::conflict(&resource.group_resource(), meta::name(old), &why));
+    }
     let stored = meta::resource_version(old);
     let given = meta::resource_version(new);
     if given.is_empty() || given == "0" {
@@ -59,15 +69,6 @@ fn check_identity(resource: &Resource, old: &Value, new: &mut Value, cx: &Contex
         return Err(Status::new(Reason::Unknown, format!("strconv.ParseUint: parsing {given:?}: invalid syntax")));
     } else if given != stored {
         return Err(Status::modified(&resource.group_resource(), meta::name(old)));
-    }
-    let uid = meta::uid(new);
-    if !uid.is_empty() && uid != meta::uid(old) {
-        let why = format!(
-            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            resource.etcd_key(meta::namespace(old), meta::name(old)),
-            meta::uid(old)
-        );
-        return Err(Status::conflict(&resource.group_resource(), meta::name(old), &why));
     }
     Ok(())
 }

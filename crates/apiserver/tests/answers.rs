@@ -1,0 +1,196 @@
+//! Answers that a kube-apiserver 1.33 was asked for by the same requests.
+
+mod support;
+
+use apiserver::{Body, Request, WatchKind};
+use http::{Method, StatusCode};
+use machinery::{Value, json, meta};
+use support::{MAPS, admin, cluster, map};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_uid_is_a_precondition_of_an_update_and_a_fault_of_a_patch() {
+    let c = cluster().await;
+    let made = c.object(Method::POST, MAPS, map("u")).await.unwrap();
+    let (path, merge) = (format!("{MAPS}/u"), "application/merge-patch+json");
+    let patch = json!({"metadata": {"uid": "abc"}, "data": {"_&": "x"}});
+    let refused = c.patch(&path, merge, patch).await.unwrap_err();
+    assert_eq!(refused.code, 422);
+    assert!(
+        refused.message.starts_with(
+            "ConfigMap \"u\" is invalid: [metadata.uid: Invalid value: \"abc\": field is immutable, data[_&]: Invalid"
+        ),
+        "{refused}"
+    );
+    let fields: Vec<&str> = refused.causes.iter().map(|cause| cause.field.as_str()).collect();
+    assert_eq!(fields, ["metadata.uid", "metadata.uid", "data[_&]"]);
+    c.patch(&path, merge, json!({"metadata": {"uid": null}})).await.unwrap();
+    let mut other = map("u");
+    other["metadata"].set("uid", "abc");
+    other["metadata"].set("resourceVersion", "1");
+    let refused = c.object(Method::PUT, &path, other).await.unwrap_err();
+    assert_eq!(refused.code, 409);
+    let why = format!("UID in precondition: abc, UID in object meta: {}", meta::uid(&made));
+    assert!(refused.message.ends_with(&why), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_that_cannot_be_read_delete_nothing() {
+    let c = cluster().await;
+    c.object(Method::POST, MAPS, map("x")).await.unwrap();
+    let path = format!("{MAPS}/x");
+    let send = async |path: &str, query: &str, kind: &'static str, body: &'static str| {
+        let body = Body::Bytes(body.as_bytes().into());
+        let request = Request::verified(&admin(), Method::DELETE, path, query, body).content_type(kind);
+        c.server.handle(request).await.into_object()
+    };
+    for (kind, body, code, text) in [
+        (
+            "application/json",
+            r#"{"gracePeriodSeconds":"0"}"#,
+            500,
+            "json: cannot unmarshal string into Go struct field DeleteOptions.gracePeriodSeconds of type int64",
+        ),
+        (
+            "application/yaml",
+            "dryRun: All",
+            500,
+            "json: cannot unmarshal string into Go struct field DeleteOptions.dryRun of type []string",
+        ),
+        (
+            "application/json",
+            r#"{"a":"#,
+            500,
+            "couldn't get version/kind; json parse error: unexpected end of JSON input",
+        ),
+        (
+            "application/vnd.kubernetes.protobuf",
+            "xxxxxxx",
+            500,
+            "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]",
+        ),
+    ] {
+        for path in [path.as_str(), MAPS] {
+            let refused = send(path, "", kind, body).await.unwrap_err();
+            assert_eq!((refused.code, refused.message.as_str()), (code, text), "{body}");
+            assert!(refused.to_value()["reason"].is_null(), "upstream makes no status of it");
+        }
+    }
+    assert_eq!(send(&path, "", "text/plain", "x").await.unwrap_err().code, 415);
+    c.get(&path).await.unwrap();
+    // Where there is a body the query says nothing.
+    send(&path, "dryRun=All", "application/json", r#"{"kind":"DeleteOptions","apiVersion":"foo/v1"}"#).await.unwrap();
+    assert_eq!(c.get(&path).await.unwrap_err().code, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_that_is_none_is_refused() {
+    let c = cluster().await;
+    for path in [MAPS, "/version", "/api/v1/nope"] {
+        let refused = c.get(&format!("{path}?timeout=x")).await.unwrap_err();
+        let text = "invalid timeout specified in the request URL - time: invalid duration \"x\"";
+        assert_eq!((refused.code, refused.message.as_str()), (400, text), "{path}");
+    }
+    let stranger = policy::UserInfo::authenticated("stranger", &[]);
+    let reply = c.send(&stranger, Method::POST, &format!("{MAPS}?timeout=5"), Body::Tree(map("x"))).await;
+    assert_eq!(reply.code, StatusCode::BAD_REQUEST.as_u16(), "before anybody asks whether they may");
+    assert_eq!(c.send(&admin(), Method::GET, &format!("{MAPS}?timeout=5s"), Body::Empty).await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_definition_shows_empty_names_and_its_resources_a_storage_hash() {
+    let c = cluster().await;
+    let crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "kind": "Widget"}, "versions": [
+        {"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}},
+        {"name": "v2", "served": true, "storage": false, "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    let made = c.object(Method::POST, crd, definition).await.unwrap();
+    let empty = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": ["v1"]});
+    assert_eq!(made["status"], empty);
+    let query = format!("{crd}?watch=1&resourceVersion={}", meta::resource_version(&made));
+    let mut watch = c.send(&admin(), Method::GET, &query, Body::Empty).await.into_watch().unwrap();
+    let row = watch.row.clone();
+    while watch.next().await.unwrap().shown(&row).str_at(&["status", "acceptedNames", "plural"]) != "widgets" {}
+    for version in ["v1", "v2"] {
+        let resources = c.get(&format!("/apis/example.com/{version}")).await.unwrap();
+        assert_eq!(resources["resources"][0]["storageVersionHash"], "gIwvi5rymmg=".into(), "{version}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_go_before_their_definition() {
+    let c = cluster().await;
+    let crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "ghosts.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "ghosts", "kind": "Ghost"}, "versions": [{"name": "v1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    let ghosts = "/apis/example.com/v1/namespaces/default/ghosts";
+    let query = format!("{crd}?watch=1");
+    let mut watch = c.send(&admin(), Method::GET, &query, Body::Empty).await.into_watch().unwrap();
+    let row = watch.row.clone();
+    let made = async |watch: &mut apiserver::WatchStream| {
+        c.object(Method::POST, crd, definition.clone()).await.unwrap();
+        while watch.next().await.unwrap().shown(&row).str_at(&["status", "acceptedNames", "plural"]) != "ghosts" {}
+    };
+    made(&mut watch).await;
+    let ghost = json!({"apiVersion": "example.com/v1", "kind": "Ghost", "metadata": {"name": "g"}});
+    c.object(Method::POST, ghosts, ghost).await.unwrap();
+    let marked = c.object(Method::DELETE, &format!("{crd}/ghosts.example.com"), Value::Null).await.unwrap();
+    assert_eq!(marked["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
+    while watch.next().await.unwrap().kind != WatchKind::Deleted {}
+    made(&mut watch).await;
+    let left = c.send(&admin(), Method::GET, ghosts, Body::Empty).await.into_list().unwrap();
+    assert!(left.items.is_empty(), "they do not come back with another definition of the same name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reviews_have_no_time_but_the_one_about_oneself() {
+    let c = cluster().await;
+    let review = async |group: &str, plural: &str, kind: &str, spec: Value| {
+        let api_version = format!("{group}.k8s.io/v1");
+        let mut body = json!({"apiVersion": api_version.as_str(), "kind": kind});
+        body.set("spec", spec);
+        let made = c.object(Method::POST, &format!("/apis/{api_version}/{plural}"), body).await.unwrap();
+        made["metadata"].clone()
+    };
+    let spec = json!({"resourceAttributes": {"verb": "get", "resource": "pods"}});
+    let made = review("authorization", "selfsubjectaccessreviews", "SelfSubjectAccessReview", spec).await;
+    assert_eq!(made, json!({"creationTimestamp": null}));
+    let made = review("authentication", "tokenreviews", "TokenReview", json!({"token": "x"})).await;
+    assert_eq!(made, json!({"creationTimestamp": null}));
+    let made = review("authentication", "selfsubjectreviews", "SelfSubjectReview", Value::Null).await;
+    assert_eq!(made, json!({"creationTimestamp": "2027-01-15T08:00:00Z"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_aggregated_servers_read_of_authentication_is_kept() {
+    let c = cluster().await;
+    let place = "/api/v1/namespaces/kube-system/configmaps";
+    let path = format!("{place}/extension-apiserver-authentication");
+    let before = c.get(&path).await.unwrap();
+    let authority = before.str_at(&["data", "client-ca-file"]).to_owned();
+    assert!(authority.starts_with("-----BEGIN CERTIFICATE-----\n"));
+    let query =
+        format!("{place}?watch=1&fieldSelector=metadata.name%3Dextension-apiserver-authentication&resourceVersion=");
+    let query = format!("{query}{}", meta::resource_version(&before));
+    let mut watch = c.send(&admin(), Method::GET, &query, Body::Empty).await.into_watch().unwrap();
+    let row = watch.row.clone();
+
+    c.object(Method::DELETE, &path, Value::Null).await.unwrap();
+    while watch.next().await.unwrap().kind != WatchKind::Added {}
+    assert_eq!(c.get(&path).await.unwrap()["data"], before["data"]);
+
+    let other = c.signer.certificate(pki::Authority::EtcdPeer).await.unwrap();
+    let data = json!({"client-ca-file": other.as_str(), "stray": "x"});
+    c.patch(&path, "application/merge-patch+json", json!({"data": data})).await.unwrap();
+    let both = format!("{other}{authority}");
+    loop {
+        let now = watch.next().await.unwrap().shown(&row);
+        if now.str_at(&["data", "client-ca-file"]) == both {
+            assert!(now["data"].get("stray").is_none(), "what is no part of it goes");
+            break;
+        }
+    }
+}
