@@ -398,4 +398,81 @@ mod tests {
         );
         assert!(manager(&"x".repeat(129)).is_err());
     }
+
+    /// `METHOD PATH?QUERY`, as the HTTP library hands it on.
+    fn target(bytes: &[u8]) -> Option<(Method, http::Uri)> {
+        let text = String::from_utf8_lossy(bytes);
+        let (method, target) = text.split_once(' ')?;
+        Some((Method::from_bytes(method.as_bytes()).ok()?, target.parse().ok()?))
+    }
+
+    #[test]
+    fn any_request_line_says_what_it_is_about_and_nothing_else() {
+        let seeds = [
+            "GET /api/v1/namespaces/default/pods/x/log?follow=true&container=c",
+            "DELETE /apis/apps/v1/namespaces/n/deployments?labelSelector=a%20in%20(b,c),!d&propagationPolicy=Foreground",
+            "GET /api/v1/watch/namespaces/n/pods/p?resourceVersion=0&fieldSelector=metadata.name%3Dp,status.phase!%3DX",
+            "PATCH /api/v1/nodes/n/status?dryRun=All&fieldManager=m&fieldValidation=Strict",
+            "GET /apis/apps/v1/deployments?limit=5&continue=e30&resourceVersionMatch=Exact&resourceVersion=9&watch=0",
+            "GET /openid/v1/jwks?x",
+        ];
+        let words = [
+            "/",
+            "//",
+            "/../",
+            "/./",
+            "%2f",
+            "%2F..",
+            "%00",
+            "%",
+            "%zz",
+            "%ff",
+            "+",
+            "&",
+            "=",
+            ";",
+            "namespaces",
+            "/namespaces/",
+            "kube-system",
+            "/watch",
+            "/api",
+            "/apis/",
+            "watch=1",
+            "metadata.name=",
+            "fieldSelector=metadata.name%3D..",
+            "limit=-1",
+            "99999999999999999999",
+            "é",
+            "HEAD ",
+            "POST ",
+        ];
+        fuzz::Fuzz::of(seeds).words(words).run(|bytes| {
+            let Some((method, uri)) = target(bytes) else { return };
+            let query = Query::parse(uri.query().unwrap_or_default());
+            assert_eq!(Query::parse(&query.encoded()), query);
+            let info = RequestInfo::parse(&method, uri.path(), &query);
+            let path = uri.path();
+            assert_eq!(info.path, path);
+            let prefixed = ["/api/", "/apis/"]
+                .iter()
+                .any(|prefix| format!("/{}", path.trim_start_matches('/')).starts_with(prefix));
+            assert!(prefixed || !info.is_resource, "{info:?}");
+            if info.is_resource {
+                // Each part is one segment of the path: whoever is judged by them is judged by what was asked for.
+                let segments: Vec<&str> = path.split('/').collect();
+                for part in [&info.group, &info.version, &info.namespace, &info.resource, &info.subresource] {
+                    assert!(part.is_empty() || segments.contains(&part.as_str()), "{part}: {info:?}");
+                }
+                let named = segments.iter().any(|segment| decode(segment) == info.name);
+                let collection = ["list", "watch", "deletecollection"].contains(&info.verb.as_str());
+                assert!(info.name.is_empty() || named || collection, "{info:?}");
+                // What changes things is never judged as reading.
+                let reads = ["get", "list", "watch"].contains(&info.verb.as_str());
+                let watches = info.verb == "watch" && path.contains("/watch/");
+                assert!(!reads || watches || method == Method::GET || method == Method::HEAD, "{info:?}");
+            }
+            let _ =
+                (ListOptions::parse(&query, info.verb == "watch", true), WriteOptions::parse(&query, "PatchOptions"));
+        });
+    }
 }

@@ -277,6 +277,15 @@ mod tests {
     }
 
     #[test]
+    fn any_file_of_tokens_is_read_or_refused() {
+        let seeds = ["secret,jane,1,\"dev,ops\"\nother,joe,2\n", "\"a\"\"b\",\"x,y\",uid,g\n"];
+        fuzz::Fuzz::of(seeds).words(["\"", ",", "\n", "\r", "\"\"", "\0", "é", "system:masters"]).run(|bytes| {
+            let Ok(read) = tokens(&String::from_utf8_lossy(bytes)) else { return };
+            assert!(read.keys().all(|token| !token.is_empty()) && read.len() <= bytes.len());
+        });
+    }
+
+    #[test]
     fn a_command_line_of_kube_apiserver_is_read() {
         let args = parse(&[
             "--secure-port=0",

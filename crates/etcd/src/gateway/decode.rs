@@ -302,6 +302,45 @@ mod tests {
     }
 
     #[test]
+    fn mutated_requests_are_read_or_refused() {
+        use crate::gateway::scan::{Scan, scan};
+        let txn = r#"{"compare":[{"key":"Zm9v","result":"EQUAL","target":"VERSION","version":"1"}],"success":[{"request_put":{
+            "key":"Zm9v","value":"YmFy","lease":1e1,"prev_kv":true}}],"failure":[{"request_range":{"key":"Zm8="}}]}"#;
+        let put = r#"{"key":"Pz8_","value":"","lease":"-9223372036854775808","ignore_value":false}"#;
+        let words = [
+            "{",
+            "}",
+            "[",
+            "]",
+            "\"",
+            "\\u",
+            "\\ud800",
+            "1e400",
+            "1e99999999999",
+            "-0",
+            "0.1e1",
+            "null",
+            "=",
+            ":",
+            ",",
+            "\0",
+        ];
+        fuzz::Fuzz::of([txn, put]).words(words).run(|bytes| {
+            for whole in [true, false] {
+                // Only what was scanned is decoded.
+                let Scan::Value(range) = scan(bytes, whole) else { continue };
+                for name in ["TxnRequest", "PutRequest"] {
+                    let pool = POOL.get_or_init(|| DescriptorPool::decode(pb::DESCRIPTORS).expect("good descriptors"));
+                    let message = pool.get_message_by_name(&format!("etcdserverpb.{name}")).expect("a message");
+                    let _ = decode(&bytes[range.clone()], &message);
+                }
+            }
+        });
+    }
+
+    static POOL: std::sync::OnceLock<DescriptorPool> = std::sync::OnceLock::new();
+
+    #[test]
     fn nesting_has_an_end() {
         let deep = "{\"success\":[{\"request_txn\":".repeat(200) + "{}" + &"}]}".repeat(200);
         assert!(read("TxnRequest", &deep).expect_err("too deep").ends_with("exceeded max recursion depth"));
