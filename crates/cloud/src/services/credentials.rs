@@ -68,9 +68,11 @@ fn delegates(inner: &Inner, list: &Value) -> Result<Vec<String>, ApiError> {
     }
     let address = |item: &Value| {
         let text = item.as_str().ok_or_else(|| wrong(&item.to_string()))?;
-        let name =
-            text.strip_prefix("projects/-/serviceAccounts/").filter(|name| !name.is_empty() && !name.contains('/'));
-        let name = name.ok_or_else(|| wrong(text))?;
+        // gcloud sends the name alone.
+        let name = text.strip_prefix("projects/-/serviceAccounts/").unwrap_or(text);
+        if name.is_empty() || name.contains('/') {
+            return Err(wrong(text));
+        }
         Ok(find(inner, name).map_or_else(|_| name.to_owned(), |(email, _)| email))
     };
     list.items().iter().map(address).collect()

@@ -19,6 +19,7 @@ mod gcloud;
 mod google_groups;
 mod history;
 mod identities;
+mod impersonation;
 mod isolation;
 mod issuers;
 mod keys;
