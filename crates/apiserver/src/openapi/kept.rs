@@ -39,9 +39,12 @@ impl Made {
     }
 }
 
-/// Documents by name, all made from the same rows.
+/// Documents by name, and the rows that they were made from.
+type ByName = (Arc<Registry>, BTreeMap<String, Made>);
+
+/// All that was made from the same rows.
 #[derive(Default)]
-pub(crate) struct Documents(Mutex<Option<(Arc<Registry>, BTreeMap<String, Made>)>>);
+pub(crate) struct Documents(Mutex<Option<ByName>>);
 
 impl Documents {
     /// The document under `name`; made when it is not there, or was made from other rows.
