@@ -205,7 +205,12 @@ impl Maker<'_> {
 
     /// Parameters, and the body where that version has it.
     fn bodies(&self, out: &mut Value, action: &str, body: Option<(String, bool)>, mut query: Vec<Value>) {
-        let takes: &[&str] = if action == "patch" { &PATCH_TYPES } else { &["*/*"] };
+        let takes: &[&str] = match action {
+            // kubectl sends the last one to whatever takes it, and custom resources cannot.
+            "patch" if self.row.custom.is_some() => &PATCH_TYPES[..2],
+            "patch" => &PATCH_TYPES,
+            _ => &["*/*"],
+        };
         match self.version {
             Version::V2 => {
                 out.set("consumes", takes.to_vec());
