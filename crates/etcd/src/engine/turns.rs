@@ -70,8 +70,9 @@ impl Turns {
         if !self.lone.load(Ordering::Relaxed) {
             return Err(write);
         }
+        let counted = Counted(Some(pending));
         tokio::task::yield_now().await;
-        if pending.load(Ordering::Relaxed) > 1 {
+        if counted.keep() > 1 {
             return Err(write);
         }
         let Some(seat) = self.seat.get().and_then(Weak::upgrade) else { return Err(write) };
@@ -83,6 +84,24 @@ impl Turns {
         let _watched = Watched(engine.shared.clone());
         engine.turn_or_fail(write, None);
         Ok(())
+    }
+}
+
+/// A write that counts as pending and was handed to nobody yet: its client may go, and then it counts no more.
+struct Counted<'a>(Option<&'a AtomicUsize>);
+
+impl Counted<'_> {
+    /// Leaves it to who answers the write to count it off; returns how many are pending.
+    fn keep(mut self) -> usize {
+        self.0.take().map_or(0, |pending| pending.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if let Some(pending) = self.0 {
+            pending.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

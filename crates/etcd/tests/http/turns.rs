@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use disk::{DataKey, Disk, DiskFile, RealDisk, SimDisk};
 use etcd::{Member, MemberConfig, RemoteStore, Storage, Store, StoreError};
+use futures_util::FutureExt as _;
 use mvcc::PutRequest;
 
 use super::rig::{PATIENCE, Rig, clock, entropy};
@@ -43,6 +44,12 @@ fn storage(dir: &Path, disk: Arc<dyn Disk>) -> Storage {
     Storage { dir: dir.to_owned(), disk, key, view: !dir.starts_with("/sim") }
 }
 
+async fn metric(rig: &Rig, name: &str) -> usize {
+    let (_, page) = rig.get("/metrics").await;
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.expect("there is one").parse().expect("a number")
+}
+
 /// The member has one thread for all its clients here: while a turn is taken on it, it sees no other writer.
 #[tokio::test]
 async fn writers_that_come_after_a_lone_one_share_their_syncs() {
@@ -52,11 +59,22 @@ async fn writers_that_come_after_a_lone_one_share_their_syncs() {
     let endpoint = rig.base.clone();
     let clients = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     tokio::task::spawn_blocking(move || clients().block_on(write_all(endpoint))).await.expect("no panic");
-    let (_, page) = rig.get("/metrics").await;
-    let syncs = page.lines().find_map(|line| line.strip_prefix("etcd_disk_wal_fsync_duration_seconds_count "));
-    let syncs: usize = syncs.expect("counted").parse().expect("a number");
+    let syncs = metric(&rig, "etcd_disk_wal_fsync_duration_seconds_count").await;
     assert!(syncs >= LONE_WRITES, "each write of the lone one was synced for itself: {syncs}");
     assert!(syncs < WRITERS * WRITES_EACH / 2, "{syncs} syncs");
+}
+
+#[tokio::test]
+async fn a_lone_writer_that_gives_up_leaves_nothing_pending() {
+    let rig = Rig::start().await;
+    let store = rig.member.store();
+    write(store.clone(), 0, LONE_WRITES).await;
+    for n in 0..LONE_WRITES {
+        // Polled once: it hears the others first, and nobody is there to go on.
+        assert!(put(&store, n.to_string()).now_or_never().is_none());
+    }
+    assert_eq!(metric(&rig, "etcd_server_proposals_pending").await, 0);
+    write(store, 1, 1).await;
 }
 
 /// A disk whose driver has a fault, once it is told to; the state thread does not meet it.
