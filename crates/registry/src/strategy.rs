@@ -5,7 +5,7 @@
 
 use machinery::Value;
 
-use crate::context::{Context, DeleteOptions, Propagation};
+use crate::context::{Context, DeleteOptions, Deletion, Propagation};
 use crate::validation::{At, Errors};
 
 /// Rules of one kind.
@@ -35,6 +35,8 @@ pub struct Strategy {
     pub(crate) validate_subresource: fn(&At<'_>, &At<'_>, &Context, &mut Errors),
     /// Decides on a graceful deletion and fills the grace period; `None` when the kind has none.
     pub(crate) graceful: Option<fn(&Value, &mut DeleteOptions) -> bool>,
+    /// What deleting an object comes to, where the kind has rules of its own; `None`: the general ones apply.
+    pub(crate) delete: fn(&Value, &Context) -> Option<Deletion>,
     /// `Warning` headers of a create.
     pub(crate) warnings: fn(&Value) -> Vec<String>,
 }
@@ -101,6 +103,7 @@ impl Strategy {
         prepare_subresource: |_, _, _| {},
         validate_subresource: |_, _, _, _| {},
         graceful: None,
+        delete: |_, _| None,
         warnings: |_| Vec::new(),
     };
 }

@@ -7,7 +7,6 @@ use machinery::{Value, json, meta, names};
 use crate::context::{Context, Deletion};
 use crate::custom;
 use crate::json_path;
-use crate::row::Resource;
 use crate::strategy::{Generation, Strategy};
 use crate::validation::{At, Errors, go};
 
@@ -39,17 +38,16 @@ pub(crate) static STRATEGY: Strategy = Strategy {
         dropped_versions(new, errors);
     }),
     validate_subresource: |new, _, _, errors| dropped_versions(new, errors),
+    delete,
     ..Strategy::PLAIN
 };
 
 /// Held by a definition that is being deleted, until its instances are gone.
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-/// The first delete marks a definition and lets a finalizer hold it, so that its instances go first. `None`: the general
-/// rules apply.
-pub(crate) fn delete(resource: &Resource, current: &Value, cx: &Context) -> Option<Deletion> {
-    let is_definition = resource.gvk.group == "apiextensions.k8s.io" && resource.plural == "customresourcedefinitions";
-    if !is_definition || meta::is_terminating(current) {
+/// The first delete marks a definition and lets a finalizer hold it, so that its instances go first.
+fn delete(current: &Value, cx: &Context) -> Option<Deletion> {
+    if meta::is_terminating(current) {
         return None;
     }
     let now = cx.now.rfc3339();

@@ -3,7 +3,6 @@
 use machinery::{Value, meta};
 
 use crate::context::{Context, Deletion, Subresource};
-use crate::row::Resource;
 use crate::strategy::{Strategy, text};
 
 pub(crate) static STRATEGY: Strategy = Strategy {
@@ -31,6 +30,7 @@ pub(crate) static STRATEGY: Strategy = Strategy {
             }
         }
     },
+    delete,
     ..Strategy::PLAIN
 };
 
@@ -54,11 +54,8 @@ fn prepare_create(object: &mut Value, _: &Context) {
     *object.at_mut(&["metadata", "labels", "kubernetes.io/metadata.name"]) = name.into();
 }
 
-/// The first delete marks a namespace `Terminating`; it goes when nothing holds it any more. `None`: not a namespace.
-pub(crate) fn delete(resource: &Resource, current: &Value, cx: &Context) -> Option<Deletion> {
-    if !resource.gvk.group.is_empty() || resource.plural != "namespaces" {
-        return None;
-    }
+/// The first delete marks a namespace `Terminating`; it goes when nothing holds it any more.
+fn delete(current: &Value, cx: &Context) -> Option<Deletion> {
     if !meta::is_terminating(current) {
         let mut marked = current.clone();
         marked["metadata"].set("deletionTimestamp", cx.now.rfc3339());

@@ -19,10 +19,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 pub fn delete(resource: &Resource, current: &Value, options: &DeleteOptions, cx: &Context) -> Result<Deletion, Status> {
     validate_options(options)?;
     preconditions(resource, current, options)?;
-    if let Some(deletion) = crate::kinds::namespace::delete(resource, current, cx) {
-        return Ok(deletion);
-    }
-    if let Some(deletion) = crate::kinds::definition::delete(resource, current, cx) {
+    if let Some(deletion) = (resource.strategy.delete)(current, cx) {
         return Ok(deletion);
     }
     let mut options = options.clone();
