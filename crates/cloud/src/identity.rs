@@ -41,6 +41,7 @@ pub(crate) fn fresh_state(config: &CloudConfig) -> State {
         state.accounts.insert(email, account);
     }
     let services = [
+        "cloudkms",
         "cloudresourcemanager",
         "compute",
         "container",

@@ -1,4 +1,4 @@
-//! The Google side: GKE, IAM, Resource Manager, Service Usage, the Compute that clients read, OAuth and metadata, on one
+//! The Google side: GKE, IAM, Cloud KMS, Resource Manager, Service Usage, the Compute that clients read, OAuth and metadata, on one
 //! port of loopback.
 //!
 //! ```text
@@ -8,6 +8,7 @@
 mod fleet;
 mod http;
 mod identity;
+pub mod kms;
 mod machines;
 mod operations;
 mod peer;
@@ -185,6 +186,11 @@ impl Cloud {
     /// The roles an account has by the project's policy; none for what is no mail address.
     pub fn roles_of(&self, email: &str) -> Vec<String> {
         if services::is_address(email) { self.0.roles(&self.0.store.read(), email) } else { Vec::new() }
+    }
+
+    /// The keys of Cloud KMS.
+    pub fn kms(&self) -> kms::Kms {
+        kms::Kms::of(&self.0)
     }
 
     /// Changes whenever answers of [`Cloud::resolve_token`] may: the policy, a revoked token, a deleted account.

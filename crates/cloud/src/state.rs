@@ -130,6 +130,9 @@ pub(crate) struct State {
     /// Counts the changes of members.
     #[serde(default)]
     pub(crate) groups_revision: u64,
+    /// Cloud KMS.
+    #[serde(default)]
+    pub(crate) kms: crate::kms::Rings,
 }
 
 impl State {
@@ -157,6 +160,11 @@ impl State {
     /// The roles an account has by the project's policy.
     pub(crate) fn roles_of(&self, email: &str) -> Vec<String> {
         roles_in(&self.policy, email, &self.groups_of(email))
+    }
+
+    /// The roles an account has by the policy of some other resource.
+    pub(crate) fn roles_in(&self, policy: &[Binding], email: &str) -> Vec<String> {
+        if policy.is_empty() { Vec::new() } else { roles_in(policy, email, &self.groups_of(email)) }
     }
 
     /// The groups that have an address as a member, themselves or by groups in them.

@@ -93,12 +93,14 @@ pub struct ApiError {
     info: Option<(&'static str, &'static str)>,
     /// Field and description: the JSON itself was wrong.
     violations: Vec<(String, String)>,
+    /// Type and subject: what stands in the way.
+    precondition: Option<(&'static str, String)>,
 }
 
 impl ApiError {
     /// A refusal with the code's usual reason.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), reason: None, info: None, violations: Vec::new() }
+        Self { code, message: message.into(), reason: None, info: None, violations: Vec::new(), precondition: None }
     }
 
     /// 400: a value is wrong.
@@ -136,6 +138,12 @@ impl ApiError {
         let texts: Vec<&str> = violations.iter().map(|(_, text)| text.as_str()).collect();
         let message = texts.join("\n");
         Self { reason: Some("invalid"), violations, ..Self::new(Code::InvalidArgument, message) }
+    }
+
+    /// 400: something is not as it must be; `kind` is the type of the violation (`KEY_DISABLED`), `subject` a resource.
+    pub fn precondition(message: impl Into<String>, kind: &'static str, subject: &str) -> Self {
+        let precondition = Some((kind, subject.to_owned()));
+        Self { precondition, ..Self::new(Code::FailedPrecondition, message) }
     }
 
     /// 401 without any credential.
@@ -186,6 +194,12 @@ impl ApiError {
             let mut bad = json!({"@type": "type.googleapis.com/google.rpc.BadRequest"});
             bad.set("fieldViolations", list);
             details.push(bad);
+        }
+        if let Some((kind, subject)) = &self.precondition {
+            let violation = json!({"type": kind, "subject": subject});
+            let mut failure = json!({"@type": "type.googleapis.com/google.rpc.PreconditionFailure"});
+            failure.set("violations", vec![violation]);
+            details.push(failure);
         }
         if let Some((reason, domain)) = self.info {
             details

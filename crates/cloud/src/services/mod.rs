@@ -5,6 +5,7 @@ pub(crate) mod container;
 mod credentials;
 mod groups;
 mod iam;
+mod kms;
 mod metadata;
 pub(crate) mod oauth;
 mod projects;
@@ -83,6 +84,9 @@ fn api(inner: &Arc<Inner>, request: &Request) -> Answer {
         ["v1", "projects", project, services, rest @ ..] if services.starts_with("services") => {
             let rest: Vec<&str> = std::iter::once(*services).chain(rest.iter().copied()).collect();
             projects::services(inner, &caller, request, project, &rest)
+        }
+        ["v1", "projects", project, "locations", rest @ ..] if kms::is_ours(rest) => {
+            kms::answer(inner, &caller, request, project, rest)
         }
         ["v1", "projects", rest @ ..] if rest.len() <= 1 => projects::resources(inner, &caller, request, rest),
         [version, "projects", project, rest @ ..] if ApiVersion::parse(version).is_some() => {

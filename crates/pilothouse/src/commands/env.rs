@@ -37,6 +37,7 @@ const TERRAFORM_APIS: &[(&str, &str)] = &[
     ("RESOURCE_MANAGER", "/v1/"),
     ("SERVICE_USAGE", "/v1/"),
     ("IAM", "/v1/"),
+    ("KMS", "/v1/"),
 ];
 
 /// Settings of the user's that would lead the clients away from the sandbox: taken out of the way, and given back.

@@ -29,6 +29,9 @@ const RBAC_WRITES: &[&str] = &[
     "container.clusterRoleBindings.delete",
     "container.*.impersonate",
     "*.*.setIamPolicy",
+    "cloudkms.cryptoKeyVersions.useToDecrypt",
+    "cloudkms.cryptoKeyVersions.useToEncrypt",
+    "cloudkms.cryptoKeyVersions.useToSign",
     "iam.serviceAccounts.getAccessToken",
     "iam.serviceAccounts.getOpenIdToken",
     "iam.serviceAccounts.implicitDelegation",
@@ -94,6 +97,15 @@ const ALL_READS: &[&str] = &[
     "container.selfSubjectAccessReviews.create",
     "container.selfSubjectRulesReviews.create",
     "resourcemanager.projects.getIamPolicy",
+];
+
+/// Who administers keys does not use them.
+const CLOUDKMS_USES: &[&str] = &[
+    "cloudkms.cryptoKeyVersions.useToDecrypt",
+    "cloudkms.cryptoKeyVersions.useToEncrypt",
+    "cloudkms.cryptoKeyVersions.useToSign",
+    "cloudkms.cryptoKeyVersions.useToVerify",
+    "cloudkms.cryptoKeyVersions.viewPublicKey",
 ];
 
 const ROLES: &[Role] = &[
@@ -255,6 +267,88 @@ const ROLES: &[Role] = &[
         except: &[],
     },
     Role { name: "roles/compute.admin", allows: &["compute.*.*", "resourcemanager.projects.get"], except: &[] },
+    Role {
+        name: "roles/container.cloudKmsKeyUser",
+        allows: &[
+            "cloudkms.cryptoKeyVersions.get",
+            "cloudkms.cryptoKeyVersions.useToSign",
+            "cloudkms.cryptoKeyVersions.viewPublicKey",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/cloudkms.admin",
+        allows: &["cloudkms.*.*", "resourcemanager.projects.get"],
+        except: CLOUDKMS_USES,
+    },
+    Role {
+        name: "roles/cloudkms.viewer",
+        allows: &["cloudkms.*.get", "cloudkms.*.list", "resourcemanager.projects.get"],
+        except: &[],
+    },
+    Role {
+        name: "roles/cloudkms.cryptoKeyEncrypterDecrypter",
+        allows: &[
+            "cloudkms.cryptoKeyVersions.useToDecrypt",
+            "cloudkms.cryptoKeyVersions.useToEncrypt",
+            "cloudkms.locations.get",
+            "cloudkms.locations.list",
+            "resourcemanager.projects.get",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/cloudkms.cryptoKeyEncrypter",
+        allows: &[
+            "cloudkms.cryptoKeyVersions.useToEncrypt",
+            "cloudkms.locations.get",
+            "cloudkms.locations.list",
+            "resourcemanager.projects.get",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/cloudkms.cryptoKeyDecrypter",
+        allows: &[
+            "cloudkms.cryptoKeyVersions.useToDecrypt",
+            "cloudkms.locations.get",
+            "cloudkms.locations.list",
+            "resourcemanager.projects.get",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/cloudkms.signer",
+        allows: &[
+            "cloudkms.cryptoKeyVersions.useToSign",
+            "cloudkms.locations.get",
+            "cloudkms.locations.list",
+            "resourcemanager.projects.get",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/cloudkms.signerVerifier",
+        allows: &[
+            "cloudkms.cryptoKeyVersions.useToSign",
+            "cloudkms.cryptoKeyVersions.useToVerify",
+            "cloudkms.cryptoKeyVersions.viewPublicKey",
+            "cloudkms.locations.get",
+            "cloudkms.locations.list",
+            "resourcemanager.projects.get",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/cloudkms.publicKeyViewer",
+        allows: &[
+            "cloudkms.cryptoKeyVersions.viewPublicKey",
+            "cloudkms.locations.get",
+            "cloudkms.locations.list",
+            "resourcemanager.projects.get",
+        ],
+        except: &[],
+    },
 ];
 
 /// Is it a predefined role that this emulator knows?
@@ -279,14 +373,35 @@ pub fn is_possible_role(role: &str) -> bool {
         Some((service, name)) => {
             letters(service)
                 && name.split('.').all(letters)
-                && (service != "container" || is_known_role(role) || OTHER_CONTAINER_ROLES.contains(&name))
+                && match service {
+                    "container" => is_known_role(role) || OTHER_CONTAINER_ROLES.contains(&name),
+                    "cloudkms" => is_known_role(role) || OTHER_CLOUDKMS_ROLES.contains(&name),
+                    _ => true,
+                }
         }
     }
 }
 
 /// Roles of Kubernetes Engine that hold nothing this emulator asks for.
 const OTHER_CONTAINER_ROLES: &[&str] =
-    &["cloudKmsKeyUser", "defaultNodeServiceAgent", "hostServiceAgentUser", "nodeServiceAccount", "nodeServiceAgent"];
+    &["defaultNodeServiceAgent", "hostServiceAgentUser", "nodeServiceAccount", "nodeServiceAgent"];
+
+/// Roles of Cloud KMS for what is not here: other kinds of keys, and use by way of other services.
+const OTHER_CLOUDKMS_ROLES: &[&str] = &[
+    "autokeyAdmin",
+    "autokeyUser",
+    "cryptoKeyDecrypterViaDelegation",
+    "cryptoKeyEncrypterDecrypterViaDelegation",
+    "cryptoKeyEncrypterViaDelegation",
+    "cryptoOperator",
+    "ekmConnectionsAdmin",
+    "expertRawAesCbc",
+    "expertRawAesCtr",
+    "expertRawPKCS1",
+    "importer",
+    "protectedResourcesViewer",
+    "verifier",
+];
 
 /// The roles that hold a permission, the one that holds least first.
 pub fn roles_with(permission: &str) -> impl Iterator<Item = &'static str> {
@@ -347,6 +462,20 @@ mod tests {
             ("roles/iam.serviceAccountAdmin", "iam.serviceAccounts.setIamPolicy", true),
             ("roles/iam.workloadIdentityUser", "iam.serviceAccounts.getAccessToken", true),
             ("roles/iam.workloadIdentityUser", "iam.serviceAccounts.actAs", false),
+            ("roles/owner", "cloudkms.cryptoKeyVersions.useToDecrypt", true),
+            ("roles/editor", "cloudkms.cryptoKeyVersions.useToDecrypt", false),
+            ("roles/editor", "cloudkms.cryptoKeys.create", true),
+            ("roles/cloudkms.admin", "cloudkms.cryptoKeyVersions.destroy", true),
+            ("roles/cloudkms.admin", "cloudkms.cryptoKeys.setIamPolicy", true),
+            ("roles/cloudkms.admin", "cloudkms.cryptoKeyVersions.useToEncrypt", false),
+            ("roles/cloudkms.viewer", "cloudkms.cryptoKeys.list", true),
+            ("roles/cloudkms.viewer", "cloudkms.cryptoKeyVersions.viewPublicKey", false),
+            ("roles/cloudkms.cryptoKeyEncrypter", "cloudkms.cryptoKeyVersions.useToDecrypt", false),
+            ("roles/cloudkms.cryptoKeyEncrypterDecrypter", "cloudkms.cryptoKeyVersions.useToDecrypt", true),
+            ("roles/cloudkms.cryptoKeyEncrypterDecrypter", "cloudkms.cryptoKeys.get", false),
+            ("roles/cloudkms.signer", "cloudkms.cryptoKeyVersions.viewPublicKey", false),
+            ("roles/container.cloudKmsKeyUser", "cloudkms.cryptoKeyVersions.useToSign", true),
+            ("roles/container.serviceAgent", "cloudkms.cryptoKeyVersions.useToEncrypt", false),
             ("roles/unheard.of", "container.clusters.get", false),
         ];
         for (role, permission, expected) in cases {
