@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::pods::PodIdentity;
+use crate::services::PrivateCa;
 
 const FILE: &str = "state.sealed";
 const CONTEXT: &str = "cloud/state";
@@ -133,6 +134,8 @@ pub(crate) struct State {
     /// Cloud KMS.
     #[serde(default)]
     pub(crate) kms: crate::kms::Rings,
+    #[serde(default)]
+    pub(crate) privateca: PrivateCa,
 }
 
 impl State {

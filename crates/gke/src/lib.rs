@@ -27,6 +27,7 @@ pub mod workload;
 
 pub use error::{ApiError, Code};
 pub use exposure::EndpointSettings;
+pub use merge::is_empty;
 pub use methods::{Call, METHODS, Method};
 pub use record::{Access, ClientCertificate, Cluster, NodeSpec, Operation, OperationStatus, Pool, Work};
 pub use refused::refused_fields;

@@ -18,7 +18,7 @@ pub(crate) fn merge(base: &mut Value, over: &Value) {
 }
 
 /// Is it absent, or an object without members?
-pub(crate) fn is_empty(value: &Value) -> bool {
+pub fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_object().is_some_and(machinery::Object::is_empty)
 }
 

@@ -110,7 +110,7 @@ impl Authorities {
 }
 
 /// The public key of a signing request whose sender has the private one.
-fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, SignerError> {
+pub(crate) fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, SignerError> {
     let bad = |why: String| SignerError::BadRequest(why);
     let (rest, request) = X509CertificationRequest::from_der(csr).map_err(|e| bad(e.to_string()))?;
     if !rest.is_empty() {
@@ -122,9 +122,15 @@ fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, SignerError> {
 }
 
 /// A signing key that keeps what it should sign: the subject is exchanged before anything is signed.
-struct Unsigned<'a> {
+pub(crate) struct Unsigned<'a> {
     key: &'a KeyPair,
     written: &'a RefCell<Vec<u8>>,
+}
+
+impl<'a> Unsigned<'a> {
+    pub(crate) const fn new(key: &'a KeyPair, written: &'a RefCell<Vec<u8>>) -> Self {
+        Self { key, written }
+    }
 }
 
 impl PublicKeyData for Unsigned<'_> {
@@ -204,11 +210,11 @@ impl CertificateAuthority {
     ) -> Result<CertificateDer<'static>, SignerError> {
         let failed = |e: rcgen::Error| SignerError::BadRequest(e.to_string());
         let written = RefCell::default();
-        let unsigned = Unsigned { key: &self.key, written: &written };
+        let unsigned = Unsigned::new(&self.key, &written);
         let issuer = Issuer::from_ca_cert_der(&self.certificate, unsigned).map_err(|_| SignerError::DamagedState)?;
         params.signed_by(public_key, &issuer).map_err(failed)?;
         let written = written.take();
-        let (body, algorithm) = der::with_subject(&written, subject)?;
+        let (body, algorithm) = der::with_names(&written, None, subject)?;
         let signature = self.key.sign(&body).map_err(failed)?;
         Ok(der::certificate(&body, algorithm, &signature).into())
     }

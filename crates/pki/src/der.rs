@@ -8,15 +8,19 @@ use crate::SignerError;
 const BIT_STRING: u8 = 0x03;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const UTF8_STRING: u8 = 0x0c;
+const PRINTABLE_STRING: u8 = 0x13;
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 /// X.520's commonName, 2.5.4.3, and organizationName, 2.5.4.10.
 const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
 const ORGANIZATION: [u8; 3] = [0x55, 0x04, 0x0a];
+/// X.520's countryName, whose value is no UTF-8 (RFC 5280, appendix A.1).
+const COUNTRY: [u8; 3] = [0x55, 0x04, 0x06];
 /// What stands before the subject in a TBSCertificate: version, serial number, algorithm, issuer, validity.
 const BEFORE_SUBJECT: usize = 5;
-/// The algorithm's place among them.
+/// The algorithm's place among them, and the issuer's.
 const ALGORITHM: usize = 2;
+const ISSUER: usize = 3;
 
 /// A `Name`: one relative name for each organization, then the common name.
 pub(crate) fn name(common_name: &str, organizations: &[String]) -> Vec<u8> {
@@ -25,30 +29,45 @@ pub(crate) fn name(common_name: &str, organizations: &[String]) -> Vec<u8> {
     element(SEQUENCE, &names)
 }
 
+/// A `Name` of attributes of any type, each a relative name of its own; `None` when a type is no object identifier.
+pub(crate) fn name_of<'a>(attributes: impl Iterator<Item = (&'a [u64], &'a str)>) -> Option<Vec<u8>> {
+    let mut names = Vec::new();
+    for (kind, value) in attributes {
+        let kind = x509_parser::oid_registry::Oid::from(kind).ok()?;
+        names.extend(relative_name(kind.as_bytes(), value));
+    }
+    Some(element(SEQUENCE, &names))
+}
+
 fn relative_name(attribute: &[u8], value: &str) -> Vec<u8> {
-    let parts = [element(OBJECT_IDENTIFIER, attribute), element(UTF8_STRING, value.as_bytes())].concat();
+    let string = if attribute == COUNTRY { PRINTABLE_STRING } else { UTF8_STRING };
+    let parts = [element(OBJECT_IDENTIFIER, attribute), element(string, value.as_bytes())].concat();
     element(SET, &element(SEQUENCE, &parts))
 }
 
-/// A TBSCertificate with another subject, and its signature algorithm.
+/// A TBSCertificate with another subject, and another issuer if one is given; and its signature algorithm.
 ///
 /// # Errors
 /// When it is no TBSCertificate.
-pub(crate) fn with_subject<'a>(tbs: &'a [u8], subject: &[u8]) -> Result<(Vec<u8>, &'a [u8]), SignerError> {
+pub(crate) fn with_names<'a>(
+    tbs: &'a [u8],
+    issuer: Option<&[u8]>,
+    subject: &[u8],
+) -> Result<(Vec<u8>, &'a [u8]), SignerError> {
     let damaged = || SignerError::BadRequest("the certificate cannot be written".to_owned());
     let (head, whole, _) = split(tbs).filter(|(.., rest)| rest.is_empty()).ok_or_else(damaged)?;
     let content = &whole[head..];
-    let (mut rest, mut algorithm) = (content, content);
+    let (mut rest, mut algorithm, mut before) = (content, content, Vec::new());
     for place in 0..BEFORE_SUBJECT {
         let (_, first, after) = split(rest).ok_or_else(damaged)?;
         if place == ALGORITHM {
             algorithm = first;
         }
+        before.extend(issuer.filter(|_| place == ISSUER).unwrap_or(first));
         rest = after;
     }
-    let before = &content[..content.len() - rest.len()];
     let (.., after) = split(rest).ok_or_else(damaged)?;
-    Ok((element(SEQUENCE, &[before, subject, after].concat()), algorithm))
+    Ok((element(SEQUENCE, &[&before, subject, after].concat()), algorithm))
 }
 
 /// A signing request with this subject, a DER `Name`, signed by the key (RFC 2986 §4).
@@ -126,9 +145,13 @@ mod tests {
         let parts: Vec<Vec<u8>> = (0..7).map(|i| element(SEQUENCE, &[i])).collect();
         let subject = name("jane", &["a".to_owned(), "b".to_owned()]);
         let tbs = element(SEQUENCE, &parts.concat());
-        let (changed, algorithm) = with_subject(&tbs, &subject).unwrap();
+        let (changed, algorithm) = with_names(&tbs, None, &subject).unwrap();
         let expected = [&parts[..5].concat(), &subject, &parts[6]].map(Vec::as_slice).concat();
         assert_eq!((changed, algorithm), (element(SEQUENCE, &expected), parts[2].as_slice()));
-        assert!(with_subject(&tbs[..9], &subject).is_err());
+        let issuer = name("root", &[]);
+        let (changed, _) = with_names(&tbs, Some(&issuer), &subject).unwrap();
+        let expected = [&parts[..3].concat(), &issuer, &parts[4], &subject, &parts[6]].map(Vec::as_slice).concat();
+        assert_eq!(changed, element(SEQUENCE, &expected));
+        assert!(with_names(&tbs[..9], None, &subject).is_err());
     }
 }

@@ -13,6 +13,7 @@ mod door;
 mod error;
 mod held;
 mod identity;
+mod issuing;
 mod jwt;
 mod memory_vault;
 pub mod pem;
@@ -30,6 +31,10 @@ pub use door::{Signer, SignerClient, serve_signer};
 pub use error::SignerError;
 pub use held::HeldAuthority;
 pub use identity::{Identity, request_identity};
+pub use issuing::{
+    AuthorityKey, CaContents, CidrSubnet, Contents, ExtendedKeyUsagePurpose, GeneralSubtree, KeyAlgorithm,
+    KeyUsagePurpose, NameConstraints, RsaBits, request_key,
+};
 pub use jwt::{SIGNING_ALGORITHMS, verify_jwt};
 pub use memory_vault::MemoryVault;
 pub use profile::{ApiSigner, Approved, Authority, Profile, api_server_names};

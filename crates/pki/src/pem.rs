@@ -39,6 +39,11 @@ pub fn signing_request(text: &str) -> Result<Vec<u8>, SignerError> {
         .map_err(|_| SignerError::BadRequest("no certificate request in PEM form".to_owned()))
 }
 
+/// A public key (a DER `SubjectPublicKeyInfo`) as PEM.
+pub fn public_key(der: &[u8]) -> String {
+    encode("PUBLIC KEY", der)
+}
+
 /// Anything as PEM.
 pub(crate) fn encode(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);

@@ -8,6 +8,7 @@ mod iam;
 mod kms;
 mod metadata;
 pub(crate) mod oauth;
+pub(crate) mod privateca;
 mod projects;
 mod sts;
 
@@ -20,6 +21,7 @@ use crate::Inner;
 use crate::http::{Reply, Request};
 use crate::identity::Caller;
 
+pub(crate) use privateca::PrivateCa;
 pub(crate) use projects::is_address;
 
 /// A service's answer.
@@ -77,6 +79,12 @@ fn api(inner: &Arc<Inner>, request: &Request) -> Answer {
         ["compute", "v1" | "beta" | "alpha", rest @ ..] => compute::answer(inner, &caller, verb, rest),
         ["v1" | "v1beta1", first, rest @ ..] if first.split(':').next() == Some("groups") => {
             groups::answer(inner, &caller, request, first, rest)
+        }
+        ["privateca", "v1", "projects", project, "locations", rest @ ..] => {
+            privateca::answer(inner, &caller, request, project, rest)
+        }
+        ["v1", "projects", project, "locations", rest @ ..] if rest.get(1) == Some(&"caPools") => {
+            privateca::answer(inner, &caller, request, project, rest)
         }
         ["v1", "projects", project, "serviceAccounts", rest @ ..] => {
             iam::answer(inner, &caller, request, project, rest)

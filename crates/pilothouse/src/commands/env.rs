@@ -25,6 +25,7 @@ const GCLOUD_APIS: &[(&str, &str)] = &[
     ("CLOUDIDENTITY", "/"),
     ("LOGGING", "/"),
     ("CLOUDKMS", "/"),
+    ("PRIVATECA", "/privateca/"),
     ("ARTIFACTREGISTRY", "/"),
     ("CONTAINERANALYSIS", "/"),
 ];
@@ -38,6 +39,7 @@ const TERRAFORM_APIS: &[(&str, &str)] = &[
     ("SERVICE_USAGE", "/v1/"),
     ("IAM", "/v1/"),
     ("KMS", "/v1/"),
+    ("PRIVATECA", "/privateca/v1/"),
 ];
 
 /// Settings of the user's that would lead the clients away from the sandbox: taken out of the way, and given back.

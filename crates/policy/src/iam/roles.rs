@@ -107,6 +107,8 @@ const CLOUDKMS_USES: &[&str] = &[
     "cloudkms.cryptoKeyVersions.useToVerify",
     "cloudkms.cryptoKeyVersions.viewPublicKey",
 ];
+const PRIVATECA_READS: &[&str] =
+    &["privateca.*.get", "privateca.*.list", "privateca.*.getIamPolicy", "resourcemanager.projects.get"];
 
 const ROLES: &[Role] = &[
     Role { name: "roles/owner", allows: &["*.*.*"], except: &[] },
@@ -266,6 +268,38 @@ const ROLES: &[Role] = &[
         allows: &["compute.*.get", "compute.*.list", "resourcemanager.projects.get"],
         except: &[],
     },
+    Role { name: "roles/privateca.admin", allows: &["privateca.*.*", "resourcemanager.projects.get"], except: &[] },
+    Role { name: "roles/privateca.auditor", allows: PRIVATECA_READS, except: &[] },
+    Role {
+        name: "roles/privateca.caManager",
+        allows: &[
+            "privateca.*.get",
+            "privateca.*.list",
+            "privateca.*.getIamPolicy",
+            "privateca.caPools.create",
+            "privateca.caPools.delete",
+            "privateca.caPools.update",
+            "privateca.certificateAuthorities.create",
+            "privateca.certificateAuthorities.delete",
+            "privateca.certificateAuthorities.update",
+            "privateca.certificates.update",
+            "resourcemanager.projects.get",
+        ],
+        except: &[],
+    },
+    Role {
+        name: "roles/privateca.certificateManager",
+        allows: &[
+            "privateca.*.get",
+            "privateca.*.list",
+            "privateca.*.getIamPolicy",
+            "privateca.certificates.create",
+            "resourcemanager.projects.get",
+        ],
+        except: &[],
+    },
+    Role { name: "roles/privateca.certificateRequester", allows: &["privateca.certificates.create"], except: &[] },
+    Role { name: "roles/privateca.poolReader", allows: &["privateca.caPools.get"], except: &[] },
     Role { name: "roles/compute.admin", allows: &["compute.*.*", "resourcemanager.projects.get"], except: &[] },
     Role {
         name: "roles/container.cloudKmsKeyUser",
@@ -476,6 +510,13 @@ mod tests {
             ("roles/cloudkms.signer", "cloudkms.cryptoKeyVersions.viewPublicKey", false),
             ("roles/container.cloudKmsKeyUser", "cloudkms.cryptoKeyVersions.useToSign", true),
             ("roles/container.serviceAgent", "cloudkms.cryptoKeyVersions.useToEncrypt", false),
+            ("roles/privateca.admin", "privateca.caPools.setIamPolicy", true),
+            ("roles/privateca.caManager", "privateca.certificateAuthorities.create", true),
+            ("roles/privateca.caManager", "privateca.certificates.create", false),
+            ("roles/privateca.certificateManager", "privateca.certificates.create", true),
+            ("roles/privateca.certificateManager", "privateca.certificates.update", false),
+            ("roles/privateca.certificateRequester", "privateca.certificates.list", false),
+            ("roles/privateca.auditor", "privateca.caPools.getIamPolicy", true),
             ("roles/unheard.of", "container.clusters.get", false),
         ];
         for (role, permission, expected) in cases {
