@@ -208,6 +208,7 @@ impl Call<'_> {
                 self.server.documents.get(&registry, name, |registry| discovery::aggregated(registry, core).to_vec());
             let mut reply = self.with_etag(made, AGGREGATED);
             reply.headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+            reply.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
             return reply;
         }
         let address = format!("{}:{}", self.server.config.advertise_address, self.server.config.advertise_port);

@@ -61,13 +61,19 @@ pub(crate) fn refusal(row: &Resource, info: &RequestInfo) -> Option<Reply> {
     }
 }
 
-/// Custom resources: subresources the definition does not have, and writes without a name.
+/// Custom resources: subresources the definition does not have, writes without a name, and new objects of a definition that
+/// is being deleted.
 fn custom_name(row: &Resource, info: &RequestInfo, on_item: bool) -> Option<Status> {
     if !info.subresource.is_empty() && row.subresource(&info.subresource).is_none() {
         return Some(Status::not_found(&row.group_resource(), &info.name));
     }
     if !on_item && matches!(info.verb.as_str(), "update" | "patch") {
         return Some(Status::bad_request("name must be provided"));
+    }
+    if info.verb == "create" && info.subresource.is_empty() && !row.allows("create") {
+        let mut refused = Status::method_not_supported(&row.group_resource(), "create");
+        refused.message = "create not allowed while custom resource definition is terminating".to_owned();
+        return Some(refused);
     }
     None
 }

@@ -205,9 +205,10 @@ impl Inner {
     async fn answer(&self, request: Request) -> Reply {
         let query = Query::parse(&request.query);
         let info = RequestInfo::parse(&request.method, &request.path, &query);
-        if let Err(status) = crate::deadline::check(&info, &query) {
-            return status.into();
-        }
+        let limit = match crate::deadline::limit(&info, &query) {
+            Ok(limit) => limit,
+            Err(status) => return status.into(),
+        };
         let who = match &request.caller {
             Caller::Verified(user) => Ok(Identified::from(user.clone())),
             Caller::Connection(peer) => self.identify(peer, &request.path, &request.headers).await,
@@ -236,7 +237,7 @@ impl Inner {
         };
         let mut audit = crate::audit::Audit::open(&call, &request.path, &request.query, &request.method);
         let reply = match call.authorize(&mut audit) {
-            Ok(()) => call.dispatch().await,
+            Ok(()) => crate::deadline::within(limit, call.dispatch()).await,
             Err(status) => status.into(),
         };
         if let Some(audit) = audit {
@@ -336,7 +337,7 @@ impl Call<'_> {
             self.subresource(row, registry).await
         } else if row.etcd_prefix.is_empty() {
             self.virtual_resource(&row).await
-        } else if !row.allows(&self.info.verb) {
+        } else if row.custom.is_none() && !row.allows(&self.info.verb) {
             Err(Status::method_not_supported(&row.group_resource(), &self.info.verb))
         } else {
             match self.info.verb.as_str() {

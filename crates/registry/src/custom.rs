@@ -68,8 +68,17 @@ pub(crate) static STRATEGY: Strategy =
     Strategy { generation: Generation::Content, unconditional_update: false, ..Strategy::PLAIN };
 
 const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+/// What discovery lists while the definition is being deleted (`customresource_discovery_controller.go`).
+const VERBS_AT_THE_END: [&str; 5] = ["delete", "deletecollection", "get", "list", "watch"];
 
-/// One row per served version, when the definition's names are accepted (or not judged yet) and it is not being deleted.
+/// The verbs of a definition's resources as it is now.
+fn verbs(definition: &Value) -> &'static [&'static str] {
+    let mut conditions = definition["status"]["conditions"].items().iter();
+    let ends = conditions.any(|c| c.str_at(&["type"]) == "Terminating" && c.str_at(&["status"]) == "True");
+    if ends { &VERBS_AT_THE_END } else { &VERBS }
+}
+
+/// One row per served version, when the definition's names are accepted (or not judged yet).
 pub(crate) fn rows(definition: &Value) -> Vec<Resource> {
     let spec = &definition["spec"];
     let accepted = &definition["status"]["acceptedNames"];
@@ -111,7 +120,7 @@ fn row(
         short: texts(&names["shortNames"]),
         categories: texts(&names["categories"]),
         namespaced: spec["scope"].as_str() == Some("Namespaced"),
-        verbs: VERBS.iter().copied().map(CompactString::from).collect(),
+        verbs: verbs(definition).iter().copied().map(CompactString::from).collect(),
         subresources: subresources(&gvk, &custom),
         storage_version: storage.into(),
         storage_group: group.into(),
