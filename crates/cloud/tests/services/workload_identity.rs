@@ -1,15 +1,14 @@
 //! Workload Identity: tokens of Kubernetes service accounts exchanged at the Security Token Service, and what the pods may do
 //! in the name of Google service accounts.
 
-mod support;
-
 use std::sync::Arc;
 
 use base::Clock;
 use cloud::Auth;
 use pki::{MemoryVault, Requester, Signer, SignerCore};
 use serde_json::{Value, json};
-use support::{Running, Wall, entropy, start};
+
+use crate::support::{Running, Wall, entropy, start};
 
 const POOL: &str = "demo-project.svc.id.goog";
 const CLUSTERS: &str = "/v1/projects/demo-project/locations/us-central1-a/clusters";

@@ -1,10 +1,9 @@
 //! The updates of endpoints that gcloud sends, what is shown afterwards, and what the fleet is told.
 
-mod support;
-
 use cloud::{Auth, EndpointSettings};
 use serde_json::{Value, json};
-use support::{Running, start};
+
+use crate::support::{Running, start};
 
 const CLUSTER: &str = "/v1/projects/demo-project/locations/us-central1-a/clusters/demo";
 const EXTERNAL: &str = "127.0.0.1:18443";

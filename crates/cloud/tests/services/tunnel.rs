@@ -1,11 +1,10 @@
 //! CONNECT on the cloud's port: to the sandbox's own names, and to nothing else.
 
-mod support;
-
 use cloud::Auth;
-use support::start;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::start;
 
 /// The head of the answer to a CONNECT, and the connection.
 async fn connect(address: &str, target: &str) -> (String, TcpStream) {

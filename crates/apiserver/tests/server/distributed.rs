@@ -1,7 +1,5 @@
 //! Groups that a token only points to: asked for at the endpoint it names, over TLS, with the access token it holds.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -10,10 +8,11 @@ use machinery::Value;
 use pki::{Authority, ClientCertificates, Profile, ServingCertificate, Signer};
 use policy::jwt::AuthenticationConfig;
 use serde_json::json;
-use support::{Cluster, cluster};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+
+use crate::support::{Cluster, cluster};
 
 /// An identity provider: what it serves by path, and what it was asked with.
 #[derive(Default)]

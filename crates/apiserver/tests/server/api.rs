@@ -1,12 +1,11 @@
 //! The server in this process, on a store in memory: what clients can rely on.
 
-mod support;
-
 use apiserver::{Body, WatchKind};
 use http::Method;
 use machinery::{Value, json, meta};
 use policy::UserInfo;
-use support::{MAPS, admin, cluster, map};
+
+use crate::support::{MAPS, admin, cluster, map};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_is_created_changed_and_deleted_with_kubernetes_answers() {

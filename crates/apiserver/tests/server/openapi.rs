@@ -1,15 +1,14 @@
 //! `/openapi/v2` and `/openapi/v3` of a server in this process.
 
-mod support;
-
 use apiserver::{Body, Content, Request};
 use bytes::Bytes;
 use http::Method;
 use machinery::{Value, json, meta};
-use support::{admin, cluster};
+
+use crate::support::{Cluster, admin, cluster};
 
 /// An answer of `/openapi`: code, media type, ETag and body.
-async fn document(c: &support::Cluster, path: &str, headers: &[(&'static str, &str)]) -> (u16, String, String, Bytes) {
+async fn document(c: &Cluster, path: &str, headers: &[(&'static str, &str)]) -> (u16, String, String, Bytes) {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let mut request = Request::verified(&admin(), Method::GET, path, query, Body::Empty);
     for (name, value) in headers {

@@ -3,13 +3,12 @@
 //! A row is one request: the command, the verb, the path, the body, the code, and fields of the answer by JSON pointer.
 //! Rows that start an operation are polled as gcloud polls before the next row runs.
 
-mod support;
-
 use std::sync::atomic::Ordering;
 
 use cloud::Auth;
 use serde_json::{Value, json};
-use support::{Running, start};
+
+use crate::support::{Running, start};
 
 /// The six scopes that gcloud names when none were chosen.
 const SCOPES: [&str; 6] = [

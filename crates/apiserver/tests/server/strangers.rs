@@ -1,7 +1,5 @@
 //! Bad credentials and bad bodies, sent to a server in this process whose clock and disk the test moves.
 
-mod support;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +10,8 @@ use http::Method;
 use machinery::{Status, Value, json};
 use pki::Profile;
 use policy::UserInfo;
-use support::{Cluster, MAPS, cluster, cluster_on, entropy, map};
+
+use crate::support::{Cluster, MAPS, cluster, cluster_on, entropy, map};
 
 const ACCOUNT: &str = "/api/v1/namespaces/default/serviceaccounts/robot";
 

@@ -1,11 +1,10 @@
 //! Answers that a kube-apiserver 1.33 was asked for by the same requests.
 
-mod support;
-
 use apiserver::{Body, Request, WatchKind};
 use http::{Method, StatusCode};
 use machinery::{Value, json, meta};
-use support::{MAPS, admin, cluster, map};
+
+use crate::support::{MAPS, admin, cluster, map};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_uid_is_a_precondition_of_an_update_and_a_fault_of_a_patch() {
@@ -135,10 +134,19 @@ async fn instances_go_before_their_definition() {
         while watch.next().await.unwrap().shown(&row).str_at(&["status", "acceptedNames", "plural"]) != "ghosts" {}
     };
     made(&mut watch).await;
-    let ghost = json!({"apiVersion": "example.com/v1", "kind": "Ghost", "metadata": {"name": "g"}});
-    c.object(Method::POST, ghosts, ghost).await.unwrap();
+    let ghost = json!({"apiVersion": "example.com/v1", "kind": "Ghost",
+        "metadata": {"name": "g", "finalizers": ["example.com/held"]}});
+    c.object(Method::POST, ghosts, ghost.clone()).await.unwrap();
     let marked = c.object(Method::DELETE, &format!("{crd}/ghosts.example.com"), Value::Null).await.unwrap();
     assert_eq!(marked["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
+    let late = c.object(Method::POST, ghosts, ghost).await.unwrap_err();
+    assert_eq!(late.code, 405);
+    assert_eq!(late.message, "create not allowed while custom resource definition is terminating");
+    let verbs = c.get("/apis/example.com/v1").await.unwrap()["resources"][0]["verbs"].clone();
+    assert_eq!(verbs, json!(["delete", "deletecollection", "get", "list", "watch"]));
+    let mut held = c.get(&format!("{ghosts}/g")).await.unwrap();
+    held["metadata"].remove("finalizers");
+    c.object(Method::PUT, &format!("{ghosts}/g"), held).await.unwrap();
     while watch.next().await.unwrap().kind != WatchKind::Deleted {}
     made(&mut watch).await;
     let left = c.send(&admin(), Method::GET, ghosts, Body::Empty).await.into_list().unwrap();
@@ -192,5 +200,23 @@ async fn what_aggregated_servers_read_of_authentication_is_kept() {
             assert!(now["data"].get("stray").is_none(), "what is no part of it goes");
             break;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aggregated_discovery_may_be_kept_by_anybody() {
+    let c = cluster().await;
+    for path in ["/api", "/apis"] {
+        let mut request = Request::verified(&admin(), Method::GET, path, "", Body::Empty);
+        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        request.headers.insert("accept", accept.parse().unwrap());
+        let reply = c.server.handle(request.clone()).await;
+        assert_eq!(
+            (&reply.headers["cache-control"], &reply.headers["vary"]),
+            (&"public".parse().unwrap(), &"Accept".parse().unwrap())
+        );
+        request.headers.insert("if-none-match", reply.headers["etag"].clone());
+        let known = c.server.handle(request).await;
+        assert_eq!((known.code, &known.headers["cache-control"]), (304, &"public".parse().unwrap()), "{path}");
     }
 }

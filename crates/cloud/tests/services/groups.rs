@@ -1,10 +1,9 @@
 //! Groups of accounts: who administers them, who is in them by others, and what that is worth in policies and clusters.
 
-mod support;
-
 use cloud::Auth;
 use serde_json::{Value, json};
-use support::{Running, start};
+
+use crate::support::{Running, start};
 
 const SECURITY: &str = "gke-security-groups@example.com";
 

@@ -1,10 +1,9 @@
 //! Project policies and tokens over HTTP: Google's words for what is refused, and who may do what afterwards.
 
-mod support;
-
 use cloud::Auth;
 use serde_json::{Value, json};
-use support::{Running, start};
+
+use crate::support::{Running, start};
 
 const PROJECT: &str = "/v1/projects/demo-project";
 

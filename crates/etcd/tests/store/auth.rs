@@ -1,14 +1,13 @@
 //! Who may do what, as clients over gRPC see it. The answers expected are those of etcd 3.6.16 to the same requests.
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd::{EventKind, Member, MemberConfig, RemoteStore, Store, StoreError, WatchRequest};
 use mvcc::{PutRequest, RangeRequest};
-use support::{Client, Rig, Server, pb, pki};
 use tonic::Code;
+
+use crate::support::{Client, Rig, Server, pb, pki};
 
 /// `root`, and `eve` who may read and write `e`…; lease 7 holds `y`. Then callers are asked who they are.
 async fn enable(server: &Server) {

@@ -1,13 +1,12 @@
 //! IAM Service Account Credentials: signatures in an account's name, chains of delegates, and the pages with its public keys.
 
-mod support;
-
 use base::Clock;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use cloud::Auth;
 use serde_json::{Value, json};
-use support::{Running, Wall, start};
+
+use crate::support::{Running, Wall, start};
 
 const ACCOUNTS: &str = "/v1/projects/-/serviceAccounts";
 

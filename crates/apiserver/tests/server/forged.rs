@@ -1,7 +1,5 @@
 //! Bad guests with forged papers: refused with 401, soon, and what they showed is in no log.
 
-mod support;
-
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -13,7 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use machinery::{Value, json};
 use pki::Profile;
-use support::{Cluster, cluster};
+
+use crate::support::{Cluster, cluster};
 
 /// Longer than any refusal takes, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);

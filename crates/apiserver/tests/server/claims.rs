@@ -1,7 +1,5 @@
 //! Several API servers on one store, as in a regional cluster: none of them gives a Service what another has given away.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -10,7 +8,8 @@ use futures_util::future::join_all;
 use http::Method;
 use machinery::{Status, Value, json};
 use pki::{Authority, Profile, request_identity};
-use support::{Cluster, admin, cluster, entropy};
+
+use crate::support::{Cluster, admin, cluster, entropy};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";

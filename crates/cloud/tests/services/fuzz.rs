@@ -1,7 +1,5 @@
 //! Mutated bodies at the cloud's port, over a socket.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -9,7 +7,8 @@ use std::time::Duration;
 use cloud::Auth;
 use fuzz::Fuzz;
 use serde_json::Value;
-use support::start;
+
+use crate::support::start;
 
 /// What goes wrong in such bodies.
 const WORDS: [&str; 22] = [

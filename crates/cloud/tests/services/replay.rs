@@ -1,9 +1,8 @@
 //! What gcloud, Terraform and other clients send, as recorded, against a running cloud; no client is needed.
 
-mod support;
-
 use cloud::Auth;
-use support::start;
+
+use crate::support::start;
 
 const P: &str = "/v1/projects/demo-project";
 /// The body of `gcloud container clusters create` with no flags.

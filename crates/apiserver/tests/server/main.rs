@@ -1,0 +1,11 @@
+//! The server as its clients see it. One program, so that it is linked once.
+
+mod answers;
+mod api;
+mod claims;
+mod distributed;
+mod forged;
+mod openapi;
+mod strangers;
+#[path = "../support/mod.rs"]
+mod support;

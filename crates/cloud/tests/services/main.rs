@@ -1,0 +1,13 @@
+//! The cloud's port as its clients see it. One program, so that it is linked once.
+
+mod credentials;
+mod endpoints;
+mod fuzz;
+mod gcloud;
+mod groups;
+mod iam;
+mod replay;
+#[path = "../support/mod.rs"]
+mod support;
+mod tunnel;
+mod workload_identity;
