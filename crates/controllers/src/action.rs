@@ -102,6 +102,9 @@ pub enum Action {
     Update { resource: GroupVersionResource, subresource: &'static str, object: Value },
     /// JSON merge PATCH.
     Patch { resource: GroupVersionResource, object: ObjectKey, subresource: &'static str, patch: Value },
+    /// Strategic merge PATCH that takes one finalizer away, whatever else happened to the object meanwhile. For built-in
+    /// kinds only.
+    RemoveFinalizer { resource: GroupVersionResource, object: ObjectKey, uid: CompactString, finalizer: &'static str },
     /// DELETE one object.
     Delete { resource: GroupVersionResource, object: ObjectKey, options: DeleteOptions },
     /// DELETE all objects of a resource in a namespace.
@@ -157,6 +160,12 @@ impl Action {
         Self::Patch { resource: resource.clone(), object: meta::key(object), subresource, patch }
     }
 
+    /// Takes a finalizer away from exactly this object.
+    pub fn remove_finalizer(resource: &GroupVersionResource, object: &Value, finalizer: &'static str) -> Self {
+        let uid = meta::uid(object).into();
+        Self::RemoveFinalizer { resource: resource.clone(), object: meta::key(object), uid, finalizer }
+    }
+
     /// DELETE exactly this object, by uid.
     pub fn delete(resource: &GroupVersionResource, object: &Value) -> Self {
         Self::delete_with(resource, object, DeleteOptions::default())
@@ -192,6 +201,9 @@ impl std::fmt::Display for Action {
             }
             Self::Patch { resource, object, subresource, patch } => {
                 write!(f, "patch {} {object} {patch}", named(resource, subresource))
+            }
+            Self::RemoveFinalizer { resource, object, finalizer, .. } => {
+                write!(f, "unfinalize {} {object} {finalizer}", named(resource, ""))
             }
             Self::Delete { resource, object, options } => {
                 write!(f, "delete {} {object} {}", named(resource, ""), options.to_value())

@@ -27,7 +27,9 @@ mod deployment;
 mod disruption;
 mod endpoints;
 mod garbage;
+mod history;
 mod job;
+mod mirroring;
 mod namespace;
 mod nodes;
 mod publisher;
@@ -97,6 +99,7 @@ pub static ALL: &[&Controller] = &[
     &garbage::CONTROLLER,
     &endpoints::ENDPOINT_SLICE,
     &endpoints::ENDPOINTS,
+    &mirroring::CONTROLLER,
     &nodes::LIFECYCLE,
     &nodes::TAINT_EVICTION,
     &nodes::IPAM,

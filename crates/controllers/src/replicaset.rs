@@ -71,7 +71,8 @@ pub(crate) fn claim(
         return actions;
     }
     for object in cx.world.in_namespace(resource, meta::namespace(owner)) {
-        let finished = *resource == PODS && pods::is_finished(object);
+        // A Job counts pods that ended, others have no use for them.
+        let finished = *resource == PODS && kind != "Job" && pods::is_finished(object);
         let orphan = meta::controller_of(object).is_none() && !meta::is_terminating(object);
         if orphan && !finished && selects(owner, object) {
             let mut references = meta::owner_references(object).to_vec();

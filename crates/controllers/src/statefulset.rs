@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use machinery::{Value, json, meta};
 
-use crate::action::controller_reference;
 use crate::conditions::int;
+use crate::history::{revision, template_of};
 use crate::replicaset::{claim, owners};
 use crate::resource::{CONTROLLER_REVISIONS, PERSISTENT_VOLUME_CLAIMS, PODS, STATEFUL_SETS};
 use crate::{Action, Context, Controller, Key, Watch, pods, template};
@@ -29,6 +29,7 @@ pub(crate) static CONTROLLER: Controller = Controller {
 };
 
 const API: (&str, &str) = ("apps/v1", "StatefulSet");
+const HASH_LABEL: &str = "controller.kubernetes.io/hash";
 const REVISION_LABEL: &str = "controller-revision-hash";
 const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 const INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
@@ -61,7 +62,7 @@ fn reconcile(cx: &Context<'_>, key: &Key) -> Vec<Action> {
         if meta::is_terminating(object) {
             return Vec::new();
         }
-        return vec![Action::create(&CONTROLLER_REVISIONS, revision(object, newest + 1))];
+        return vec![Action::create(&CONTROLLER_REVISIONS, revision(object, API, HASH_LABEL, newest + 1))];
     };
     if update["revision"].as_i64() != Some(newest) && !meta::is_terminating(object) {
         let mut again = Value::clone(update);
@@ -98,30 +99,6 @@ fn reconcile(cx: &Context<'_>, key: &Key) -> Vec<Action> {
 /// The number at the end of a pod's name, when it is a pod of this set.
 fn ordinal(set: &Value, pod: &Value) -> Option<i64> {
     meta::name(pod).strip_prefix(meta::name(set))?.strip_prefix('-')?.parse().ok()
-}
-
-/// A revision as `kubectl rollout` reads it: a strategic merge patch of the set.
-fn revision(set: &Value, number: i64) -> Value {
-    let mut kept = set["spec"]["template"].clone();
-    kept.set("$patch", "replace");
-    let hash = template::hash(&set["spec"]["template"], set["status"]["collisionCount"].as_i64().filter(|c| *c > 0));
-    let mut labels = set["spec"]["template"]["metadata"]["labels"].clone();
-    if labels.is_null() {
-        labels = Value::object();
-    }
-    labels.set("controller.kubernetes.io/hash", hash.as_str());
-    json!({"apiVersion": API.0, "kind": "ControllerRevision",
-        "metadata": {"name": format!("{}-{hash}", meta::name(set)), "namespace": meta::namespace(set), "labels": labels,
-            "ownerReferences": [controller_reference(set, API.0, API.1)]},
-        "data": {"spec": {"template": kept}}, "revision": number})
-}
-
-fn template_of(revision: &Value) -> Value {
-    let mut kept = revision["data"]["spec"]["template"].clone();
-    if kept.as_object().is_some() {
-        kept.remove("$patch");
-    }
-    kept
 }
 
 fn revision_of(pod: &Value) -> &str {

@@ -120,11 +120,15 @@ impl Door {
             }
             Action::Patch { resource, object, subresource, patch } => {
                 let path = object_path(&resource, &object.namespace, &object.name, subresource);
-                match self.call(Request::new("PATCH", path, Some(patch))).await {
-                    Ok(answer) => Ok(Written::Object(resource.group_resource(), answer)),
-                    Err(status) if status.code == 404 => Ok(Written::Nothing),
-                    Err(status) => Err(status),
-                }
+                self.patch(&resource, Request::new("PATCH", path, Some(patch))).await
+            }
+            Action::RemoveFinalizer { resource, object, uid, finalizer } => {
+                let path = object_path(&resource, &object.namespace, &object.name, "");
+                let patch = json!({"metadata": {"uid": uid.as_str(),
+                    "$deleteFromPrimitiveList/finalizers": [finalizer]}});
+                let mut request = Request::new("PATCH", path, Some(patch));
+                request.content_type = "application/strategic-merge-patch+json";
+                self.patch(&resource, request).await
             }
             Action::Delete { resource, object, options } => {
                 let path = object_path(&resource, &object.namespace, &object.name, "");
@@ -172,6 +176,15 @@ impl Door {
             Action::Approve { request, rules } => self.approve(request, &rules).await,
             Action::SignToken { secret, claims } => self.sign_token(secret, claims).await,
             Action::Requeue { .. } => Ok(Written::Nothing),
+        }
+    }
+
+    /// What is gone needs no patch.
+    async fn patch(&self, resource: &GroupVersionResource, request: Request) -> Result<Written, Status> {
+        match self.call(request).await {
+            Ok(answer) => Ok(Written::Object(resource.group_resource(), answer)),
+            Err(status) if status.code == 404 => Ok(Written::Nothing),
+            Err(status) => Err(status),
         }
     }
 

@@ -53,7 +53,7 @@ pub(super) fn of(pod: &Value, container: &Value, task: bool) -> Behaviour {
     let flag = |key| annotation(pod, key, name) != Some("false");
     let time = |key| annotation(pod, key, name).and_then(seconds);
     let code = annotation(pod, "exit-code", name).and_then(|c| c.parse::<i64>().ok());
-    let known = command(container).or(task.then_some((TASK, 0)));
+    let known = if is_endless(container) { None } else { command(container).or(task.then_some((TASK, 0))) };
     let exit = match (time("exit-after"), code) {
         (None, None) => known,
         (after, code) => Some((after.unwrap_or_default(), code.unwrap_or(0))),
@@ -66,6 +66,20 @@ pub(super) fn of(pod: &Value, container: &Value, task: bool) -> Behaviour {
         image_missing: annotation(pod, "image", name) == Some("missing"),
         start_delay: time("start-delay").unwrap_or_default(),
         stop_after: time("stop-after").unwrap_or_default(),
+    }
+}
+
+/// Is it known to run until it is stopped: `sleep infinity`, or the image that does nothing else?
+fn is_endless(container: &Value) -> bool {
+    let words: Vec<&str> =
+        ["command", "args"].iter().flat_map(|k| container[*k].items()).filter_map(Value::as_str).collect();
+    match words.as_slice() {
+        [] => {
+            let image = container.str_at(&["image"]).rsplit('/').next().unwrap_or_default();
+            image.split([':', '@']).next() == Some("pause")
+        }
+        [program, time] => program.rsplit('/').next() == Some("sleep") && matches!(*time, "infinity" | "inf"),
+        _ => false,
     }
 }
 
@@ -150,5 +164,9 @@ mod tests {
         let a = of(&pod, &json!({"name": "a"}), false);
         assert_eq!((a.exit, a.ready), (Some((Duration::ZERO, 3)), true));
         assert!(!of(&pod, &json!({"name": "b"}), false).ready);
+        let endless = |container: Value| of(&json!({}), &container, true).exit.is_none();
+        assert!(endless(json!({"name": "c", "image": "registry.k8s.io/pause:3.10"})));
+        assert!(endless(json!({"name": "c", "image": "busybox", "command": ["sleep", "infinity"]})));
+        assert!(!endless(json!({"name": "c", "image": "busybox", "command": ["do", "something"]})));
     }
 }

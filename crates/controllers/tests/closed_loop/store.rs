@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Rng, Timestamp};
-use controllers::resource::{NAMESPACES, NODES, PODS};
+use controllers::resource::{JOBS, NAMESPACES, NODES, PODS};
 use controllers::world::is;
 use controllers::{ALL, Action, Change, Context, Key, Settings, World};
 use machinery::{GroupVersionResource, ObjectKey, Status, Value, meta};
@@ -54,6 +54,13 @@ impl Store {
         }
         if metadata["generation"].is_null() {
             metadata.set("generation", 1);
+        }
+        let uid = metadata.str_at(&["uid"]).to_owned();
+        if is(&resource.group_resource(), &JOBS) && object["spec"]["selector"].is_null() {
+            // As the strategy of Jobs does.
+            let labels = "batch.kubernetes.io/controller-uid";
+            *object.at_mut(&["spec", "selector", "matchLabels", labels]) = uid.as_str().into();
+            *object.at_mut(&["spec", "template", "metadata", "labels", labels]) = uid.as_str().into();
         }
         self.put(&resource, object)
     }
@@ -134,6 +141,16 @@ impl Store {
                 Ok(Some(self.settle(&resource, &held, new)))
             }
             Action::Patch { resource, object, patch, .. } => self.patch(&resource, &object, &patch).map(Some),
+            Action::RemoveFinalizer { resource, object, uid, finalizer } => {
+                let Ok(held) = self.held(&resource, &object) else { return Ok(None) };
+                if uid != meta::uid(&held) {
+                    return Err(Status::modified(&resource.group_resource(), &object.name));
+                }
+                let mut new = Value::clone(&held);
+                let kept: Vec<&str> = meta::finalizers(&held).filter(|f| *f != finalizer).collect();
+                new["metadata"].set("finalizers", kept);
+                Ok(Some(self.settle(&resource, &held, new)))
+            }
             Action::Delete { resource, object, options } => {
                 let held = self.held(&resource, &object)?;
                 if options.uid != meta::uid(&held) {
@@ -205,7 +222,8 @@ impl Store {
             _ => None,
         };
         if let Some(finalizer) = finalizer.filter(|_| !meta::is_terminating(held)) {
-            new["metadata"].set("finalizers", vec![finalizer]);
+            let finalizers: Vec<&str> = meta::finalizers(held).chain([finalizer]).collect();
+            new["metadata"].set("finalizers", finalizers);
         }
         new["metadata"].set("deletionGracePeriodSeconds", grace);
         let namespace = is(&resource.group_resource(), &NAMESPACES) && !new["spec"]["finalizers"].items().is_empty();

@@ -1,5 +1,7 @@
 //! Controllers, scheduler and kubelets over one store, in a random order: whatever the order, the goal is reached.
 
+mod daemons;
+mod jobs;
 mod store;
 
 use std::collections::BTreeMap;
