@@ -4,6 +4,7 @@
 //! placed at once (the assume cache); [`Scheduler::bind_failed`] takes that back. Ties are broken by a seeded generator.
 
 mod filter;
+mod preempt;
 pub mod request;
 mod score;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 use base::{Rng, Timestamp};
 use machinery::{CompactString, ObjectKey, Value, json, meta};
 
-use crate::resource::{NODES, PODS};
+use crate::resource::{NODES, POD_DISRUPTION_BUDGETS, PODS};
 use crate::world::is;
 use crate::{Action, Change, conditions, pods};
 
@@ -79,6 +80,9 @@ pub struct Scheduler {
     waiting: BTreeMap<ObjectKey, Waiting>,
     /// Pods with required anti-affinity: they may refuse newcomers.
     refusing: BTreeSet<ObjectKey>,
+    /// Pending pods that room is being made for, and where.
+    nominated: BTreeMap<ObjectKey, CompactString>,
+    budgets: BTreeMap<ObjectKey, Arc<Value>>,
     rng: Rng,
 }
 
@@ -93,16 +97,24 @@ impl Scheduler {
             active: BTreeSet::new(),
             waiting: BTreeMap::new(),
             refusing: BTreeSet::new(),
+            nominated: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             rng: Rng::new(seed),
         }
     }
 
-    /// Takes a change of a node or pod in; others do not matter.
+    /// Takes a change of a node, a pod or a disruption budget in; others do not matter.
     pub fn observe(&mut self, change: &Change) {
         if is(&change.resource, &NODES) {
             self.observe_node(change);
         } else if is(&change.resource, &PODS) {
             self.observe_pod(change);
+        } else if is(&change.resource, &POD_DISRUPTION_BUDGETS) {
+            let Some(key) = change.objects().next().map(meta::key) else { return };
+            match &change.new {
+                Some(budget) => drop(self.budgets.insert(key, budget.clone())),
+                None => drop(self.budgets.remove(&key)),
+            }
         }
     }
 
@@ -176,6 +188,10 @@ impl Scheduler {
             self.dequeue(&key);
             return;
         }
+        match pod.str_at(&["status", "nominatedNodeName"]) {
+            "" => drop(self.nominated.remove(&key)),
+            node => drop(self.nominated.insert(key.clone(), node.into())),
+        }
         let old = self.pending.insert(key.clone(), pod.clone());
         let same = old
             .as_ref()
@@ -194,6 +210,10 @@ impl Scheduler {
         if let Some(pod) = self.pending.remove(key) {
             self.active.remove(&place_of(key, &pod));
             self.waiting.remove(key);
+            if self.nominated.remove(key).is_some() {
+                // The room that was kept for it is anybody's.
+                self.move_waiting();
+            }
         }
     }
 
@@ -236,8 +256,11 @@ impl Scheduler {
         self.waiting.values_mut().for_each(|w| w.moved = true);
     }
 
-    /// The binding was refused: the pod is pending again, after a while.
+    /// The binding was refused: the pod is pending again, after a while. So is one for which room could not be made.
     pub fn bind_failed(&mut self, key: &ObjectKey, now: Timestamp) {
+        if let Some(waiting) = self.waiting.get_mut(key) {
+            waiting.moved = true;
+        }
         if self.placed.get(key).is_some_and(|p| p.assumed) {
             let pod = self.placed[key].pod.clone();
             self.forget(key);
@@ -287,9 +310,10 @@ impl Scheduler {
     }
 
     fn decide_one(&mut self, key: ObjectKey, pod: &Arc<Value>, now: Timestamp) -> Decision {
-        match self.choose(pod) {
+        match self.choose(&key, pod) {
             Ok(node) => {
                 self.pending.remove(&key);
+                self.nominated.remove(&key);
                 self.waiting.remove(&key);
                 self.place(key.clone(), pod.clone(), node.clone(), true);
                 let message = format!("Successfully assigned {key} to {node}");
@@ -300,26 +324,70 @@ impl Scheduler {
                 ];
                 Decision { pod: key, node: Some(node), actions }
             }
-            Err(message) => {
+            Err(misfits) => {
                 self.wait(&key, now, false);
-                Decision { pod: key, node: None, actions: unschedulable(pod, &message, now) }
+                let actions = self.make_room(&key, pod, &misfits, now);
+                Decision { pod: key, node: None, actions }
             }
         }
     }
 
-    /// The best node, or the sentence why there is none.
-    fn choose(&mut self, pod: &Value) -> Result<CompactString, String> {
+    /// What is done for a pod that fits nowhere: less important ones go, or its owner is told why it waits.
+    fn make_room(&mut self, key: &ObjectKey, pod: &Arc<Value>, misfits: &Misfits, now: Timestamp) -> Vec<Action> {
         if self.nodes.is_empty() {
-            return Err("no nodes available to schedule pods".to_owned());
+            return unschedulable(pod, "no nodes available to schedule pods", None, now);
+        }
+        let head = explain(self.nodes.len(), misfits);
+        if let Some(why) = preempt::ineligible(self, pod, misfits) {
+            return unschedulable(pod, &format!("{head} preemption: {why}"), None, now);
+        }
+        match preempt::preempt(self, pod, misfits, now) {
+            Some((node, mut actions)) => {
+                self.nominated.insert(key.clone(), node.clone());
+                actions.extend(unschedulable(pod, &head, Some(&node), now));
+                actions
+            }
+            None => {
+                let why = in_vain(self.nodes.len(), misfits);
+                unschedulable(pod, &format!("{head} preemption: {why}"), None, now)
+            }
+        }
+    }
+
+    /// The node as it will be when the pods have come for which room is kept there, those that matter less than this one
+    /// left out.
+    fn expected(&self, key: &ObjectKey, pod: &Value, name: &CompactString) -> Option<Node> {
+        let others = self.nominated.iter().filter(|(other, node)| *node == name && *other != key);
+        let others = others.filter_map(|(other, _)| Some((other, self.pending.get(other)?)));
+        let mut more = others.filter(|(_, other)| priority(other) >= priority(pod)).peekable();
+        more.peek()?;
+        let mut node = self.nodes.get(name)?.clone();
+        more.for_each(|(other, object)| node.account(other, object, true));
+        Some(node)
+    }
+
+    /// The best node, or why each does not fit.
+    fn choose(&mut self, key: &ObjectKey, pod: &Value) -> Result<CompactString, Misfits> {
+        if self.nodes.is_empty() {
+            return Err(BTreeMap::new());
         }
         let candidate = filter::Candidate::new(pod, &self.nodes, &self.refusing);
         let enough = enough_nodes(self.nodes.len());
         let start = self.rng.below(self.nodes.len() as u64) as usize;
         let mut feasible: Vec<(&CompactString, i64)> = Vec::new();
-        let mut misfits: Vec<Misfit> = Vec::new();
+        let mut misfits = Misfits::new();
+        let misfit = |name: &CompactString, node: &Node| {
+            let expected = if self.nominated.is_empty() { None } else { self.expected(key, pod, name) };
+            candidate.check(node).or_else(|| expected.and_then(|node| candidate.check(&node)))
+        };
+        // Where room was made for it, it goes.
+        let own = pod.str_at(&["status", "nominatedNodeName"]);
+        if let Some((name, _)) = self.nodes.get_key_value(own).filter(|(name, node)| misfit(name, node).is_none()) {
+            return Ok(name.clone());
+        }
         for (name, node) in self.nodes.iter().skip(start).chain(self.nodes.iter().take(start)) {
-            match candidate.check(node) {
-                Some(misfit) => misfits.push(misfit),
+            match misfit(name, node) {
+                Some(misfit) => drop(misfits.insert(name.clone(), misfit)),
                 None => feasible.push((name, score::score(&candidate, node))),
             }
             if feasible.len() >= enough {
@@ -327,7 +395,7 @@ impl Scheduler {
             }
         }
         let Some(best) = feasible.iter().map(|(_, score)| *score).max() else {
-            return Err(explain(self.nodes.len(), &misfits, pod));
+            return Err(misfits);
         };
         let mut ties: Vec<&CompactString> = feasible.iter().filter(|(_, s)| *s == best).map(|(n, _)| *n).collect();
         ties.sort();
@@ -363,9 +431,12 @@ fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
     }
 }
 
+fn priority(pod: &Value) -> i64 {
+    conditions::int(pod, &["spec", "priority"], 0)
+}
+
 fn place_of(key: &ObjectKey, pod: &Value) -> Place {
-    let priority = conditions::int(pod, &["spec", "priority"], 0);
-    (Reverse(priority), meta::creation_timestamp(pod), key.clone())
+    (Reverse(priority(pod)), meta::creation_timestamp(pod), key.clone())
 }
 
 /// How many feasible nodes are enough: all of a small cluster, a shrinking share of a large one.
@@ -377,42 +448,45 @@ fn enough_nodes(all: usize) -> usize {
     (all * percent / 100).max(FEASIBLE_MIN)
 }
 
-/// Upstream's sentence: how many nodes, how many of each reason, and that preemption would not help.
-fn explain(all: usize, misfits: &[Misfit], pod: &Value) -> String {
+type Misfits = BTreeMap<CompactString, Misfit>;
+
+/// `3 of this, 1 of that`, in the order of the text.
+fn listed<'a>(all: usize, reasons: impl Iterator<Item = &'a str>) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for reason in misfits.iter().flat_map(|m| &m.reasons) {
-        *counts.entry(reason).or_default() += 1;
-    }
-    let list = |counts: BTreeMap<&str, usize>| {
-        let mut parts: Vec<String> = counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        parts.sort();
-        parts.join(", ")
-    };
-    let head = format!("0/{all} nodes are available");
-    let mut preemption: BTreeMap<&str, usize> = BTreeMap::new();
-    for misfit in misfits {
-        let outcome = if misfit.resolvable {
-            "No preemption victims found for incoming pod"
-        } else {
-            "Preemption is not helpful for scheduling"
-        };
-        *preemption.entry(outcome).or_default() += 1;
-    }
-    let preemption = if pod.str_at(&["spec", "preemptionPolicy"]) == "Never" {
-        "not eligible due to preemptionPolicy=Never.".to_owned()
-    } else {
-        format!("{head}: {}.", list(preemption))
-    };
-    format!("{head}: {}. preemption: {preemption}", list(counts))
+    reasons.for_each(|reason| *counts.entry(reason).or_default() += 1);
+    let mut parts: Vec<String> = counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    parts.sort();
+    format!("0/{all} nodes are available: {}.", parts.join(", "))
 }
 
-fn unschedulable(pod: &Value, message: &str, now: Timestamp) -> Vec<Action> {
+/// Upstream's sentence: how many nodes, how many of each reason.
+fn explain(all: usize, misfits: &Misfits) -> String {
+    listed(all, misfits.values().flat_map(|m| m.reasons.iter().map(String::as_str)))
+}
+
+/// And why preemption does not help.
+fn in_vain(all: usize, misfits: &Misfits) -> String {
+    let outcome = |m: &Misfit| match m.resolvable {
+        true => "No preemption victims found for incoming pod",
+        false => "Preemption is not helpful for scheduling",
+    };
+    listed(all, misfits.values().map(outcome))
+}
+
+fn unschedulable(pod: &Value, message: &str, nominated: Option<&str>, now: Timestamp) -> Vec<Action> {
     let mut actions = Vec::new();
     let mut list = pod["status"]["conditions"].clone();
     let mut condition = conditions::new("PodScheduled", "False", "Unschedulable", message, now);
     condition.set("lastProbeTime", Value::Null);
+    let mut status = Value::object();
     if conditions::set(&mut list, condition) {
-        let patch = json!({"metadata": {"uid": meta::uid(pod)}, "status": {"conditions": list}});
+        status.set("conditions", list);
+    }
+    if let Some(node) = nominated.filter(|node| *node != pod.str_at(&["status", "nominatedNodeName"])) {
+        status.set("nominatedNodeName", node);
+    }
+    if status.members().next().is_some() {
+        let patch = json!({"metadata": {"uid": meta::uid(pod)}, "status": status});
         actions.push(Action::patch(&PODS, pod, "status", patch));
     }
     actions.push(Action::warning(pod, "FailedScheduling", message));

@@ -82,3 +82,72 @@ fn a_more_important_pod_goes_first_and_a_freed_place_is_used() {
     let at = scheduler.next_wake().expect("worth another attempt");
     assert_eq!(scheduler.decide(at, 9)[0].node.as_deref(), Some("a"));
 }
+
+fn placed(name: &str, cpu: &str, node: &str, priority: i64) -> Change {
+    pod(name, cpu, json!({"nodeName": node, "priority": priority}))
+}
+
+/// Node that is freed, and the victims.
+fn preempted(changes: Vec<Change>) -> (String, Vec<String>) {
+    let mut scheduler = Scheduler::new("default-scheduler", 1);
+    changes.iter().for_each(|c| scheduler.observe(c));
+    let decision = scheduler.decide(Timestamp::EPOCH, 1).pop().expect("there is a pod to decide about");
+    let (mut node, mut victims) = (String::new(), Vec::new());
+    for action in decision.actions {
+        match action {
+            Action::Patch { patch, .. } => node = patch.str_at(&["status", "nominatedNodeName"]).to_owned(),
+            Action::Delete { object, .. } => victims.push(object.name.to_string()),
+            _ => {}
+        }
+    }
+    (node, victims)
+}
+
+fn budget(allowed: i64) -> Change {
+    let budget = json!({"metadata": {"name": "b", "namespace": "d"}, "status": {"disruptionsAllowed": allowed},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}}});
+    Change { resource: POD_DISRUPTION_BUDGETS.group_resource(), old: None, new: Some(Arc::new(budget)) }
+}
+
+#[test]
+fn an_important_pod_takes_room_where_it_hurts_least() {
+    let nodes = || vec![node("a", "1", Value::object()), node("b", "1", Value::object())];
+    let check = |others: Vec<Change>, important: Change, expect: (&str, &[&str])| {
+        let all = nodes().into_iter().chain(others).chain([important]).collect();
+        let (node, victims) = preempted(all);
+        assert_eq!((node.as_str(), victims.iter().map(String::as_str).collect::<Vec<_>>().as_slice()), expect);
+    };
+    let important = || pod("p", "600m", json!({"priority": 9}));
+    check(vec![placed("x", "1", "a", 5), placed("y", "1", "b", 3)], important(), ("b", &["y"]));
+    // As few as make room, the least important ones.
+    let four = vec![placed("x", "1", "a", 9), placed("u", "300m", "b", 4), placed("v", "300m", "b", 2)];
+    check(four, pod("p", "500m", json!({"priority": 9})), ("b", &["v"]));
+    // Nobody gives way to an equal, nor to one that does not want it.
+    check(vec![placed("x", "1", "a", 9), placed("y", "1", "b", 9)], important(), ("", &[]));
+    let meek = pod("p", "600m", json!({"priority": 9, "preemptionPolicy": "Never"}));
+    check(vec![placed("x", "1", "a", 1), placed("y", "1", "b", 1)], meek, ("", &[]));
+    // Budgets weigh more than importance.
+    let mut other = placed("x", "1", "a", 5);
+    let mut object = Value::clone(other.new.as_ref().unwrap());
+    object["metadata"].set("labels", json!({"app": "db"}));
+    other.new = Some(Arc::new(object));
+    check(vec![other, placed("y", "1", "b", 3), budget(0)], important(), ("a", &["x"]));
+}
+
+#[test]
+fn room_that_was_made_is_kept() {
+    let mut scheduler = Scheduler::new("default-scheduler", 1);
+    scheduler.observe(&node("a", "1", Value::object()));
+    scheduler.observe(&placed("x", "1", "a", 1));
+    scheduler.observe(&pod("p", "800m", json!({"priority": 9})));
+    assert!(scheduler.decide(Timestamp::EPOCH, 1)[0].node.is_none());
+    let gone = placed("x", "1", "a", 1);
+    scheduler.observe(&Change { resource: gone.resource.clone(), old: gone.new, new: None });
+    scheduler.observe(&pod("q", "500m", json!({"priority": 5})));
+    let decided = scheduler.decide(Timestamp::EPOCH, 1);
+    assert_eq!((decided[0].pod.name.as_str(), decided[0].node.is_none()), ("q", true));
+    let at = scheduler.next_wake().expect("its victim is gone");
+    let decided: Vec<(String, bool)> =
+        scheduler.decide(at, 9).into_iter().map(|d| (d.pod.name.to_string(), d.node.is_some())).collect();
+    assert_eq!(decided[0], ("p".to_owned(), true));
+}
