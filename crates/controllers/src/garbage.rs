@@ -113,6 +113,7 @@ fn judge(world: &World, resource: &GroupVersionResource, object: &Arc<Value>) ->
     }
     let has_dependents = world.dependents(meta::uid(object)).next().is_some();
     let propagation = if waiting && has_dependents {
+        actions.extend(unblock(world, resource, object));
         Propagation::Foreground
     } else if has_finalizer(object, ORPHAN) {
         Propagation::Orphan
@@ -128,6 +129,22 @@ fn judge(world: &World, resource: &GroupVersionResource, object: &Arc<Value>) ->
     };
     actions.push(Action::delete_with(resource, object, options));
     actions
+}
+
+/// A dependent that itself waits in the foreground closes a circle: so that not everybody in it waits for ever, this one
+/// no longer blocks its owners.
+fn unblock(world: &World, resource: &GroupVersionResource, object: &Value) -> Option<Action> {
+    let waits = |o: &Value| meta::is_terminating(o) && has_finalizer(o, FOREGROUND);
+    if !world.dependents(meta::uid(object)).filter_map(|k| world.lookup(k)).any(|o| waits(o)) {
+        return None;
+    }
+    let mut references = meta::owner_references(object).to_vec();
+    references
+        .iter_mut()
+        .filter(|r| !r["blockOwnerDeletion"].is_null())
+        .for_each(|r| r.set("blockOwnerDeletion", false));
+    let patch = json!({"metadata": {"uid": meta::uid(object), "ownerReferences": references}});
+    Some(Action::patch(resource, object, "", patch))
 }
 
 /// Our view may be behind: before anything is deleted for want of an owner, the API is asked.
