@@ -44,6 +44,8 @@ sum() { # how many tests the runner's closing lines count as $1
 if [ "${PILOTHOUSE_TEST_TIER:-}" = full ]; then
   printf '\n== etcd'"'"'s own tests (%s s)\n' "$SECONDS"
   tests/e2e/upstream/etcd-suites/run.sh 2>&1 | tee -a "$log" || status=$?
+  printf '\n== Kubernetes'"'"' own conformance specs (%s s)\n' "$SECONDS"
+  tests/e2e/upstream/kubernetes-suites/run.sh 2>&1 | tee -a "$log" || status=$?
 fi
 skipped=$(grep -cE '^SKIPPED ' "$log" || true)
 printf '\n== done (%s s)\n' "$SECONDS"
