@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use etcd::{EventKind, KeyValue, RangeRequest, Store, StoreError, WatchRequest, prefix_end};
+use etcd::{EventKind, KeyValue, RangeRequest, StoreError, WatchRequest, prefix_end};
 use imbl::OrdMap;
 use machinery::{ObjectKey, Status};
 use registry::Resource;
@@ -19,6 +19,7 @@ use registry::cache::{Cache, CacheEvent, Cached};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::derived::Derived;
+use crate::encryption::PlainStore;
 use crate::stored::{self, Reader};
 
 /// What everything of Kubernetes is under.
@@ -66,7 +67,7 @@ type ByPrefix = OrdMap<String, Arc<ResourceCache>>;
 
 /// All caches.
 pub(crate) struct Caches {
-    store: Store,
+    store: PlainStore,
     reader: Reader,
     by_prefix: ArcSwap<ByPrefix>,
     revision: watch::Sender<u64>,
@@ -97,7 +98,7 @@ pub(crate) struct Feeder {
 impl Caches {
     /// Reads everything once and publishes it; `run` of the feeder then keeps it so.
     pub(crate) async fn open(
-        store: Store,
+        store: PlainStore,
         reader: Reader,
         rows: Vec<Arc<Resource>>,
         derived: Derived,
@@ -125,6 +126,11 @@ impl Caches {
     /// The cache under a prefix, if it runs.
     pub(crate) fn started(&self, prefix: &str) -> Option<Arc<ResourceCache>> {
         self.by_prefix.load().get(prefix).cloned()
+    }
+
+    /// The store, its values in plain.
+    pub(crate) const fn store(&self) -> &PlainStore {
+        &self.store
     }
 
     /// Reads objects as the store has them.
@@ -255,6 +261,7 @@ impl Feeder {
             prev_kv: false,
             progress_notify: true,
         };
+        let caches = self.caches.clone();
         let mut watch = match self.caches.store.watch(request).await {
             Ok(watch) => watch,
             Err(error) => return self.recover(&error).await,
@@ -262,10 +269,14 @@ impl Feeder {
         loop {
             tokio::select! {
                 batch = watch.next() => match batch {
-                    Some(Ok(batch)) => self.apply(revision(batch.revision), batch.events),
+                    Some(Ok(mut batch)) => {
+                        watch.open(&mut batch).await;
+                        self.apply(revision(batch.revision), batch.events);
+                    }
                     Some(Err(error)) => return self.recover(&error).await,
                     None => return,
                 },
+                () = caches.store.readable_again() => return self.reload().await,
                 order = self.orders.recv() => match order {
                     Some(Order::Start(row, done)) => {
                         if let Err(error) = self.start(row).await {
@@ -282,10 +293,14 @@ impl Feeder {
     async fn recover(&mut self, error: &StoreError) {
         tracing::warn!(%error, "the store's watch broke off");
         if matches!(error, StoreError::Compacted { .. }) {
-            let rows = self.owned.values().map(|owned| owned.shared.row.clone()).collect();
-            if let Err(error) = self.load(rows).await {
-                tracing::warn!(%error, "reading the store again");
-            }
+            self.reload().await;
+        }
+    }
+
+    async fn reload(&mut self) {
+        let rows = self.owned.values().map(|owned| owned.shared.row.clone()).collect();
+        if let Err(error) = self.load(rows).await {
+            tracing::warn!(%error, "reading the store again");
         }
     }
 

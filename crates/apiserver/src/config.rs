@@ -9,9 +9,9 @@ use ipnet::IpNet;
 use machinery::Value;
 use policy::{AccessSettings, UserInfo};
 
-use crate::Identity;
 use crate::issuers::TrustedIssuer;
 use crate::token_webhook::TokenWebhook;
+use crate::{Identity, KeyService};
 
 /// Takes audit events, one `audit.k8s.io/v1` Event each; must not block.
 pub type AuditSink = Arc<dyn Fn(&Value) + Send + Sync>;
@@ -65,6 +65,8 @@ pub struct Config {
     pub front_proxy_ca: String,
     /// Resolves Google tokens.
     pub identity: Identity,
+    /// Wraps the keys that Secrets are encrypted with, where [`AccessSettings::encryption_key`] says so.
+    pub keys: KeyService,
     /// Static bearer tokens (`--token-auth-file`), by the SHA-256 of the token; see [`Config::set_tokens`].
     pub tokens: BTreeMap<[u8; 32], UserInfo>,
     /// What the cluster's owner says of access at the start; see [`crate::ApiServer::set_access`].
@@ -127,6 +129,7 @@ impl Config {
             client_ca,
             front_proxy_ca: String::new(),
             identity: Identity::None,
+            keys: KeyService::None,
             tokens: BTreeMap::new(),
             access: AccessSettings::default(),
             service_cidrs: vec![IpNet::new_assert(IpAddr::from([34, 118, 224, 0]), 20)],

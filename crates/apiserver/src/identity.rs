@@ -17,6 +17,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{oneshot, watch};
 
+use crate::encryption::{KeyAnswer, KeyQuestion, KeyService};
+
 /// How long an answer is believed without a word from the cloud.
 const KNOWN_FOR: Duration = Duration::from_secs(30);
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
@@ -29,7 +31,13 @@ const LINE_BYTES_MAX: u64 = 256 * 1024;
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
 type Resolver = dyn Fn(String) -> Pin<Box<dyn Future<Output = Option<GoogleIdentity>> + Send>> + Send + Sync;
-type Waiting = Arc<Mutex<VecDeque<oneshot::Sender<Option<GoogleIdentity>>>>>;
+type Waiting = Arc<Mutex<VecDeque<Waiter>>>;
+
+/// Who waits for the next answer.
+enum Waiter {
+    Token(oneshot::Sender<Option<GoogleIdentity>>),
+    Key(oneshot::Sender<Result<KeyAnswer, String>>),
+}
 
 /// Where Google tokens are resolved.
 #[derive(Clone, Default)]
@@ -41,7 +49,8 @@ pub enum Identity {
     InProcess(Arc<Resolver>, watch::Receiver<u64>),
     /// At the other end of a socket: one JSON line `{"token": …}` per question, one line per answer, in order:
     /// `null` or `{"email": …, "emailScope": …, "roles": […], "securityGroups": {…}, "expires": …}`. Between them the other end says
-    /// `{"revision": N}` whenever accounts or policy have changed.
+    /// `{"revision": N}` whenever accounts, policy or keys have changed. A [`KeyQuestion`] stands in line with the tokens; its
+    /// answer is a [`KeyAnswer`] or `{"error": …}`.
     Channel(Arc<Channel>),
 }
 
@@ -76,6 +85,36 @@ enum Line {
         #[serde(default)]
         expires: Option<i64>,
     },
+    Key(KeyAnswer),
+    Failed {
+        error: String,
+    },
+}
+
+impl Channel {
+    /// Writes a question and waits for its answer; `None` when the other end is gone.
+    async fn ask<T>(&self, question: &impl Serialize, waiter: fn(oneshot::Sender<T>) -> Waiter) -> Option<T> {
+        let mut line = zeroize::Zeroizing::new(serde_json::to_vec(question).ok()?);
+        line.push(b'\n');
+        let (sender, answer) = oneshot::channel();
+        {
+            // In line as it is written: answers come in that order.
+            let mut writer = self.writer.lock().await;
+            lock(&self.waiting).push_back(waiter(sender));
+            writer.write_all(&line).await.ok()?;
+        }
+        answer.await.ok()
+    }
+
+    /// What the KMS says; `None` when the other end is gone.
+    pub(crate) async fn ask_key(&self, question: &KeyQuestion) -> Option<Result<KeyAnswer, String>> {
+        self.ask(question, Waiter::Key).await
+    }
+
+    /// Changes with accounts, policy and keys.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
 }
 
 impl Identity {
@@ -97,6 +136,14 @@ impl Identity {
         Self::Channel(Arc::new(Channel { writer: tokio::sync::Mutex::new(writer), waiting, changes }))
     }
 
+    /// The KMS at the other end of the same socket.
+    pub fn keys(&self) -> KeyService {
+        match self {
+            Self::Channel(channel) => KeyService::Channel(channel.clone()),
+            Self::None | Self::InProcess(..) => KeyService::None,
+        }
+    }
+
     /// Changes with accounts and policy; `None` when nobody can tell any more.
     fn revision(&self) -> Option<u64> {
         let changes = match self {
@@ -112,16 +159,8 @@ impl Identity {
             Self::None => None,
             Self::InProcess(resolve, _) => resolve(token.to_owned()).await,
             Self::Channel(channel) => {
-                let mut line = serde_json::to_vec(&Question { token }).ok()?;
-                line.push(b'\n');
-                let (sender, answer) = oneshot::channel();
-                {
-                    // In line as it is written: answers come in that order.
-                    let mut writer = channel.writer.lock().await;
-                    lock(&channel.waiting).push_back(sender);
-                    writer.write_all(&line).await.ok()?;
-                }
-                answer.await.ok().flatten()
+                let question = Question { token };
+                channel.ask(&question, Waiter::Token).await.flatten()
             }
         }
     }
@@ -137,19 +176,21 @@ async fn listen(reader: OwnedReadHalf, waiting: Waiting, changes: watch::Sender<
             Ok(length) if length > 0 && text.ends_with('\n') => {}
             _ => break,
         }
-        let answer = match serde_json::from_str::<Option<Line>>(&text) {
-            Ok(Some(Line::Changed { revision })) => {
-                changes.send_replace(revision);
-                continue;
+        let Ok(line) = serde_json::from_str::<Option<Line>>(&text) else { break };
+        if let Some(Line::Changed { revision }) = line {
+            changes.send_replace(revision);
+            continue;
+        }
+        let Some(waiter) = lock(&waiting).pop_front() else { continue };
+        match (waiter, line) {
+            (Waiter::Token(sender), Some(Line::Answer { email, email_scope, roles, security_groups, expires })) => {
+                let _ = sender.send(Some(GoogleIdentity { email, email_scope, roles, security_groups, expires }));
             }
-            Ok(Some(Line::Answer { email, email_scope, roles, security_groups, expires })) => {
-                Some(GoogleIdentity { email, email_scope, roles, security_groups, expires })
-            }
-            Ok(None) => None,
-            Err(_) => break,
-        };
-        if let Some(sender) = lock(&waiting).pop_front() {
-            let _ = sender.send(answer);
+            (Waiter::Token(sender), None) => drop(sender.send(None)),
+            (Waiter::Key(sender), Some(Line::Key(answer))) => drop(sender.send(Ok(answer))),
+            (Waiter::Key(sender), Some(Line::Failed { error })) => drop(sender.send(Err(error))),
+            // It answers something else than was asked: nothing of it can be believed any more.
+            (Waiter::Token(_) | Waiter::Key(_), _) => break,
         }
     }
     drop(changes);

@@ -27,6 +27,7 @@ mod delete_options;
 mod derived;
 mod distributed;
 mod encode;
+mod encryption;
 mod error;
 mod filter;
 mod http_shell;
@@ -53,6 +54,7 @@ mod watch;
 mod write;
 
 pub use config::{AuditSink, Config, RequestHeader};
+pub use encryption::{KeyAnswer, KeyQuestion, KeyService};
 pub use error::Error;
 pub use identity::{Channel, Identity};
 pub use issuers::TrustedIssuer;

@@ -64,8 +64,12 @@ impl Inner {
         name: &str,
     ) -> Result<Option<Arc<Cached>>, Status> {
         let key = row.etcd_key(namespace, name);
-        let found = self.config.store.range(RangeRequest::key(key)).await.map_err(|e| crate::write::store_error(&e))?;
+        let found =
+            self.caches.store().range(RangeRequest::key(key)).await.map_err(|e| crate::write::store_error(&e))?;
         let Some(kv) = found.kvs.into_iter().next() else { return Ok(None) };
+        if let Some(why) = self.encryption.failure(&kv.key) {
+            return Err(crate::message::internal(why));
+        }
         let at = revision(kv.mod_revision);
         if let Some(cache) = self.caches.started(&row.etcd_prefix)
             && let Some(cached) = cache.get(&ObjectKey::new(if row.namespaced { namespace } else { "" }, name))
@@ -80,6 +84,14 @@ impl Inner {
             ))
         })?;
         Ok(Some(Arc::new(Cached::new(object, at, kv.value.len()))))
+    }
+
+    /// The watch cache of a resource is all of it, or is not to be had.
+    fn check_readable(&self, row: &Resource) -> Result<(), Status> {
+        match self.encryption.failure_below(&row.etcd_prefix) {
+            Some((key, why)) => Err(unreadable(&key, &why)),
+            None => Ok(()),
+        }
     }
 
     pub(crate) async fn cache_of(&self, row: &Arc<Resource>) -> Result<Arc<ResourceCache>, Status> {
@@ -164,6 +176,7 @@ impl Call<'_> {
             Some(at) => self.server.caches.wait(at).await?,
             None => self.server.caches.wait_for_now().await?,
         }
+        self.server.check_readable(row)?;
         let reached = self.server.caches.revision();
         let snapshot = cache.snapshot();
         let at = snapshot.revision().max(reached);
@@ -215,11 +228,14 @@ impl Call<'_> {
                 revision: shown_at,
                 ..RangeRequest::default()
             };
-            let found = self.server.config.store.range(request).await.map_err(|e| self.gone(&e, start.as_deref()))?;
+            let found = self.server.caches.store().range(request).await.map_err(|e| self.gone(&e, start.as_deref()))?;
             if shown_at == 0 {
                 shown_at = found.revision;
             }
             for (i, kv) in found.kvs.iter().enumerate() {
+                if let Some(why) = self.server.encryption.failure(&kv.key) {
+                    return Err(unreadable(&String::from_utf8_lossy(&kv.key), &why));
+                }
                 let Ok(object) = self.server.caches.reader().decode(&kv.value) else { continue };
                 let cached = Arc::new(Cached::new(object, revision(kv.mod_revision), kv.value.len()));
                 if !filter.matches(&cached) {
@@ -265,6 +281,7 @@ impl Call<'_> {
     pub(crate) async fn watch(&self, row: &Arc<Resource>) -> Result<Reply, Status> {
         let options = self.list_options(true)?;
         let filter = Filter::new(row, &self.info, &options)?;
+        self.server.check_readable(row)?;
         let cache = self.server.cache_of(row).await?;
         let wanted = crate::info::revision(&options.resource_version).map_err(unreasoned)?;
         let begin = match (options.send_initial_events, wanted) {
@@ -303,6 +320,11 @@ impl Call<'_> {
 /// What upstream did not make a status of: 500 and the error's text alone.
 pub(crate) fn unreasoned(text: impl Into<String>) -> Status {
     Status::new(machinery::Reason::Unknown, text)
+}
+
+/// 500 for a list with a value that cannot be opened, as upstream says it.
+fn unreadable(key: &str, why: &str) -> Status {
+    crate::message::internal(format!("unable to transform key {key:?}: {why}"))
 }
 
 fn page(row: &Arc<Resource>, items: Vec<Arc<Cached>>, resource_version: u64) -> List {

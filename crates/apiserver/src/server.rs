@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::authn::Identified;
 use crate::caches::Caches;
 use crate::derived::Derived;
+use crate::encryption::{Encryption, PlainStore};
 use crate::identity::Tokens;
 use crate::info::{Query, RequestInfo};
 use crate::issuers::{Issuers, TrustedIssuer};
@@ -45,6 +46,7 @@ pub(crate) struct Inner {
     /// What the cluster's owner says of access; changes while the server runs.
     pub(crate) access: ArcSwap<AccessSettings>,
     pub(crate) caches: Arc<Caches>,
+    pub(crate) encryption: Arc<Encryption>,
     pub(crate) clients: ClientVerifier,
     pub(crate) front_proxies: Option<ClientVerifier>,
     pub(crate) serving: Arc<ServingCertificate>,
@@ -100,7 +102,10 @@ impl ApiServer {
         let types = Arc::new(Types::new(facts.types));
         let reader = crate::stored::Reader::new(types.clone(), registry.clone());
         let (derived, published) = Derived::new(registry);
-        let (caches, feeder) = Caches::open(config.store.clone(), reader, rows, derived).await?;
+        let (clock, entropy) = (config.clock.clone(), config.entropy.clone());
+        let encryption = Encryption::start(config.keys.clone(), &config.access.encryption_key, clock, entropy).await;
+        let store = PlainStore::new(config.store.clone(), encryption.clone());
+        let (caches, feeder) = Caches::open(store, reader, rows, derived).await?;
         let serving = ServingCertificate::new(&config.serving).map_err(Error::Certificates)?;
         let alpn: [&[u8]; 2] = [b"h2", b"http/1.1"];
         let tls = pki::server_config(serving.clone(), ClientCertificates::Requested, &alpn, &config.clock)
@@ -115,6 +120,7 @@ impl ApiServer {
             authorizers: published.authorizers,
             access: ArcSwap::from_pointee(config.access.clone()),
             caches,
+            encryption,
             clients: verifier(&config.client_ca)?,
             front_proxies,
             serving,
@@ -142,6 +148,7 @@ impl ApiServer {
         tokio::spawn(crate::crd::run(server.inner.clone()));
         tokio::spawn(crate::authentication_config::keep(server.inner.clone()));
         tokio::spawn(crate::compact::run(server.inner.clone()));
+        tokio::spawn(crate::encryption::keep(server.inner.clone()));
         tokio::spawn(crate::claims::repair(server.inner.clone()));
         Ok(server)
     }
@@ -172,8 +179,10 @@ impl ApiServer {
         self.inner.serving.replace(identity).map_err(Error::Certificates)
     }
 
-    /// Other rules of access from the next request on; open watches stay.
+    /// Other rules of access from the next request on; open watches stay. Under another key Secrets are stored anew, which
+    /// goes on for a while after this.
     pub fn set_access(&self, settings: AccessSettings) {
+        self.inner.encryption.set_key(&settings.encryption_key);
         self.inner.access.store(Arc::new(settings));
     }
 

@@ -190,6 +190,7 @@ impl Inner {
             Change::Put(object) => {
                 let value = stored::encode(row, storage, object);
                 size = value.len();
+                let value = self.encryption.seal(key.as_bytes(), value).map_err(crate::message::internal)?;
                 let lease = self.lease_for(row).await?;
                 RequestOp::Put(PutRequest { key: key.to_owned().into(), value, lease, ..PutRequest::default() })
             }

@@ -5,6 +5,7 @@
 //! connection ─server─► guards ─routes─► service ─► Store (sealed, synced)      operations ─► Fleet port
 //! ```
 
+mod encryption;
 mod fleet;
 mod http;
 mod identity;
@@ -193,7 +194,8 @@ impl Cloud {
         kms::Kms::of(&self.0)
     }
 
-    /// Changes whenever answers of [`Cloud::resolve_token`] may: the policy, a revoked token, a deleted account.
+    /// Changes whenever answers of [`Cloud::resolve_token`] or [`Cloud::encrypt_for`] may: a policy, a revoked token, a
+    /// deleted account, a key's state.
     pub fn access_changes(&self) -> watch::Receiver<u64> {
         self.0.store.access_changes()
     }

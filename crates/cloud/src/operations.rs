@@ -10,7 +10,7 @@ use gke::{Access, ApiError, Cluster, Code, EndpointSettings, Operation, Operatio
 use machinery::Value;
 
 use crate::state::State;
-use crate::{ClusterSpec, Inner};
+use crate::{ClusterSpec, Inner, encryption};
 
 /// Finished operations are forgotten once there are more.
 const OPERATIONS_MAX: usize = 500;
@@ -158,7 +158,7 @@ async fn run(inner: &Arc<Inner>, name: &str) {
 }
 
 /// What the fleet must do; how to reach a new cluster.
-async fn perform(inner: &Inner, work: &Work, cluster: &Cluster) -> Result<Option<Access>, String> {
+async fn perform(inner: &Arc<Inner>, work: &Work, cluster: &Cluster) -> Result<Option<Access>, String> {
     let fleet = &inner.fleet;
     match work {
         Work::CreateCluster => {
@@ -187,6 +187,9 @@ async fn perform(inner: &Inner, work: &Work, cluster: &Cluster) -> Result<Option
         Work::DeleteCluster => fleet.delete(&cluster.id).await.map(|()| None),
         Work::UpdateCluster(body) => {
             let wanted = gke::access::settings(body);
+            if wanted.encryption_key != gke::encryption::key_of(&cluster.body) {
+                check_key(inner, wanted.encryption_key.clone()).await?;
+            }
             if wanted != gke::access::settings(&cluster.body) {
                 fleet.configure(&cluster.id, wanted).await?;
             }
@@ -214,6 +217,13 @@ async fn perform(inner: &Inner, work: &Work, cluster: &Cluster) -> Result<Option
             fleet.resize(&cluster.id, pool::nodes(&wanted)).await.map(|()| None)
         }
     }
+}
+
+/// Is the key still good, now that it is about to be used?
+async fn check_key(inner: &Arc<Inner>, key: String) -> Result<(), String> {
+    let inner = inner.clone();
+    let checked = tokio::task::spawn_blocking(move || encryption::check_key(&inner, &key)).await;
+    checked.expect("does not panic").map_err(|error| error.message)
 }
 
 /// Waits until the operation has taken its time, by the clock that may be advanced.
@@ -246,7 +256,7 @@ async fn write(inner: &Arc<Inner>, name: &str, change: impl FnOnce(&mut State, &
 fn finish(state: &mut State, name: &str, result: Result<Option<Access>, String>, end: String) {
     let Some(operation) = state.operation_mut(name) else { return };
     operation.status = OperationStatus::Done;
-    operation.end = Some(end);
+    operation.end = Some(end.clone());
     if let Err(text) = &result {
         operation.error = Some((Code::Internal.rpc(), text.clone()));
     }
@@ -294,6 +304,7 @@ fn finish(state: &mut State, name: &str, result: Result<Option<Access>, String>,
                 "ERROR".clone_into(&mut pool.status);
             }
         }
-        (Work::DeleteCluster, Ok(_)) | (Work::UpdateCluster(_), Err(_)) => {}
+        (Work::UpdateCluster(body), Err(why)) => gke::encryption::note_failure(&mut cluster.body, &body, &why, &end),
+        (Work::DeleteCluster, Ok(_)) => {}
     }
 }

@@ -136,6 +136,9 @@ pub(crate) struct State {
     pub(crate) kms: crate::kms::Rings,
     #[serde(default)]
     pub(crate) privateca: PrivateCa,
+    /// Counts the changes of keys, and of who may use them.
+    #[serde(default)]
+    pub(crate) kms_revision: u64,
 }
 
 impl State {
@@ -151,11 +154,12 @@ impl State {
         self.operations.iter_mut().find(|o| o.name == name)
     }
 
-    /// Is there a policy, token or account that was another before? New tokens and accounts are none: nobody was told of
+    /// Is there a policy, token, account or key that was another before? New tokens and accounts are none: nobody was told of
     /// them.
     fn takes_access_from(&self, before: &Self) -> bool {
         self.policy_revision != before.policy_revision
             || self.groups_revision != before.groups_revision
+            || self.kms_revision != before.kms_revision
             || before.tokens.keys().any(|token| !self.tokens.contains_key(token))
             || before.accounts.keys().any(|email| !self.accounts.contains_key(email))
     }
@@ -227,7 +231,7 @@ fn roles_in(policy: &[Binding], email: &str, groups: &BTreeSet<&str>) -> Vec<Str
 pub(crate) struct Store {
     current: ArcSwap<State>,
     writer: Mutex<()>,
-    /// Changes when whom tokens stand for, or what accounts may do, may have changed.
+    /// Changes when whom tokens stand for, what accounts may do, or what keys do, may have changed.
     access: watch::Sender<u64>,
     platform: Platform,
     path: PathBuf,

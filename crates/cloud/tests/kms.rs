@@ -253,3 +253,70 @@ async fn a_role_counts_on_the_project_the_ring_or_the_key() {
     let held: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(held, json!({"permissions": ["cloudkms.cryptoKeyVersions.useToEncrypt"]}));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_has_a_key_that_gke_may_use_and_says_so_when_it_may_not() {
+    const CLUSTERS: &str = "/v1/projects/demo-project/locations/us-central1-a/clusters";
+    const AGENT: &str = "serviceAccount:service-123456789012@container-engine-robot.iam.gserviceaccount.com";
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path(), Auth::Strict, 0).await;
+    let key = with_key(&run, "one", symmetric()).await;
+    let encryption = |key: &str| json!({"state": "ENCRYPTED", "keyName": key});
+    let create =
+        |key: &str| json!({"cluster": {"name": "demo", "initialNodeCount": 1, "databaseEncryption": encryption(key)}});
+    let (code, text) = refused(&run, "POST", CLUSTERS, create(&key)).await;
+    let denied = format!(
+        "Permission 'cloudkms.cryptoKeyVersions.useToEncrypt' denied on resource '{key}' (or it may not exist)."
+    );
+    assert_eq!((code, text), (403, denied));
+    let role = |role: &str| json!({"policy": {"bindings": [{"role": role, "members": [AGENT]}]}});
+    ok(&run, "POST", &format!("/v1/{key}:setIamPolicy"), role("roles/cloudkms.cryptoKeyEncrypter")).await;
+    let (_, text) = refused(&run, "POST", CLUSTERS, create(&key)).await;
+    assert!(text.contains("useToDecrypt"), "both are needed: {text}");
+    ok(&run, "POST", &format!("/v1/{key}:setIamPolicy"), role("roles/cloudkms.cryptoKeyEncrypterDecrypter")).await;
+    let operation = ok(&run, "POST", CLUSTERS, create(&key)).await;
+    run.done(&operation).await;
+    let path = format!("{CLUSTERS}/demo");
+    let cluster = ok(&run, "GET", &path, json!({})).await;
+    let shown = json!({"state": "ENCRYPTED", "keyName": key, "currentState": "CURRENT_STATE_ENCRYPTED"});
+    assert_eq!(cluster["databaseEncryption"], shown);
+
+    // Only for this cluster, and with its keys alone.
+    let id = cluster["id"].as_str().unwrap();
+    let sealed = run.cloud.encrypt_for(id, &key, b"a DEK").unwrap();
+    assert_eq!(sealed.version, format!("{key}/cryptoKeyVersions/1"));
+    assert_eq!(run.cloud.decrypt_for(id, &key, &sealed.ciphertext).unwrap().1[..], *b"a DEK");
+    let other = with_key(&run, "two", symmetric()).await;
+    ok(&run, "POST", &format!("/v1/{other}:setIamPolicy"), role("roles/cloudkms.cryptoKeyEncrypterDecrypter")).await;
+    assert!(run.cloud.encrypt_for(id, &other, b"a DEK").unwrap_err().message.contains("not a key of this cluster"));
+    assert!(run.cloud.encrypt_for("another", &key, b"a DEK").is_err());
+
+    let changes = run.cloud.access_changes();
+    let before = *changes.borrow();
+    let version = format!("/v1/{key}/cryptoKeyVersions/1?updateMask=state");
+    ok(&run, "PATCH", &version, json!({"state": "DISABLED"})).await;
+    assert_ne!(*changes.borrow(), before, "whoever keeps what keys made is told");
+    let cluster = ok(&run, "GET", &path, json!({})).await;
+    let why = format!("{key}/cryptoKeyVersions/1 is not enabled, current state is: DISABLED");
+    assert_eq!((&cluster["status"], &cluster["statusMessage"]), (&json!("DEGRADED"), &json!(why)));
+    let condition = json!([{"code": "CLOUD_KMS_KEY_ERROR", "canonicalCode": "FAILED_PRECONDITION", "message": why}]);
+    assert_eq!(cluster["conditions"], condition);
+    ok(&run, "PATCH", &version, json!({"state": "ENABLED"})).await;
+    assert_eq!(ok(&run, "GET", &path, json!({})).await["status"], "RUNNING");
+
+    let update = |config: Value| json!({"update": {"desiredDatabaseEncryption": config}});
+    let (code, text) = refused(&run, "PUT", &path, update(encryption(&other.replace("us-central1", "global")))).await;
+    assert!(code == 400 && text.contains("needs a key in \"us-central1\""), "{text}");
+    let operation = ok(&run, "PUT", &path, update(encryption(&other))).await;
+    run.done(&operation).await;
+    let shown = ok(&run, "GET", &path, json!({})).await["databaseEncryption"].clone();
+    assert_eq!((&shown["keyName"], &shown["decryptionKeys"]), (&json!(other), &json!([key])));
+    assert!(run.cloud.decrypt_for(id, &key, &sealed.ciphertext).is_ok(), "what is stored under the key before is read");
+    let operation = ok(&run, "PUT", &path, update(json!({"state": "DECRYPTED"}))).await;
+    run.done(&operation).await;
+    let shown = ok(&run, "GET", &path, json!({})).await["databaseEncryption"].clone();
+    let off = json!({"state": "DECRYPTED", "currentState": "CURRENT_STATE_DECRYPTED", "decryptionKeys": [other, key]});
+    assert_eq!(shown, off);
+    let told: Vec<String> = run.fleet.configured.lock().unwrap().iter().map(|s| s.encryption_key.clone()).collect();
+    assert_eq!(told, [other, String::new()]);
+}

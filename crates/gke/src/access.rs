@@ -23,6 +23,7 @@ pub fn settings(body: &Value) -> AccessSettings {
         bind_unauthenticated: may("enableInsecureBindingSystemUnauthenticated"),
         guard_cluster_admin: true,
         security_group: security_group_of(body).to_owned(),
+        encryption_key: crate::encryption::key_of(body).to_owned(),
     }
 }
 

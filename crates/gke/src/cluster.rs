@@ -64,8 +64,10 @@ pub fn create(request: &Value, creation: &Creation<'_>) -> Result<Cluster, ApiEr
     if autopilot {
         merge(&mut body, &autopilot_defaults(creation.project));
     }
+    let key = crate::encryption::asked_key(&asked["databaseEncryption"], creation.location)?;
+    body.set("databaseEncryption", crate::encryption::created(key));
     let mut plain = asked.clone();
-    for read_apart in ["controlPlaneEndpointsConfig", "masterAuthorizedNetworksConfig"] {
+    for read_apart in ["controlPlaneEndpointsConfig", "databaseEncryption", "masterAuthorizedNetworksConfig"] {
         plain.remove(read_apart);
     }
     merge(&mut body, &plain);
@@ -146,7 +148,6 @@ fn defaults(creation: &Creation<'_>, place: &Place, minor: u32) -> Value {
         }},
         "anonymousAuthenticationConfig": {"mode": if limited { "LIMITED" } else { "ENABLED" }},
         "controlPlaneEgress": {"mode": "VIA_CONTROL_PLANE"},
-        "databaseEncryption": {"state": "DECRYPTED", "currentState": "CURRENT_STATE_DECRYPTED"},
         "enterpriseConfig": {"clusterTier": "STANDARD"},
         "legacyAbac": {},
         "loggingService": "logging.googleapis.com/kubernetes",

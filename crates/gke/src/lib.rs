@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod cluster;
+pub mod encryption;
 pub mod endpoints;
 mod error;
 pub mod exposure;

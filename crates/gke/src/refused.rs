@@ -7,7 +7,6 @@ use crate::merge::is_empty;
 
 /// Fields of a new cluster that would be a promise about security or behaviour: refused when set to this.
 const AT_CREATE: &[(&[&str], Set)] = &[
-    (&["databaseEncryption", "keyName"], Set::Any),
     (&["binaryAuthorization", "enabled"], Set::True),
     (&["networkPolicy", "enabled"], Set::True),
     (&["userManagedKeysConfig"], Set::Any),

@@ -57,6 +57,7 @@ pub fn update(cluster: &Cluster, update: &Value) -> Result<Value, ApiError> {
                     _ => drop(body.remove("authenticatorGroupsConfig")),
                 }
             }
+            "desiredDatabaseEncryption" => body.set("databaseEncryption", crate::encryption::updated(cluster, value)?),
             "desiredRbacBindingConfig" => merge(&mut body["rbacBindingConfig"], value),
             "desiredAnonymousAuthenticationConfig" => match value.str_at(&["mode"]) {
                 "ENABLED" | "LIMITED" => body.set("anonymousAuthenticationConfig", value.clone()),

@@ -24,7 +24,7 @@ use crate::control;
 use crate::failure::RESTORE;
 use crate::fleet::boot::Verifier;
 use crate::fleet::{Fleet, Wishes};
-use crate::identity_server::TokenDoor;
+use crate::identity_server;
 use crate::layout::{Layout, RunState, refusal, write_private};
 use crate::system;
 
@@ -128,9 +128,7 @@ async fn bring_up(
     .await
     .context("the cloud")?;
     config.settings().save(layout)?;
-    let resolving = cloud.clone();
-    let resolve = Arc::new(move |token: &str| resolving.resolve_token(token));
-    fleet.resolve_tokens_with(TokenDoor { resolve, changes: cloud.access_changes() });
+    fleet.resolve_tokens_with(identity_server::door_of(&cloud));
     fleet.issue_tokens_with(cloud.clone());
     let control_token =
         secret_file(&layout.control_token(), || URL_SAFE_NO_PAD.encode(system::entropy().bytes::<32>()))?;

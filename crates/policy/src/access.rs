@@ -51,6 +51,8 @@ pub struct AccessSettings {
     pub guard_cluster_admin: bool,
     /// The group whose groups count here (`authenticatorGroupsConfig`); empty for none.
     pub security_group: String,
+    /// The Cloud KMS key that Secrets are encrypted under in the store (`databaseEncryption`); empty for none.
+    pub encryption_key: String,
 }
 
 impl Default for AccessSettings {
@@ -63,6 +65,7 @@ impl Default for AccessSettings {
             bind_unauthenticated: true,
             guard_cluster_admin: false,
             security_group: String::new(),
+            encryption_key: String::new(),
         }
     }
 }

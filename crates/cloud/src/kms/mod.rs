@@ -120,9 +120,17 @@ pub(crate) fn settle(inner: &Inner) -> Result<(), ApiError> {
     if !keys.any(|key| key.is_due(seconds)) {
         return Ok(());
     }
-    inner.store.write(|state| {
+    change(inner, |state| {
         let keys = state.kms.0.values_mut().flat_map(|ring| ring.keys.values_mut());
         keys.filter(|key| key.is_due(seconds)).try_for_each(|key| key.settle(now, &inner.entropy))
+    })
+}
+
+/// Changes keys, or who may use them; whoever keeps what keys made is told. Blocks for a write.
+pub(crate) fn change<T>(inner: &Inner, change: impl FnOnce(&mut State) -> Result<T, ApiError>) -> Result<T, ApiError> {
+    inner.store.write(|state| {
+        state.kms_revision += 1;
+        change(state)
     })
 }
 

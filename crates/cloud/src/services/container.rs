@@ -11,11 +11,11 @@ use gke::{
 use machinery::{Value, json};
 
 use super::{Answer, is_ours, method_not_found};
-use crate::Inner;
 use crate::http::Request;
 use crate::identity::Caller;
 use crate::operations::{begin, spawn};
 use crate::state::State;
+use crate::{Inner, encryption};
 
 /// One call: where it goes and through which version it looks.
 struct Context<'a> {
@@ -59,6 +59,7 @@ pub(crate) fn answer(
         Call::DeleteCluster => context.delete_cluster(),
         Call::UpdateCluster => {
             access::check_workload_pool(&inner.project, &body["update"]["desiredWorkloadIdentityConfig"])?;
+            encryption::check_asked(inner, &body["update"]["desiredDatabaseEncryption"], location)?;
             context.change(|cluster| update::update(cluster, &body["update"]))
         }
         Call::SetLabels => context.change(|cluster| update::set_labels(cluster, &body)),
@@ -145,6 +146,7 @@ fn locations() -> Value {
 
 /// Notes the new cluster and starts its operation. `request` is a decoded `CreateClusterRequest`.
 pub(crate) fn create_cluster(inner: &Arc<Inner>, location: &str, request: &Value) -> Result<Operation, ApiError> {
+    encryption::check_asked(inner, &request["cluster"]["databaseEncryption"], location)?;
     let id: String = inner.entropy.bytes::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
     let operation = inner.store.write(|state| {
         let existing: Vec<&Cluster> = state.clusters.iter().collect();
@@ -190,6 +192,7 @@ impl Context<'_> {
             "ERROR".clone_into(&mut cluster.status);
             cluster.status_message = cause;
         }
+        encryption::show(self.inner, &mut cluster);
         self.view.cluster(&cluster)
     }
 

@@ -129,13 +129,7 @@ async fn start(
     let mut statuses = Vec::new();
     let mut starting = Vec::new();
     for (place, etcd) in members.into_iter().enumerate() {
-        let identity = match fleet.tokens.get().cloned() {
-            Some(door) => {
-                let resolve = move |token: String| std::future::ready((door.resolve)(&token));
-                apiserver::Identity::in_process(resolve, door.changes)
-            }
-            None => apiserver::Identity::None,
-        };
+        let (identity, keys) = doors_to_cloud(fleet, id);
         let signer = Signer::InProcess(Arc::clone(&core), Requester::Instance);
         admit(fleet, cluster, &instance_name(place)).await?;
         let start = start_message(fleet, cluster, place)?;
@@ -151,7 +145,7 @@ async fn start(
             trouble: None,
         });
         let metadata = cluster.metadata_of(place)?.hand_out()?;
-        starting.push(Instance::start(start, Doors { signer, identity, etcd, metadata }));
+        starting.push(Instance::start(start, Doors { signer, identity, keys, etcd, metadata }));
     }
     *cluster.instances.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
     // Side by side: the first instances of a regional cluster need each other to begin.
@@ -162,4 +156,22 @@ async fn start(
     cluster.signer.send_replace(Some(door));
     cluster.state.send_replace(State::Running(access));
     Ok((instances, vault))
+}
+
+/// Who knows tokens, and who keeps the cluster's keys.
+fn doors_to_cloud(fleet: &Fleet, cluster: &str) -> (apiserver::Identity, apiserver::KeyService) {
+    let Some(door) = fleet.tokens.get().cloned() else {
+        return (apiserver::Identity::None, apiserver::KeyService::None);
+    };
+    let (keys, cluster) = (door.keys.clone(), cluster.to_owned());
+    let ask = move |question| {
+        let (keys, cluster) = (keys.clone(), cluster.clone());
+        async move {
+            let asked = tokio::task::spawn_blocking(move || keys(&cluster, question)).await;
+            asked.unwrap_or_else(|error| Err(error.to_string()))
+        }
+    };
+    let keys = apiserver::KeyService::in_process(ask, door.changes.clone());
+    let resolve = move |token: String| std::future::ready((door.resolve)(&token));
+    (apiserver::Identity::in_process(resolve, door.changes), keys)
 }

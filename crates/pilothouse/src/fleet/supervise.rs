@@ -462,7 +462,8 @@ impl Supervisor {
         let (Some(signer), Some(door)) = (&self.signer.process, &self.door) else { bail!("there is no signer") };
         let to_signer = connect(signer, Requester::Instance).await?;
         let (to_identity, identity_end) = channel::stream_pair()?;
-        tokio::spawn(identity_server::serve(stream(identity_end)?, Arc::clone(&fleet.tokens)));
+        let id = cluster.spec().id.clone();
+        tokio::spawn(identity_server::serve(stream(identity_end)?, Arc::clone(&fleet.tokens), id));
         admit(fleet, cluster, &instance_name(place)).await?;
         let start = start_message(fleet, cluster, place)?;
         let MemberListeners { client, peer } = self.instances[place].sockets.try_clone()?;

@@ -41,6 +41,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Doors {
     pub(crate) signer: Signer,
     pub(crate) identity: apiserver::Identity,
+    /// Who keeps the key that Secrets are encrypted under.
+    pub(crate) keys: apiserver::KeyService,
     pub(crate) etcd: MemberListeners,
     /// The socket that its metadata server lets in.
     pub(crate) metadata: OwnedFd,
@@ -99,7 +101,8 @@ impl Instance {
         // Its key is wiped here.
         drop(etcd_ca);
         let kubelets = (kubelet_client.clone(), machines.clone());
-        let server = api_server(&start, &member, &doors.signer, doors.identity, kubelets).await?;
+        let cloud = (doors.identity, doors.keys);
+        let server = api_server(&start, &member, &doors.signer, cloud, kubelets).await?;
         tasks.push(run_manager(&start, &server, &doors.signer, &shutdown, &machines).await?);
         let seed = u64::from_be_bytes(entropy.bytes());
         let given = (machines.clone(), directory.clone(), kubelet_client.clone());
@@ -332,7 +335,7 @@ async fn api_server(
     start: &InstanceStart,
     member: &Member,
     signer: &Signer,
-    identity: apiserver::Identity,
+    (identity, keys): (apiserver::Identity, apiserver::KeyService),
     (kubelet_client, machines): (Arc<ClientIdentity>, Arc<Machines>),
 ) -> Result<ApiServer> {
     let service_cidr: IpNet = start.cluster.service_cidr.parse().context("the range of Service addresses")?;
@@ -345,6 +348,7 @@ async fn api_server(
     let mut config = apiserver::Config::new(member.store(), clock, entropy, signer.clone(), serving, client_ca);
     config.front_proxy_ca = signer.certificate(Authority::Aggregation).await?;
     config.identity = identity;
+    config.keys = keys;
     let tls = pki::client_config_with(&config.client_ca, kubelet_client, &[b"http/1.1"], &config.clock)?;
     config.kubelets = Some(apiserver::Kubelets { tls, find: Arc::new(move |name| machines.kubelet(name)) });
     config.access.clone_from(&start.access);

@@ -98,9 +98,11 @@ async fn start(channel: &Channel, args: &RoleArgs) -> Result<(Instance, SignerCl
         files.try_into().map_err(|_| anyhow::anyhow!("the fleet sent not the files of {}", start.instance))?;
     let [signer, identity, client, peer, metadata] = files;
     let signer = SignerClient::new(stream(signer)?);
+    let identity = apiserver::Identity::channel(stream(identity)?);
     let doors = Doors {
         signer: Signer::Socket(signer.clone()),
-        identity: apiserver::Identity::channel(stream(identity)?),
+        keys: identity.keys(),
+        identity,
         etcd: MemberListeners { client: client.into(), peer: peer.into() },
         metadata,
     };

@@ -181,7 +181,7 @@ impl Context<'_> {
         let ring =
             KeyRing { created: self.now().rfc3339(), policy: Vec::new(), policy_revision: 0, keys: BTreeMap::new() };
         let (key, name) = (self.ring_id(id), self.ring_name(id));
-        self.inner.store.write(|state| {
+        kms::change(self.inner, |state| {
             if state.kms.0.contains_key(&key) {
                 return Err(ApiError::new(Code::AlreadyExists, format!("KeyRing {name} already exists.")));
             }
@@ -226,7 +226,7 @@ impl Context<'_> {
             key.primary = (purpose == Purpose::Encrypt).then_some(1);
         }
         let name = self.key_name(ring, id);
-        self.inner.store.write(|state| {
+        kms::change(self.inner, |state| {
             let held = state.kms.0.get_mut(&name.ring_id()).ok_or_else(|| self.no_ring(ring))?;
             if held.keys.contains_key(id) {
                 return Err(ApiError::new(Code::AlreadyExists, format!("CryptoKey {name} already exists.")));
@@ -249,7 +249,7 @@ impl Context<'_> {
             return Err(ApiError::invalid("The field update_mask is required."));
         }
         let now = self.now().unix_seconds();
-        self.inner.store.write(|state| {
+        kms::change(self.inner, |state| {
             let key = key_mut(state, name)?;
             for field in mask.split(',').map(str::trim) {
                 match field {
@@ -277,7 +277,7 @@ impl Context<'_> {
         let body = self.request.json()?;
         let id = body.str_at(&["cryptoKeyVersionId"]);
         let number = id.parse().map_err(|_| ApiError::invalid(format!("Invalid crypto_key_version_id {id:?}.")))?;
-        self.inner.store.write(|state| {
+        kms::change(self.inner, |state| {
             let key = key_mut(state, name)?;
             kms::check_purpose(key, name, Purpose::Encrypt)?;
             let version = kms::version_of(key, name, number)?;
@@ -301,7 +301,7 @@ impl Context<'_> {
         if !body["state"].is_null() {
             version.state = wanted_state(&body)?;
         }
-        self.inner.store.write(|state| {
+        kms::change(self.inner, |state| {
             let key = key_mut(state, name)?;
             if key.versions.len() >= VERSIONS_MAX {
                 return Err(full("versions of the key"));
@@ -367,7 +367,7 @@ impl Context<'_> {
         number: u32,
         change: impl FnOnce(&mut Version, &str) -> Result<(), ApiError>,
     ) -> Answer {
-        self.inner.store.write(|state| {
+        kms::change(self.inner, |state| {
             let version = version_mut(state, name, number)?;
             change(version, &name.version(number))?;
             Ok(show::version(name, number, version))

@@ -250,7 +250,7 @@ impl Context<'_> {
                 let body = self.request.json()?;
                 let asked = &body["policy"];
                 let bindings = projects::checked_bindings(inner, asked)?;
-                inner.store.write(|state| {
+                kms::change(inner, |state| {
                     let (policy, revision) = self.policy_to_change(state, target)?;
                     projects::check_etag(asked, *revision)?;
                     *policy = bindings;

@@ -71,7 +71,7 @@ async fn a_request_that_switches_protocols_flows_both_ways() {
         internal,
         gate: Arc::new(Gate::new("id", "demo", settings, ground)),
         signer,
-        tokens: Arc::new(OnceLock::from(TokenDoor { resolve, changes })),
+        tokens: Arc::new(OnceLock::from(TokenDoor { resolve, keys: Arc::new(|_, _| Err(String::new())), changes })),
         root: Arc::clone(&root),
         shown: Arc::default(),
         clock: clock.clone(),
