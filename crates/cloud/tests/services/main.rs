@@ -6,6 +6,8 @@ mod fuzz;
 mod gcloud;
 mod groups;
 mod iam;
+mod kms;
+mod privateca;
 mod replay;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,12 +1,11 @@
 //! Certificate Authority Service: pools, roots and certificates as gcloud asks for them, and who may ask.
 
-mod support;
-
 use std::time::Duration;
 
 use cloud::Auth;
 use serde_json::{Value, json};
-use support::{Running, start};
+
+use crate::support::{Running, start};
 
 const PLACE: &str = "/privateca/v1/projects/demo-project/locations/us-central1";
 

@@ -1,13 +1,12 @@
 //! Cloud KMS over HTTP: resources and their life, what keys do, who may, and Google's words for what is refused.
 
-mod support;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cloud::Auth;
 use cloud::kms::{Signed, VersionState};
 use serde_json::{Value, json};
-use support::{Running, start};
+
+use crate::support::{Running, start};
 
 const HERE: &str = "/v1/projects/demo-project/locations/us-central1";
 const RING: &str = "projects/demo-project/locations/us-central1/keyRings/ring";
