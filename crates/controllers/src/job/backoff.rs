@@ -73,7 +73,7 @@ mod tests {
         };
         let (a, b) = (pod("Failed", "2026-01-01T00:00:55Z"), pod("Failed", "2026-01-01T00:00:50Z"));
         assert_eq!(left(&[]), 0);
-        assert_eq!(left(&[a.clone()]), 5);
+        assert_eq!(left(std::slice::from_ref(&a)), 5);
         assert_eq!(left(&[a.clone(), b.clone()]), 15);
         assert_eq!(left(&[a.clone(), pod("Succeeded", "2026-01-01T00:00:52Z"), b.clone()]), 5);
         assert_eq!(left(&[a, pod("Succeeded", "2026-01-01T00:00:55Z"), b]), 0);

@@ -142,14 +142,7 @@ impl Store {
             }
             Action::Patch { resource, object, patch, .. } => self.patch(&resource, &object, &patch).map(Some),
             Action::RemoveFinalizer { resource, object, uid, finalizer } => {
-                let Ok(held) = self.held(&resource, &object) else { return Ok(None) };
-                if uid != meta::uid(&held) {
-                    return Err(Status::modified(&resource.group_resource(), &object.name));
-                }
-                let mut new = Value::clone(&held);
-                let kept: Vec<&str> = meta::finalizers(&held).filter(|f| *f != finalizer).collect();
-                new["metadata"].set("finalizers", kept);
-                Ok(Some(self.settle(&resource, &held, new)))
+                self.remove_finalizer(&resource, &object, &uid, finalizer)
             }
             Action::Delete { resource, object, options } => {
                 let held = self.held(&resource, &object)?;
@@ -182,6 +175,23 @@ impl Store {
             | Action::Approve { .. }
             | Action::Requeue { .. } => Ok(None),
         }
+    }
+
+    fn remove_finalizer(
+        &mut self,
+        resource: &GroupVersionResource,
+        object: &ObjectKey,
+        uid: &str,
+        finalizer: &str,
+    ) -> Result<Option<Arc<Value>>, Status> {
+        let Ok(held) = self.held(resource, object) else { return Ok(None) };
+        if uid != meta::uid(&held) {
+            return Err(Status::modified(&resource.group_resource(), &object.name));
+        }
+        let mut new = Value::clone(&held);
+        let kept: Vec<&str> = meta::finalizers(&held).filter(|f| *f != finalizer).collect();
+        new["metadata"].set("finalizers", kept);
+        Ok(Some(self.settle(resource, &held, new)))
     }
 
     fn patch(
