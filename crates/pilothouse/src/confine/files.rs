@@ -172,4 +172,15 @@ mod tests {
         assert_eq!(said(Role::Signer, 6), ["full"; 4]);
         assert_eq!(said(Role::Instance, 7), ["full", "full", "none", "full"]);
     }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_reported() {
+        let restricted = std::thread::spawn(|| {
+            let (report, _) = restrict(Role::Signer, Path::new("/nowhere/at/all"));
+            (report[0].enforced, std::fs::read_dir("/"))
+        });
+        let (files, others) = restricted.join().unwrap();
+        assert_eq!(files, Enforced::None);
+        assert!(others.is_ok(), "nothing was applied");
+    }
 }

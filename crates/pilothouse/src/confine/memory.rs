@@ -6,9 +6,9 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use super::{Enforced, GaveUp, Role};
 
 /// Sets the limits, and says what could not be had.
-pub(super) fn keep(role: Role) -> Vec<GaveUp> {
+pub(super) fn limits() -> [GaveUp; 2] {
     many_files();
-    vec![no_core_dumps(), not_dumpable(), locked(role)]
+    [no_core_dumps(), not_dumpable()]
 }
 
 /// Each watch is a connection, each node has a metadata server, and each of these is a descriptor.
@@ -41,7 +41,7 @@ fn not_dumpable() -> GaveUp {
 }
 
 /// Only with no limit at all: with one, the first allocation beyond it would fail instead of being swapped.
-fn locked(role: Role) -> GaveUp {
+pub(super) fn locked(role: Role) -> GaveUp {
     let attribute = "no swap";
     if role == Role::Instance {
         let why =

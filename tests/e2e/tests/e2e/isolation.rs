@@ -57,6 +57,49 @@ fn signer_and_instance_are_filtered_and_have_no_capabilities() -> Result<()> {
     Ok(())
 }
 
+/// The namespaces of a process, as the kernel names them; none where this user may not look.
+fn namespaces(pid: &str) -> Option<[String; 4]> {
+    let name = |kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).map(|name| name.display().to_string());
+    Some([name("user").ok()?, name("net").ok()?, name("ipc").ok()?, name("uts").ok()?])
+}
+
+#[test]
+fn each_process_is_in_the_namespaces_that_it_says() -> Result<()> {
+    let sandbox = Sandbox::start_with(&["--nodes", "1"])?;
+    let around = namespaces("self").context("the namespaces of this test")?;
+    for (pid, role) in sandbox.processes()?.into_iter().filter(|(_, role)| role != "cloud") {
+        let name = if role == "signer" { "signer" } else { "control-plane-0" };
+        let (enforced, why) = said(&sandbox, name, "own user")?;
+        let (_, ipc) = said(&sandbox, name, "own IPC and host name")?;
+        let (network, network_why) = said(&sandbox, name, "network")?;
+        ensure!(said(&sandbox, name, "own process numbers")?.0 == "none", "a PID namespace is not made");
+        if enforced == "none" {
+            ensure!(why.contains("without a user namespace of its own: "), "{why}");
+            skipped("namespaces", &why);
+            continue;
+        }
+        ensure!(enforced == "partial" && why.contains("to files and signals it is still user"), "{enforced} {why}");
+        // Who may not trace a process does not see where it is either.
+        let Some([user, net, own_ipc, uts]) = namespaces(&pid.to_string()) else {
+            skipped("namespaces", "they are seen by root alone");
+            continue;
+        };
+        ensure!(user != around[0] && why.contains(&user), "{role}: {user} {why}");
+        ensure!(own_ipc != around[2] && ipc.contains(&own_ipc), "{role}: {own_ipc} {ipc}");
+        ensure!(uts != around[3] && ipc.contains(&uts), "{role}: {uts} {ipc}");
+        if role == "signer" {
+            ensure!(net != around[1] && network == "full" && network_why.contains(&net), "{net} {network_why}");
+            let interfaces = fs::read_to_string(format!("/proc/{pid}/net/dev"))?;
+            ensure!(interfaces.lines().count() == 3 && interfaces.contains("lo:"), "{interfaces}");
+            let routes = fs::read_to_string(format!("/proc/{pid}/net/fib_trie"))?;
+            ensure!(!routes.contains("127.0.0.1"), "its loopback interface is up: {routes}");
+        } else {
+            ensure!(net == around[1], "an instance is where its endpoints are");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn in_one_process_nothing_is_claimed() -> Result<()> {
     let sandbox = Sandbox::start_with(&["--nodes", "0", "--in-process"])?;

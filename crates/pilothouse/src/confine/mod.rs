@@ -1,26 +1,22 @@
 //! What a signer or an instance gives up before it does anything, and what it says of that.
 //!
 //! ```text
-//! privileges ─► memory ─► capabilities ─► files (Landlock) ─► system calls (seccomp) ─► first message, keys
+//! privileges ─► memory ─► namespaces ─► capabilities ─► files (Landlock) ─► system calls (seccomp) ─► first message, keys
 //! ```
 //!
 //! Each step is the best that the kernel and the user's rights allow. Nothing here ends the process: what could not be had
 //! is in the report, which goes to the fleet with the first answer and to the reader of `inspect hardening`.
 
 mod calls;
+mod capability;
 mod files;
 mod memory;
-#[cfg(test)]
-mod tests;
+pub(crate) mod namespaces;
 
 use std::path::Path;
 
 pub(crate) use memory::{keep_from_others, many_files};
-use rustix::process::geteuid;
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,
-    set_capabilities, set_no_new_privs,
-};
+use rustix::thread::{CapabilitySet, set_no_new_privs};
 use serde::{Deserialize, Serialize};
 
 /// Which process it is: the signer needs less than an instance.
@@ -73,16 +69,21 @@ pub(crate) struct Confined {
 /// file system hold for the thread that makes them and for those that it starts.
 pub(crate) fn confine(role: Role, directory: &Path) -> Confined {
     let mut report = vec![privileges()];
-    report.extend(memory::keep(role));
-    report.push(drop_capabilities());
-    report.push(own_user());
+    // Limits are raised by a right that a user namespace takes.
+    report.extend(memory::limits());
+    report.push(memory::locked(role));
+    let had = capability::held();
+    let entered = namespaces::enter(role);
+    report.push(drop_capabilities(had));
+    report.extend(entered.report);
     let (from_files, own_process) = files::restrict(role, directory);
     report.extend(from_files);
     let calls = calls::restrict(role);
-    if role == Role::Signer && calls.iter().all(|gave_up| gave_up.enforced == Enforced::Full) {
+    let no_sockets = calls.iter().all(|gave_up| gave_up.enforced == Enforced::Full);
+    if let Some((enforced, why)) = entered.network.as_ref().and_then(|own| namespaces::network(own, no_sockets)) {
         // Stricter than Landlock, and on kernels of before too.
         report.retain(|gave_up| gave_up.attribute != files::NETWORK);
-        report.push(GaveUp::new(files::NETWORK, Enforced::Full, "it can make no socket, neither listen nor connect"));
+        report.push(GaveUp::new(files::NETWORK, enforced, why));
     }
     report.extend(calls);
     Confined { report, _own_process: own_process }
@@ -97,30 +98,12 @@ fn privileges() -> GaveUp {
 }
 
 /// Root without capabilities is a user like others, who owns root's files. Ports below 1024 are the fleet's to open.
-fn drop_capabilities() -> GaveUp {
+fn drop_capabilities(had: CapabilitySet) -> GaveUp {
     let attribute = "capabilities";
-    let before = capabilities(None).map(|sets| sets.effective | sets.permitted).unwrap_or(CapabilitySet::empty());
-    let none = CapabilitySet::empty();
-    // The bounding set first: it takes a capability to lower it. Without privilege it stays, and grants nothing.
-    let kept = (0..u64::BITS)
-        .map(|bit| CapabilitySet::from_bits_retain(1 << bit))
-        .filter(|one| matches!(remove_capability_from_bounding_set(*one), Err(rustix::io::Errno::PERM)))
-        .count();
-    let _ = clear_ambient_capability_set();
-    match set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none }) {
+    match capability::keep_only(CapabilitySet::empty()) {
         Err(error) => GaveUp::new(attribute, Enforced::None, format!("they cannot be dropped: {error}")),
-        Ok(()) if before.is_empty() => GaveUp::new(attribute, Enforced::Full, "the user has none"),
-        Ok(()) if kept == 0 => GaveUp::new(attribute, Enforced::Full, "all were dropped, also from the bounding set"),
-        Ok(()) => GaveUp::new(attribute, Enforced::Full, "all were dropped"),
+        Ok(_) if had.is_empty() => GaveUp::new(attribute, Enforced::Full, "the user has none"),
+        Ok(true) => GaveUp::new(attribute, Enforced::Full, "all were dropped, also from the bounding set"),
+        Ok(false) => GaveUp::new(attribute, Enforced::Full, "all were dropped"),
     }
-}
-
-/// Not done, and why.
-fn own_user() -> GaveUp {
-    let why = if geteuid().is_root() {
-        "it runs as root without capabilities; another user's number could not own the directory that root made"
-    } else {
-        "it runs as the user who started the sandbox, who may not take another one's number"
-    };
-    GaveUp::new("own user", Enforced::None, why)
 }
