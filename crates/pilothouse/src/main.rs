@@ -86,7 +86,11 @@ fn run(command: Command) -> Result<String> {
             confine::keep_from_others();
             server(async move { api_server::run(&args).await })
         }
-        Command::Cloud(args) => server(async move { sandbox::run(&args).await }),
+        Command::Cloud(args) => {
+            name_process();
+            let prepared = sandbox::prepare(&args);
+            server(async move { sandbox::run(prepared).await })
+        }
         Command::Signer(args) => {
             name_process();
             let confined = confine::confine(Role::Signer, &args.data_dir);

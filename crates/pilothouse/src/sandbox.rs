@@ -20,12 +20,13 @@ use tracing::{error, warn};
 use crate::cli::{AuthMode, Profile, UpArgs};
 use crate::commands::up::termination;
 use crate::config::Config;
+use crate::confine::{GaveUp, confine_cloud};
 use crate::control;
 use crate::failure::RESTORE;
 use crate::fleet::boot::Verifier;
 use crate::fleet::{Fleet, Wishes};
 use crate::identity_server;
-use crate::layout::{Layout, RunState, refusal, write_private};
+use crate::layout::{Layout, RunState, make_directory, refusal, write_private};
 use crate::system;
 
 use fleet_port::FleetPort;
@@ -34,14 +35,41 @@ use progress::Teller;
 /// Where the cloud listens unless told otherwise or taken.
 const CLOUD_PORT: u16 = 8642;
 
+/// A sandbox whose directories are there, and whose process has given up what it does not need.
+pub(crate) struct Prepared {
+    config: Config,
+    gave_up: Vec<GaveUp>,
+}
+
+/// Makes the directories that are missing, and confines this process to them. Must run before there is a second thread.
+///
+/// # Errors
+/// When they cannot be had. Then nothing was given up, and nothing is started.
+pub(crate) fn prepare(args: &UpArgs) -> Result<Prepared> {
+    let config = Config::resolve(args)?;
+    let layout = &config.layout;
+    layout.prepare()?;
+    // A platform that is missed is asked for where it should be; only a new sandbox' is made.
+    if !layout.is_used() {
+        make_directory(layout.platform())?;
+    }
+    let directories = [layout.root(), layout.platform()];
+    let found: Vec<_> = directories.into_iter().filter(|directory| directory.exists()).collect();
+    let gave_up = confine_cloud(&found);
+    Ok(Prepared { config, gave_up })
+}
+
 /// Runs a sandbox until it is asked to end.
 ///
 /// # Errors
 /// When it cannot start; `up` hears the same text.
-pub(crate) async fn run(args: &UpArgs) -> Result<()> {
-    crate::confine::many_files();
+pub(crate) async fn run(prepared: Result<Prepared>) -> Result<()> {
     let mut teller = Teller::new(system::clock());
-    match start(args, &mut teller).await {
+    let started = match prepared {
+        Ok(prepared) => start(prepared, &mut teller).await,
+        Err(cause) => Err(cause),
+    };
+    match started {
         Ok(sandbox) => {
             teller.ready(&sandbox.summary()).await;
             termination().await;
@@ -63,10 +91,8 @@ struct Sandbox {
     _lock: File,
 }
 
-async fn start(args: &UpArgs, teller: &mut Teller) -> Result<Sandbox> {
-    let config = Config::resolve(args)?;
+async fn start(Prepared { config, gave_up }: Prepared, teller: &mut Teller) -> Result<Sandbox> {
     let layout = &config.layout;
-    layout.prepare()?;
     let lock = layout.take()?;
     let platform = open_platform(layout)?;
     // It is measured while the rest comes up.
@@ -85,6 +111,7 @@ async fn start(args: &UpArgs, teller: &mut Teller) -> Result<Sandbox> {
         (config.in_process, config.endpoint_deny),
         project_number.clone(),
     );
+    fleet.says_of_itself(gave_up);
     match bring_up(&config, &fleet, platform, project_number, listener, teller).await {
         Ok((cloud, run)) => Ok(Sandbox { layout: config.layout, fleet, cloud, run, _lock: lock }),
         Err(cause) => {

@@ -1,5 +1,5 @@
-//! Guests that try to get out: this program starts itself again, confines itself as a signer or an instance does, and
-//! tries. It has a `main` of its own: a process of several threads, as those of the test harness, may enter no user
+//! Guests that try to get out: this program starts itself again, confines itself as a signer, an instance or the cloud's process
+//! does, and tries. It has a `main` of its own: a process of several threads, as those of the test harness, may enter no user
 //! namespace. Nothing of it is in the program that is shipped.
 
 #[expect(dead_code, unused_imports, reason = "what is for the program's other commands, and for tests of the harness")]
@@ -21,7 +21,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use confine::{Confined, Enforced, GaveUp, Role, confine, namespaces};
+use confine::{Confined, Enforced, GaveUp, Role, confine, confine_cloud, namespaces};
 
 /// Names the guest's role to the second start of this program.
 const ROLE: &str = "PILOTHOUSE_TEST_GUEST";
@@ -30,6 +30,7 @@ const PLACE: &str = "PILOTHOUSE_TEST_PLACE";
 
 /// What is looked at, by name.
 const CHECKS: &[(&str, fn())] = &[
+    ("a_guest_in_the_cloud_stays_in_its_directories_and_starts_what_it_must", in_the_cloud),
     ("a_guest_in_an_instance_stays_in_it", in_an_instance),
     ("a_guest_in_the_signer_stays_in_it_and_reaches_nobody", in_the_signer),
     ("what_namespaces_close_is_open_without_them", outside),
@@ -171,6 +172,10 @@ fn guest(role: &str, place: &Path) {
     let (said, report) = match role {
         "signer" => confined(Role::Signer),
         "instance" => confined(Role::Instance),
+        "cloud" => {
+            let report = confine_cloud(&[&own]);
+            (try_as_cloud(&own, &foreign), report)
+        }
         "where namespaces are used up" => {
             // The limit counts in a namespace, for those below it.
             let entered = nix::sched::unshare(CloneFlags::CLONE_NEWUSER).is_ok();
@@ -216,6 +221,57 @@ fn try_past_namespaces(own: &Path, foreign: &Path) -> String {
     said
 }
 
+/// A guest in the cloud's process: what it must go on doing, with an instance started inside of it, and what it must not.
+fn try_as_cloud(own: &Path, foreign: &Path) -> String {
+    let number = fs::read_to_string(own.join("sibling")).unwrap();
+    let sibling = Pid::from_raw(number.parse().unwrap());
+    let mut said = String::new();
+    let mut tell = |name: &str, tried: Result<(), String>| said.push_str(&outcome(name, tried));
+    tell("write its own file", file(fs::write(own.join("new/deep.txt"), "x")));
+    tell("move its own file", file(fs::rename(own.join("new/deep.txt"), own.join("moved.txt"))));
+    tell("make a directory", file(fs::create_dir(own.join("more"))));
+    tell("delete a directory", file(fs::remove_dir_all(own.join("more"))));
+    tell("read who calls", file(fs::read("/proc/net/tcp").map(drop)));
+    tell("measure its own program", file(File::open("/proc/self/exe").map(drop)));
+    let port: u16 = fs::read_to_string(own.join("port")).unwrap().parse().unwrap();
+    tell("listen", file(TcpListener::bind("127.0.0.1:0").map(drop)));
+    tell("connect", file(TcpStream::connect(("127.0.0.1", port)).map(drop)));
+    let mut inside = guest_command(&std::env::current_exe().unwrap(), "instance", &own.join("inner"));
+    tell("start an instance", file(inside.stdout(Stdio::null()).stderr(Stdio::null()).status().map(drop)));
+    let child = Command::new("/proc/self/exe")
+        .arg("--list")
+        .env_remove(ROLE)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    tell("end a child", file(child.and_then(|mut child| child.kill().and_then(|()| child.wait().map(drop)))));
+    // Files.
+    tell("read a foreign file", file(fs::read(foreign.join("key")).map(drop)));
+    tell("list a foreign directory", file(fs::read_dir(foreign).map(drop)));
+    tell("write a foreign file", file(fs::write(foreign.join("planted"), "x")));
+    tell("move a file out", file(fs::rename(own.join("moved.txt"), foreign.join("planted"))));
+    tell("follow a link out", file(fs::read(own.join("link")).map(drop)));
+    tell("read the user's files", file(fs::read("/etc/passwd").map(drop)));
+    tell("set the system", file(File::options().write(true).open("/proc/sys/kernel/hostname").map(drop)));
+    tell("read the environment of another", file(fs::read(format!("/proc/{sibling}/environ")).map(drop)));
+    // Programs and processes.
+    tell("execute a file of its own", file(Command::new(own.join("program")).spawn().map(drop)));
+    tell("execute another program", file(Command::new("/bin/true").spawn().map(drop)));
+    tell("trace another", system(nix::sys::ptrace::attach(sibling)));
+    tell("copy from another's memory", system(read_memory(sibling)));
+    tell("signal another", system(nix::sys::signal::kill(sibling, None)));
+    // The system.
+    tell("mount", system(nix::mount::mount(Some("none"), own, Some("tmpfs"), MsFlags::empty(), None::<&str>)));
+    tell("a mount namespace", system(nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)));
+    tell("another root", system(nix::unistd::chroot(own)));
+    tell("another user", system(nix::unistd::setuid(nix::unistd::Uid::from_raw(65534))));
+    tell("a file in memory", rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::empty()).map(drop).map_err(named));
+    let packets = rustix::net::socket(rustix::net::AddressFamily::PACKET, rustix::net::SocketType::RAW, None);
+    tell("all packets", packets.map(drop).map_err(named));
+    tell("its rights back", rustix::thread::set_capabilities(None, every_capability()).map_err(named));
+    said
+}
+
 fn guest_command(program: &Path, role: &str, place: &Path) -> Command {
     let mut command = Command::new(program);
     command.env(ROLE, role).env(PLACE, place);
@@ -241,8 +297,13 @@ type Said = (String, Vec<GaveUp>);
 
 /// Lets a guest try.
 fn let_in(role: &str) -> Said {
+    let_in_both(role).0
+}
+
+/// Lets a guest try; and what the one said that it started inside of it.
+fn let_in_both(role: &str) -> (Said, Option<Said>) {
     let place = tempfile::tempdir().unwrap();
-    let place = place.path();
+    let (place, inner) = (place.path(), place.path().join("own/inner"));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let name = format!("pilothouse-test-{}", place.display());
@@ -251,18 +312,22 @@ fn let_in(role: &str) -> Said {
     // Waits for its input, which ends with this test.
     let mut sibling = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     furnish(place, port, &name, sibling.id());
+    furnish(&inner, port, &name, sibling.id());
     let output = guest_command(&std::env::current_exe().unwrap(), role, place).output().unwrap();
     drop(sibling.stdin.take());
     sibling.wait().unwrap();
-    assert_eq!(fs::read(place.join("foreign/key")).unwrap(), b"secret");
-    assert!(!place.join("foreign/planted").exists());
-    if let Ok(written) = fs::metadata(place.join("own/written")) {
-        assert_eq!(written.uid(), rustix::process::geteuid().as_raw(), "files keep their owner");
-    }
-    let said = fs::read_to_string(place.join("own/said"))
-        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stdout)));
-    let (tries, report) = said.split_once("REPORT ").unwrap();
-    (tries.to_owned(), serde_json::from_str(report).unwrap())
+    let heard = |place: &Path| -> Option<Said> {
+        assert_eq!(fs::read(place.join("foreign/key")).unwrap(), b"secret");
+        assert!(!place.join("foreign/planted").exists());
+        if let Ok(written) = fs::metadata(place.join("own/written")) {
+            assert_eq!(written.uid(), rustix::process::geteuid().as_raw(), "files keep their owner");
+        }
+        let said = fs::read_to_string(place.join("own/said")).ok()?;
+        let (tries, report) = said.split_once("REPORT ")?;
+        Some((tries.to_owned(), serde_json::from_str(report).unwrap()))
+    };
+    let own = heard(place).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stdout)));
+    (own, heard(&inner))
 }
 
 fn enforced(report: &[GaveUp], attribute: &str) -> Enforced {
@@ -320,6 +385,54 @@ fn judge((said, report): &Said, only: &[(&str, &str, &[&str])]) {
     for attribute in ["no new privileges", "no core dumps", "memory kept from others", "capabilities"] {
         assert_eq!(enforced(report, attribute), Enforced::Full, "{report:?}");
     }
+}
+
+fn in_the_cloud() {
+    let ((said, report), inside) = let_in_both("cloud");
+    let goes_on =
+        ["write its own file", "move its own file", "make a directory", "delete a directory", "read who calls"];
+    let starts = ["measure its own program", "listen", "connect", "start an instance", "end a child"];
+    for name in goes_on.iter().chain(&starts) {
+        assert_eq!(came_of(&said, name), "done", "{name}");
+    }
+    let refused: &[(&str, &str, &[&str])] = &[
+        ("read a foreign file", "files", &["EACCES"]),
+        ("list a foreign directory", "files", &["EACCES"]),
+        ("write a foreign file", "files", &["EACCES"]),
+        ("move a file out", "files", &["EACCES", "EXDEV"]),
+        ("follow a link out", "files", &["EACCES"]),
+        ("read the user's files", "files", &["EACCES"]),
+        ("set the system", "files", &["EACCES"]),
+        ("read the environment of another", "files", &["EACCES"]),
+        ("execute a file of its own", "nothing is executed", &["EACCES"]),
+        ("execute another program", "nothing is executed", &["EACCES"]),
+        ("signal another", "signals", &["EPERM"]),
+        ("trace another", "no other processes", &["EPERM"]),
+        ("copy from another's memory", "no other processes", &["EPERM"]),
+        ("mount", "system calls", &["EPERM"]),
+        ("a mount namespace", "system calls", &["EPERM"]),
+        ("another root", "system calls", &["EPERM"]),
+        ("another user", "system calls", &["EPERM"]),
+        ("a file in memory", "system calls", &["EPERM"]),
+        ("all packets", "system calls", &["EPERM"]),
+        ("its rights back", "no new privileges", &["EPERM"]),
+    ];
+    for (name, attribute, refusals) in refused {
+        if enforced(&report, attribute) != Enforced::None {
+            assert!(refusals.contains(&came_of(&said, name)), "{name}: {}", came_of(&said, name));
+        }
+    }
+    // An instance that is started inside confines itself as anywhere, and is as confined.
+    let inside = inside.expect("the instance inside said something");
+    judge(&inside, &[("a socket in its directory", "files", &["EACCES"])]);
+    let outside = let_in("instance").1;
+    // Root enters these without a user namespace too, but not as a child of the cloud, which has given that right up.
+    let user_namespaces = enforced(&outside, "own user") != Enforced::None;
+    let of = |report: &[GaveUp]| -> Vec<_> {
+        let compared = report.iter().filter(|one| user_namespaces || one.attribute != "own IPC and host name");
+        compared.map(|one| (one.attribute.clone(), one.enforced)).collect()
+    };
+    assert_eq!(of(&inside.1), of(&outside));
 }
 
 fn in_an_instance() {

@@ -122,7 +122,9 @@ fn hardening(all: &[Attribute], format: InspectFormat) -> Result<String> {
     let mut last = None;
     for Attribute { cluster, process, attribute, enforced, why } in all {
         if last != Some((cluster, process)) {
-            writeln!(out, "{}{process} of cluster {cluster}", if last.is_some() { "\n" } else { "" })?;
+            let whose =
+                if cluster.is_empty() { "with fleet and edge".to_owned() } else { format!("of cluster {cluster}") };
+            writeln!(out, "{}{process} {whose}", if last.is_some() { "\n" } else { "" })?;
             last = Some((cluster, process));
         }
         writeln!(out, "  {enforced:<9}{attribute}: {why}")?;

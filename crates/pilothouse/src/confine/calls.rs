@@ -4,6 +4,9 @@
 //! (ENOSYS), so that a newer C library falls back as it does there. The second, whose answer counts where both refuse,
 //! says EPERM to what a guest would try: other programs, other processes, mounts, namespaces, keys, modules, and the
 //! forms of allowed calls that go too far. Nothing is killed.
+//!
+//! The cloud's process has the second one only, without what its children need to start and to confine themselves: they
+//! inherit it.
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(super) fn restrict(_role: super::Role) -> Vec<super::GaveUp> {
@@ -16,8 +19,13 @@ pub(super) fn restrict(_role: super::Role) -> Vec<super::GaveUp> {
     ]
 }
 
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(super) fn restrict_cloud() -> Vec<super::GaveUp> {
+    restrict(super::Role::Instance)
+}
+
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-pub(super) use filters::restrict;
+pub(super) use filters::{restrict, restrict_cloud};
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod filters {
@@ -266,7 +274,22 @@ mod filters {
         libc::SYS_vfork,
     ];
     #[cfg(target_arch = "aarch64")]
-    const FORBIDDEN_OF_OLD: &[c_long] = &[];
+    const FORBIDDEN_OF_OLD: &[c_long] = &[libc::SYS_kexec_file_load];
+
+    /// The cloud's process starts and ends others, which give up their rights, enter namespaces and make filters.
+    const NEEDED_BY_CLOUD: &[c_long] = &[
+        libc::SYS_capset,
+        libc::SYS_execve,
+        libc::SYS_kill,
+        libc::SYS_pidfd_open,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_seccomp,
+        libc::SYS_unshare,
+    ];
+    #[cfg(target_arch = "x86_64")]
+    const NEEDED_BY_CLOUD_OF_OLD: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork];
+    #[cfg(target_arch = "aarch64")]
+    const NEEDED_BY_CLOUD_OF_OLD: &[c_long] = &[];
 
     /// What may be asked of a descriptor: whether it blocks, how much has come, whether it is a terminal.
     const IOCTLS: &[u64] = &[0x5421, 0x5450, 0x5451, 0x541B, 0x5401, 0x5413, 0x802C_542A];
@@ -274,6 +297,11 @@ mod filters {
     const PRCTLS: &[u64] = &[15, 16, 38, 0x5356_4d41];
     const PROT_EXEC: u64 = 4;
     const CLONE_THREAD: u64 = 0x0001_0000;
+    /// Namespaces that no process here makes: mounts, control groups, PIDs, time.
+    const UNUSED_NAMESPACES: &[u64] = &[0x0002_0000, 0x0200_0000, 0x2000_0000, 0x80];
+    /// Namespaces by `clone`, whose lowest byte is a signal: mounts, control groups, host name, IPC, users, PIDs, network.
+    const CLONED_NAMESPACES: &[u64] =
+        &[0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
     const EPERM: u32 = 1;
     const ENOSYS: u32 = 38;
 
@@ -297,10 +325,60 @@ mod filters {
         }
     }
 
+    /// Filters what the cloud's process, and with it every one that it starts, may ask of the kernel.
+    pub(in super::super) fn restrict_cloud() -> Vec<GaveUp> {
+        let applied = cloud_programs().map_err(|e| e.to_string()).and_then(|programs| {
+            programs.iter().try_for_each(|program| apply_filter_all_threads(program).map_err(|e| e.to_string()))
+        });
+        let (calls, others, code) = ("system calls", "no other processes", "no new code");
+        let loader = GaveUp::new(code, Enforced::None, "its children's libraries are mapped to be executed");
+        match applied {
+            Err(why) => {
+                let why = format!("seccomp: {why}");
+                vec![GaveUp::new(calls, Enforced::None, &*why), GaveUp::new(others, Enforced::None, why), loader]
+            }
+            Ok(()) => {
+                let refused = format!(
+                    "{} are refused (mounts, tracing, keys, modules, io_uring and the like), the rest is allowed: \
+                     signers and instances are born with its filter, and have their own besides",
+                    cloud_forbidden().map_or(0, |rules| rules.len())
+                );
+                let starts = "it starts signers and instances, and ends them; it traces none and copies from none";
+                vec![
+                    GaveUp::new(calls, Enforced::Partial, refused),
+                    GaveUp::new(others, Enforced::Partial, starts),
+                    loader,
+                ]
+            }
+        }
+    }
+
+    fn program(rules: Rules, mismatch: SeccompAction, matched: SeccompAction) -> Result<BpfProgram, BackendError> {
+        SeccompFilter::new(rules, mismatch, matched, TargetArch::try_from(std::env::consts::ARCH)?)?.try_into()
+    }
+
+    fn cloud_programs() -> Result<[BpfProgram; 2], BackendError> {
+        // `clone3` keeps its flags in memory, where no filter sees them; the C library falls back to `clone`.
+        let clone3 = Rules::from([(libc::SYS_clone3, Vec::new())]);
+        let unknown = program(clone3, SeccompAction::Allow, SeccompAction::Errno(ENOSYS))?;
+        let refused = program(cloud_forbidden()?, SeccompAction::Allow, SeccompAction::Errno(EPERM))?;
+        Ok([unknown, refused])
+    }
+
+    fn cloud_forbidden() -> Result<Rules, BackendError> {
+        let needed = [NEEDED_BY_CLOUD, NEEDED_BY_CLOUD_OF_OLD].concat();
+        let all = [FORBIDDEN, FORBIDDEN_OF_OLD].concat().into_iter().filter(|call| !needed.contains(call));
+        let mut rules: Rules = all.map(|call| (call, Vec::new())).collect();
+        let flags = |bits: &[u64]| bits.iter().map(|bit| having(0, *bit, *bit)).collect::<Result<Vec<_>, _>>();
+        rules.insert(libc::SYS_unshare, flags(UNUSED_NAMESPACES)?);
+        rules.insert(libc::SYS_clone, flags(CLONED_NAMESPACES)?);
+        rules.insert(libc::SYS_ioctl, vec![none_of(1, IOCTLS)?]);
+        rules.insert(libc::SYS_socket, other_sockets()?);
+        rules.insert(libc::SYS_socketpair, other_socket_pairs()?);
+        Ok(rules)
+    }
+
     fn programs(role: Role) -> Result<[BpfProgram; 2], BackendError> {
-        let program = |rules, mismatch, matched| -> Result<BpfProgram, BackendError> {
-            SeccompFilter::new(rules, mismatch, matched, TargetArch::try_from(std::env::consts::ARCH)?)?.try_into()
-        };
         let known = program(allowed(role), SeccompAction::Errno(ENOSYS), SeccompAction::Allow)?;
         let refused = program(forbidden(role)?, SeccompAction::Allow, SeccompAction::Errno(EPERM))?;
         Ok([known, refused])
@@ -326,23 +404,31 @@ mod filters {
         rules.insert(libc::SYS_prctl, vec![none_of(0, PRCTLS)?]);
         rules.insert(libc::SYS_prlimit64, vec![none_of(0, &[0, own])?]);
         rules.insert(libc::SYS_tgkill, vec![none_of(0, &[own])?]);
-        let unix = u64::from(libc::AF_UNIX.unsigned_abs());
-        rules.insert(libc::SYS_socketpair, vec![none_of(0, &[unix])?]);
+        rules.insert(libc::SYS_socketpair, other_socket_pairs()?);
         if role == Role::Instance {
-            // The C library asks the kernel by netlink which addresses there are, to put a name's into order.
-            let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
-            let route = u64::from(libc::NETLINK_ROUTE.unsigned_abs());
-            let raw = u64::from(libc::SOCK_RAW.unsigned_abs());
-            let inet = [libc::AF_INET, libc::AF_INET6].map(|family| u64::from(family.unsigned_abs()));
-            let netlink = u64::from(libc::AF_NETLINK.unsigned_abs());
-            let mut sockets = vec![none_of(0, &families.map(|family| u64::from(family.unsigned_abs())))?];
-            sockets.push(SeccompRule::new(vec![equal(0, netlink)?, different(2, route)?])?);
-            for family in inet {
-                sockets.push(SeccompRule::new(vec![equal(0, family)?, masked(1, 0xf, raw)?])?);
-            }
-            rules.insert(libc::SYS_socket, sockets);
+            rules.insert(libc::SYS_socket, other_sockets()?);
         }
         Ok(rules)
+    }
+
+    /// Sockets but of TCP, UDP, Unix and, as the C library asks by it which addresses there are to put a name's into order,
+    /// the kernel's routing.
+    fn other_sockets() -> Result<Vec<SeccompRule>, BackendError> {
+        let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+        let route = u64::from(libc::NETLINK_ROUTE.unsigned_abs());
+        let raw = u64::from(libc::SOCK_RAW.unsigned_abs());
+        let inet = [libc::AF_INET, libc::AF_INET6].map(|family| u64::from(family.unsigned_abs()));
+        let netlink = u64::from(libc::AF_NETLINK.unsigned_abs());
+        let mut sockets = vec![none_of(0, &families.map(|family| u64::from(family.unsigned_abs())))?];
+        sockets.push(SeccompRule::new(vec![equal(0, netlink)?, different(2, route)?])?);
+        for family in inet {
+            sockets.push(SeccompRule::new(vec![equal(0, family)?, masked(1, 0xf, raw)?])?);
+        }
+        Ok(sockets)
+    }
+
+    fn other_socket_pairs() -> Result<Vec<SeccompRule>, BackendError> {
+        Ok(vec![none_of(0, &[u64::from(libc::AF_UNIX.unsigned_abs())])?])
     }
 
     fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, BackendError> {
@@ -383,6 +469,21 @@ mod filters {
                 assert_eq!(both, [libc::SYS_seccomp]);
                 programs(role).unwrap();
             }
+        }
+
+        #[test]
+        fn what_signers_and_instances_use_the_cloud_that_starts_them_may_use_too() {
+            let refused = cloud_forbidden().unwrap();
+            let born_without: Vec<i64> = [USED, USED_OF_OLD, NETWORK, NEEDED_BY_CLOUD, NEEDED_BY_CLOUD_OF_OLD]
+                .concat()
+                .into_iter()
+                .filter(|call| refused.get(call).is_some_and(Vec::is_empty))
+                .collect();
+            assert_eq!(born_without, [0; 0]);
+            // The rest of what it is refused, they are refused too.
+            let all = forbidden(Role::Instance).unwrap();
+            assert!(refused.keys().all(|call| all.contains_key(call)), "{refused:?}");
+            cloud_programs().unwrap();
         }
     }
 }

@@ -15,11 +15,11 @@ use super::{Enforced, GaveUp, Role};
 /// The attribute that seccomp knows of too.
 pub(super) const NETWORK: &str = "network";
 /// The newest rules that were tried here; an older kernel applies those that it knows.
-const KNOWN: ABI = ABI::V6;
+pub(super) const KNOWN: ABI = ABI::V6;
 
 /// What libraries look at: numbers of processors (C library, sled), limits of memory (sled), whether this is a copy of
 /// a virtual machine (AWS-LC), the time of boot (the store's metrics).
-const SYSTEM: &[&str] = &[
+pub(super) const SYSTEM: &[&str] = &[
     "/dev/sysgenid",
     "/proc/stat",
     "/proc/sys/vm/overcommit_memory",
@@ -42,7 +42,8 @@ pub(super) fn restrict(role: Role, directory: &Path) -> (Vec<GaveUp>, Option<Own
     let own_process = PathFd::new("/proc/self").ok();
     let status = apply(role, directory, own_process.as_ref());
     let own_process = own_process.map(|entry| OwnProcess { _entry: entry });
-    (report(role, status), own_process)
+    let (abi, why_not) = applied(status);
+    (of_abi(role, abi, &why_not), own_process)
 }
 
 fn apply(role: Role, directory: &Path, own: Option<&PathFd>) -> Result<RestrictionStatus, String> {
@@ -73,7 +74,7 @@ fn ruleset(role: Role) -> Result<RulesetCreated, RulesetError> {
 }
 
 /// Files and directories of its own; no devices, sockets, pipes or links, and nothing to be executed.
-fn own_directory_rights() -> BitFlags<AccessFs> {
+pub(super) fn own_directory_rights() -> BitFlags<AccessFs> {
     AccessFs::ReadFile
         | AccessFs::ReadDir
         | AccessFs::WriteFile
@@ -90,16 +91,23 @@ fn readable(role: Role) -> Vec<PathBuf> {
     // For the names in a backtrace.
     all.extend(std::env::current_exe());
     if role == Role::Instance {
-        all.extend(NAMES.iter().map(PathBuf::from));
-        // Managers of networks replace the file that the link names: the directory that they keep for it may be read.
-        let kept = std::fs::canonicalize("/etc/resolv.conf").ok();
-        let kept = kept.as_deref().and_then(Path::parent).filter(|parent| parent.starts_with("/run"));
-        all.extend(kept.filter(|parent| parent.components().count() > 2).map(Path::to_owned));
+        all.extend(names());
     }
     all
 }
 
-fn report(role: Role, status: Result<RestrictionStatus, String>) -> Vec<GaveUp> {
+/// How names are resolved.
+pub(super) fn names() -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = NAMES.iter().map(PathBuf::from).collect();
+    // Managers of networks replace the file that the link names: the directory that they keep for it may be read.
+    let kept = std::fs::canonicalize("/etc/resolv.conf").ok();
+    let kept = kept.as_deref().and_then(Path::parent).filter(|parent| parent.starts_with("/run"));
+    all.extend(kept.filter(|parent| parent.components().count() > 2).map(Path::to_owned));
+    all
+}
+
+/// The ABI of the rules that were applied, or 0 and why none were.
+pub(super) fn applied(status: Result<RestrictionStatus, String>) -> (i32, String) {
     let why_not = match &status {
         Err(error) => format!("Landlock: {error}"),
         Ok(status) => match status.landlock {
@@ -113,14 +121,19 @@ fn report(role: Role, status: Result<RestrictionStatus, String>) -> Vec<GaveUp> 
         Ok(LandlockStatus::Available { effective_abi, .. }) if applied => effective_abi as i32,
         _ => 0,
     };
-    of_abi(role, abi, &why_not)
+    (abi, why_not)
+}
+
+/// What rules of an ABI do not know that those of a later one do.
+pub(super) fn old(abi: i32, first: i32, what: &str) -> String {
+    format!("Landlock of this kernel (ABI {abi}) does not know {what}; ABI {first} does")
 }
 
 /// What the rules of an ABI mean for a role; 0: none were applied.
 fn of_abi(role: Role, abi: i32, why_not: &str) -> Vec<GaveUp> {
     let old = |first: i32, what: &str| match abi {
         0 => why_not.to_owned(),
-        _ => format!("Landlock of this kernel (ABI {abi}) does not know {what}; ABI {first} does"),
+        _ => self::old(abi, first, what),
     };
     let files = match abi {
         0 => GaveUp::new("files", Enforced::None, why_not),

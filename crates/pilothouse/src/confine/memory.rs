@@ -12,7 +12,7 @@ pub(super) fn limits() -> [GaveUp; 2] {
 }
 
 /// Each watch is a connection, each node has a metadata server, and each of these is a descriptor.
-pub(crate) fn many_files() {
+fn many_files() {
     let files = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
 }

@@ -1,4 +1,4 @@
-//! What a signer or an instance gives up before it does anything, and what it says of that.
+//! What a signer, an instance or the cloud's process gives up before it does anything, and what it says of that.
 //!
 //! ```text
 //! privileges ─► memory ─► namespaces ─► capabilities ─► files (Landlock) ─► system calls (seccomp) ─► first message, keys
@@ -9,13 +9,15 @@
 
 mod calls;
 mod capability;
+mod cloud;
 mod files;
 mod memory;
 pub(crate) mod namespaces;
 
 use std::path::Path;
 
-pub(crate) use memory::{keep_from_others, many_files};
+pub(crate) use cloud::confine_cloud;
+pub(crate) use memory::keep_from_others;
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 use serde::{Deserialize, Serialize};
 

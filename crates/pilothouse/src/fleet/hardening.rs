@@ -1,10 +1,13 @@
-//! `inspect hardening`: how far each process of a cluster is confined, as the kernel tells it from outside.
+//! `inspect hardening`: how far the cloud's process and each process of a cluster is confined, as the kernel tells it from
+//! outside.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rustix::process::{DumpableBehavior, dumpable_behavior};
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use crate::confine::{Enforced, GaveUp};
@@ -14,8 +17,9 @@ use crate::fleet::Fleet;
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Attribute {
+    /// Empty for the cloud's process, which serves all of them.
     pub(crate) cluster: String,
-    /// The instance's name, or `signer`.
+    /// The instance's name, `signer`, or `cloud`.
     pub(crate) process: String,
     pub(crate) attribute: String,
     /// `full`, `partial` or `none`.
@@ -26,8 +30,16 @@ pub(crate) struct Attribute {
 /// What was found of one attribute.
 type Finding = (&'static str, Enforced, String);
 
-/// Looks at every process of every cluster.
+/// Looks at the cloud's process and at every process of every cluster.
 pub(crate) fn look(fleet: &Fleet) -> Vec<Attribute> {
+    let mut all = look_at_clusters(fleet);
+    let said = fleet.gave_up.get().cloned().unwrap_or_default();
+    all.extend(seen_and_said(&seen_of_cloud(), said).into_iter().map(|found| attribute("", "cloud", found)));
+    all
+}
+
+/// Looks at every process of every cluster.
+pub(crate) fn look_at_clusters(fleet: &Fleet) -> Vec<Attribute> {
     let mut all = Vec::new();
     for cluster in fleet.clusters() {
         let instances = cluster.instances.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
@@ -45,21 +57,36 @@ pub(crate) fn look(fleet: &Fleet) -> Vec<Attribute> {
             // Not more: who measures the program is the program.
             let enforced = if accepted { Enforced::Partial } else { Enforced::None };
             found.push(GaveUp::new("verified start", enforced, why));
-            for GaveUp { attribute, enforced, why } in found {
-                all.push(Attribute {
-                    cluster: cluster.spec().name.clone(),
-                    process: instance.name.clone(),
-                    attribute,
-                    enforced: enforced.name().to_owned(),
-                    why,
-                });
-            }
+            all.extend(found.into_iter().map(|found| attribute(&cluster.spec().name, &instance.name, found)));
         }
     }
     all
 }
 
-const IN_PROCESS: &str = "--in-process puts everything into one process, which gives nothing up";
+fn attribute(cluster: &str, process: &str, GaveUp { attribute, enforced, why }: GaveUp) -> Attribute {
+    let (cluster, process) = (cluster.to_owned(), process.to_owned());
+    Attribute { cluster, process, attribute, enforced: enforced.name().to_owned(), why }
+}
+
+const IN_PROCESS: &str = "--in-process puts everything into one process, which gives up what the cloud's does";
+
+/// What the kernel tells of this very process.
+fn seen_of_cloud() -> Vec<Finding> {
+    let proc = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+    let status = proc("status");
+    // Nobody is shut out of his own environment; what others may, the kernel says.
+    let kept = match dumpable_behavior() {
+        Ok(DumpableBehavior::NotDumpable) => Err(ErrorKind::PermissionDenied.into()),
+        _ => Ok(()),
+    };
+    vec![
+        no_new_privileges(&status),
+        core_dumps(&proc("limits")),
+        memory(kept, rustix::process::geteuid().is_root()),
+        capabilities_of_cloud(&status),
+        system_calls(&status),
+    ]
+}
 
 /// What the kernel and the file system tell of a process.
 fn seen(pid: u32, directory: &Path) -> Vec<Finding> {
@@ -131,14 +158,17 @@ fn core_dumps(limits: &str) -> Finding {
 
 fn memory(environment: std::io::Result<()>, is_root: bool) -> Finding {
     match environment {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            ("memory kept from others", Enforced::Full, "other processes of the user may not look into it".to_owned())
+        Err(error) if error.kind() != ErrorKind::PermissionDenied => {
+            ("memory kept from others", Enforced::None, error.to_string())
         }
-        Ok(()) if is_root => {
+        // Also where this process may not: it has given up what others of root's have.
+        Ok(()) | Err(_) if is_root => {
             ("memory kept from others", Enforced::Partial, "the user is root, who may look anywhere".to_owned())
         }
+        Err(_) => {
+            ("memory kept from others", Enforced::Full, "other processes of the user may not look into it".to_owned())
+        }
         Ok(()) => ("memory kept from others", Enforced::None, "processes of the same user can look into it".to_owned()),
-        Err(error) => ("memory kept from others", Enforced::None, error.to_string()),
     }
 }
 
@@ -146,6 +176,20 @@ fn capabilities(status: &str) -> Finding {
     let sets = ["CapEff", "CapPrm"].map(|name| field(status, name).map(|bits| bits.trim_start_matches('0').is_empty()));
     match sets {
         [Some(true), Some(true)] => ("capabilities", Enforced::Full, "it has none".to_owned()),
+        [Some(_), Some(_)] => ("capabilities", Enforced::None, "it has some".to_owned()),
+        _ => ("capabilities", Enforced::None, "they are not told here".to_owned()),
+    }
+}
+
+/// Ports below 1024 are its to open, where it may.
+fn capabilities_of_cloud(status: &str) -> Finding {
+    let bits = |name| field(status, name).and_then(|bits| u64::from_str_radix(bits, 16).ok());
+    let ports = CapabilitySet::NET_BIND_SERVICE.bits();
+    match [bits("CapEff"), bits("CapPrm")] {
+        [Some(0), Some(0)] => ("capabilities", Enforced::Full, "it has none".to_owned()),
+        [Some(effective), Some(permitted)] if (effective | permitted) & !ports == 0 => {
+            ("capabilities", Enforced::Partial, "it has the one for ports below 1024".to_owned())
+        }
         [Some(_), Some(_)] => ("capabilities", Enforced::None, "it has some".to_owned()),
         _ => ("capabilities", Enforced::None, "they are not told here".to_owned()),
     }
@@ -181,9 +225,15 @@ mod tests {
         assert_eq!(enforced(core_dumps("")), Enforced::None);
         assert_eq!(enforced(memory(Err(ErrorKind::PermissionDenied.into()), false)), Enforced::Full);
         assert_eq!(enforced(memory(Ok(()), true)), Enforced::Partial);
+        assert_eq!(enforced(memory(Err(ErrorKind::PermissionDenied.into()), true)), Enforced::Partial);
         assert_eq!(enforced(memory(Ok(()), false)), Enforced::None);
         assert_eq!(enforced(capabilities("CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n")), Enforced::Full);
         assert_eq!(enforced(capabilities("CapPrm:\t0000000000000400\nCapEff:\t0000000000000000\n")), Enforced::None);
+        let of_cloud = |bits: &str| enforced(capabilities_of_cloud(&format!("CapPrm:\t{bits}\nCapEff:\t{bits}\n")));
+        assert_eq!(of_cloud("0000000000000000"), Enforced::Full);
+        assert_eq!(of_cloud("0000000000000400"), Enforced::Partial);
+        assert_eq!(of_cloud("0000000000000402"), Enforced::None);
+        assert_eq!(enforced(capabilities_of_cloud("")), Enforced::None);
         assert_eq!(enforced(own_directory(Path::new("/nowhere"))), Enforced::None);
     }
 

@@ -38,6 +38,7 @@ pub(crate) use user_files::make_default;
 
 use boot::Verifier;
 
+use crate::confine::GaveUp;
 use crate::edge::{Denials, EndpointDeny, Ground, PublicRoot};
 use crate::identity_server::TokenDoor;
 use crate::layout::{Layout, make_directory};
@@ -58,6 +59,8 @@ pub(crate) struct Fleet {
     /// Signs for the names of DNS endpoints.
     pub(crate) root: Arc<PublicRoot>,
     project_number: String,
+    /// What the fleet's own process gave up.
+    gave_up: OnceLock<Vec<GaveUp>>,
     tokens: Arc<OnceLock<TokenDoor>>,
     /// Who makes tokens for machines.
     cloud: Arc<OnceLock<cloud::Cloud>>,
@@ -87,6 +90,7 @@ impl Fleet {
             ground,
             root: Arc::new(root),
             project_number,
+            gave_up: OnceLock::new(),
             tokens: Arc::default(),
             cloud: Arc::default(),
             clusters: Mutex::default(),
@@ -96,6 +100,12 @@ impl Fleet {
     /// Tells the fleet who knows tokens. Until then every token is refused.
     pub(crate) fn resolve_tokens_with(&self, door: TokenDoor) {
         let _ = self.tokens.set(door);
+    }
+
+    /// Remembers what this very process said of its confinement.
+    pub(crate) fn says_of_itself(&self, gave_up: Vec<GaveUp>) {
+        process::log_confinement(std::process::id(), &gave_up);
+        let _ = self.gave_up.set(gave_up);
     }
 
     /// Tells the fleet who makes tokens for machines.

@@ -24,9 +24,7 @@ pub(crate) struct Process {
 impl Process {
     /// Remembers what the process said of its confinement.
     pub(crate) fn says(&self, gave_up: Vec<GaveUp>) {
-        let less = gave_up.iter().filter(|one| one.enforced != Enforced::Full);
-        let less: Vec<&str> = less.map(|one| one.attribute.as_str()).collect();
-        tracing::info!(pid = self.pid, not_full = less.join(", "), "confined");
+        log_confinement(self.pid, &gave_up);
         let _ = self.gave_up.set(gave_up);
     }
 
@@ -34,6 +32,13 @@ impl Process {
     pub(crate) fn gave_up(&self) -> Vec<GaveUp> {
         self.gave_up.get().cloned().unwrap_or_default()
     }
+}
+
+/// A line in the log of what a process could not give up.
+pub(super) fn log_confinement(pid: u32, gave_up: &[GaveUp]) {
+    let less = gave_up.iter().filter(|one| one.enforced != Enforced::Full);
+    let less: Vec<&str> = less.map(|one| one.attribute.as_str()).collect();
+    tracing::info!(pid, not_full = less.join(", "), "confined");
 }
 
 /// Starts the program at `path` in another role; its standard error goes to `log`. It ends with its parent.

@@ -224,9 +224,9 @@ fn keys(fleet: &Fleet) -> Vec<SealingKey> {
     directories.filter_map(key).collect()
 }
 
-/// The least that holds of any process.
+/// The least that holds of any process of a cluster.
 fn confined(fleet: &Fleet) -> (&'static str, &'static str) {
-    let all = hardening::look(fleet);
+    let all = hardening::look_at_clusters(fleet);
     let of = |name: &'static str| all.iter().filter(move |one| one.attribute == name).map(|one| one.enforced.clone());
     let found: Vec<String> = of("system calls").chain(of("files")).collect();
     let holds = |one: &String| one == "full";

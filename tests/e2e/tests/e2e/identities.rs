@@ -360,6 +360,11 @@ fn a_service_accounts_token_is_signed_by_the_published_key_and_dies_with_its_acc
     })
 }
 
+/// Others of root's may look where this test may not.
+fn user_is_root() -> Result<bool> {
+    Ok(std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self")?) == 0)
+}
+
 #[test]
 fn signer_and_instance_give_up_what_they_do_not_need_and_inspect_says_so() -> Result<()> {
     let sandbox = Sandbox::start_with(&["--nodes", "1"])?;
@@ -381,7 +386,8 @@ fn signer_and_instance_give_up_what_they_do_not_need_and_inspect_says_so() -> Re
         };
         ensure!(said("no new privileges")? == "full" && said("no core dumps")? == "full", "{found:?}");
         ensure!(said("own directory")? == "full" && said("one cluster per process")? == "full", "{found:?}");
-        ensure!(said("memory kept from others")? == if environment.is_ok() { "partial" } else { "full" }, "{found:?}");
+        let expected = if environment.is_ok() || user_is_root()? { "partial" } else { "full" };
+        ensure!(said("memory kept from others")? == expected, "{found:?}");
         ensure!(said("own user")? != "full", "a namespace is no other user, and that is not claimed: {found:?}");
     }
     let text = sandbox.pilothouse(&["inspect", "hardening"])?;

@@ -101,17 +101,62 @@ fn each_process_is_in_the_namespaces_that_it_says() -> Result<()> {
 }
 
 #[test]
-fn in_one_process_nothing_is_claimed() -> Result<()> {
+fn in_one_process_nothing_is_claimed_but_what_that_process_gave_up() -> Result<()> {
     let sandbox = Sandbox::start_with(&["--nodes", "0", "--in-process"])?;
     let found: Value = serde_json::from_str(&sandbox.pilothouse(&["inspect", "hardening", "-o", "json"])?)?;
     let claimed = |one: &&Value| {
         let attribute = one["attribute"].as_str().unwrap_or_default();
-        one["enforced"] != "none" && !matches!(attribute, "own directory" | "verified start")
+        one["process"] != "cloud"
+            && one["enforced"] != "none"
+            && !matches!(attribute, "own directory" | "verified start")
     };
     let claims: Vec<_> = found.as_array().context("a list")?.iter().filter(claimed).collect();
     ensure!(claims.is_empty(), "{claims:?}");
     let (enforced, why) = said(&sandbox, "control-plane-0", "one cluster per process")?;
     ensure!(enforced == "none" && why.contains("--in-process"), "{why}");
+    let (enforced, why) = said(&sandbox, "cloud", "files")?;
+    ensure!(enforced == "full" || why.contains("Landlock"), "{enforced} {why}");
+    Ok(())
+}
+
+#[test]
+fn the_cloud_s_process_gives_up_what_it_does_not_need_and_inspect_says_so() -> Result<()> {
+    let sandbox = Sandbox::start_with(&["--nodes", "1"])?;
+    let (pid, _) = sandbox.processes()?.into_iter().find(|(_, role)| role == "cloud").context("the cloud")?;
+    let filtered = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        ensure!(status.contains("NoNewPrivs:\t1"), "{status}");
+        ensure!(!filtered || status.contains("Seccomp:\t2"), "{status}");
+        // Nothing, or as root the right to ports below 1024 (CAP_NET_BIND_SERVICE is the tenth bit).
+        for set in ["CapEff", "CapPrm"] {
+            let bits = status.lines().find_map(|line| line.strip_prefix(set)?.strip_prefix(":\t")).context("a set")?;
+            ensure!(u64::from_str_radix(bits, 16)? & !(1 << 10) == 0, "{set}: {bits}");
+        }
+    }
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).context("a limit")?;
+    ensure!(core.split_whitespace().skip(4).take(2).eq(["0", "0"]), "{core}");
+    for (attribute, expected) in [
+        ("no new privileges", "full"),
+        ("no core dumps", "full"),
+        ("own user", "none"),
+        ("network", "none"),
+        ("no new code", "none"),
+        ("system calls", if filtered { "partial" } else { "none" }),
+    ] {
+        let (enforced, why) = said(&sandbox, "cloud", attribute)?;
+        ensure!(enforced == expected, "{attribute}: {enforced} {why}");
+    }
+    for (attribute, at_most) in [("files", "full"), ("nothing is executed", "partial"), ("signals", "full")] {
+        let (enforced, why) = said(&sandbox, "cloud", attribute)?;
+        ensure!(enforced == at_most || why.contains("Landlock"), "{attribute}: {enforced} {why}");
+    }
+    let memory = said(&sandbox, "cloud", "memory kept from others")?;
+    let environment = fs::read(format!("/proc/{pid}/environ"));
+    ensure!(if environment.is_ok() { memory.0 == "partial" } else { memory.0 != "none" }, "{memory:?}");
+    let text = sandbox.pilothouse(&["inspect", "hardening"])?;
+    ensure!(text.contains("cloud with fleet and edge\n"), "{text}");
     Ok(())
 }
 
