@@ -1,8 +1,12 @@
 //! The port through which the cloud gets control planes and machines.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::BoxFuture;
 pub use gke::{ClientCertificate, EndpointSettings, NodeSpec};
+use pki::Authority;
 use policy::AccessSettings;
+use serde::{Deserialize, Serialize};
 
 /// A cluster that shall exist.
 #[derive(Clone, PartialEq, Debug)]
@@ -24,6 +28,20 @@ pub struct ClusterSpec {
     pub endpoints: EndpointSettings,
     /// Shall a client certificate be issued for the cluster's owner?
     pub client_certificate: bool,
+    /// Authorities that the user runs; the cluster's own signer has the others.
+    pub user_managed: BTreeMap<Authority, UserManagedCa>,
+}
+
+/// An authority of a cluster in a CA pool of the user's, as it was when the cluster was made: what the pool gets later does not
+/// change whom the cluster trusts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UserManagedCa {
+    /// `projects/P/locations/L/caPools/C`
+    pub pool: String,
+    /// The pool's authorities that may issue, by id.
+    pub authorities: Vec<String>,
+    /// Their certificates, PEM.
+    pub certificates: String,
 }
 
 /// How a running cluster is reached.

@@ -19,6 +19,18 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// One that nobody sent: what is asked from inside.
+    pub(crate) fn inside(verb: &str) -> Self {
+        Self {
+            verb: verb.to_owned(),
+            path: String::new(),
+            query: Vec::new(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            same_user: false,
+        }
+    }
+
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }

@@ -204,6 +204,12 @@ impl Inner {
         if self.auth == Auth::Open { vec!["roles/owner".to_owned()] } else { state.roles_of(email) }
     }
 
+    /// The project's service agent of Kubernetes Engine, as a caller.
+    pub(crate) fn service_agent(&self) -> Caller {
+        let email = format!("service-{}@container-engine-robot.iam.gserviceaccount.com", self.project_number);
+        Caller { roles: self.roles(&self.store.read(), &email), email }
+    }
+
     /// Who sent the request: a token from here, or a service account's self-signed JWT.
     ///
     /// # Errors

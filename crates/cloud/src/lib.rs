@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use base::{Clock, Entropy};
 use disk::Platform;
-pub use fleet::{ClientCertificate, ClusterAccess, ClusterSpec, EndpointSettings, Fleet, NodeSpec};
+pub use fleet::{ClientCertificate, ClusterAccess, ClusterSpec, EndpointSettings, Fleet, NodeSpec, UserManagedCa};
 use gke::ApiError;
 use machinery::json;
 pub use machines::MachineClaims;
@@ -227,6 +227,20 @@ impl Cloud {
     /// When the state cannot be written.
     pub fn issue_refresh_token(&self, email: &str) -> Result<String, CloudError> {
         self.0.new_refresh_token(email, identity::all_scopes()).map_err(CloudError::Refused)
+    }
+
+    /// Has a certificate of a cluster issued by one of the authorities that its user runs, as the project's service agent; PEM.
+    /// Blocks for a write.
+    ///
+    /// # Errors
+    /// In the service's words: the agent may not, no authority is enabled, the pool's policy does not allow it.
+    pub fn issue_certificate(
+        &self,
+        cluster_id: &str,
+        authority: &UserManagedCa,
+        request: &pki::OutsideRequest,
+    ) -> Result<String, String> {
+        services::privateca::issue_for_cluster(&self.0, cluster_id, authority, request).map_err(|error| error.message)
     }
 
     /// Makes a cluster with one pool of `nodes` per zone, as a request of the owner would, unless it is there; its id.

@@ -9,6 +9,7 @@ use gke::record::operation_name;
 use gke::{Access, ApiError, Cluster, Code, EndpointSettings, Operation, OperationStatus, Work, pool};
 use machinery::Value;
 
+use crate::services::privateca;
 use crate::state::State;
 use crate::{ClusterSpec, Inner, encryption};
 
@@ -162,6 +163,7 @@ async fn perform(inner: &Arc<Inner>, work: &Work, cluster: &Cluster) -> Result<O
     let fleet = &inner.fleet;
     match work {
         Work::CreateCluster => {
+            let user_managed = privateca::user_managed(inner, cluster).map_err(|error| error.message)?;
             let spec = ClusterSpec {
                 id: cluster.id.clone(),
                 name: cluster.name.clone(),
@@ -175,6 +177,7 @@ async fn perform(inner: &Arc<Inner>, work: &Work, cluster: &Cluster) -> Result<O
                 access: gke::access::settings(&cluster.body),
                 endpoints: EndpointSettings::of(&cluster.body),
                 client_certificate: gke::access::wants_client_certificate(&cluster.body),
+                user_managed,
             };
             let access = fleet.create(spec).await?;
             Ok(Some(Access {

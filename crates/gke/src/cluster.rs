@@ -7,7 +7,7 @@ use machinery::{Value, json};
 use crate::merge::{is_empty, long, merge, short};
 use crate::places::Place;
 use crate::record::Cluster;
-use crate::{ApiError, Code, endpoints, names, pool, refused, versions};
+use crate::{ApiError, Code, endpoints, names, pool, refused, user_managed, versions};
 
 /// What a creation needs to know beside the request.
 pub struct Creation<'a> {
@@ -60,6 +60,7 @@ pub fn create(request: &Value, creation: &Creation<'_>) -> Result<Cluster, ApiEr
     let pools = asked_pools(asked, autopilot)?;
     let channel = asked.str_at(&["releaseChannel", "channel"]);
     let master_version = versions::resolve_master(asked.str_at(&["initialClusterVersion"]), channel)?;
+    user_managed::check(asked, creation.profile, &place, master_version)?;
     let mut body = defaults(creation, &place, versions::minor(master_version));
     if autopilot {
         merge(&mut body, &autopilot_defaults(creation.project));

@@ -23,6 +23,7 @@ mod refused;
 pub mod render;
 pub mod schema;
 pub mod update;
+pub mod user_managed;
 pub mod versions;
 pub mod workload;
 

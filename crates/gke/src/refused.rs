@@ -9,7 +9,6 @@ use crate::merge::is_empty;
 const AT_CREATE: &[(&[&str], Set)] = &[
     (&["binaryAuthorization", "enabled"], Set::True),
     (&["networkPolicy", "enabled"], Set::True),
-    (&["userManagedKeysConfig"], Set::Any),
     (&["confidentialNodes", "enabled"], Set::True),
     (&["enableKubernetesAlpha"], Set::True),
     (&["identityServiceConfig", "enabled"], Set::True),

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use pki::SignerCore;
+use pki::{OutsideAuthorities, SignerCore};
 use tokio::net::UnixStream;
 use tracing::{info, warn};
 
@@ -63,7 +63,7 @@ fn seal_anew(directory: &SealedDirectory) {
 }
 
 async fn open(channel: &Channel, args: &RoleArgs) -> Result<(Arc<SignerCore>, Arc<SealedDirectory>)> {
-    let Some((ToSigner::Start { cluster, data_dir, data_key }, _)) = channel.receive().await? else {
+    let Some((ToSigner::Start { cluster, data_dir, data_key, outside }, files)) = channel.receive().await? else {
         bail!("the fleet did not say what to sign for");
     };
     if data_dir != args.data_dir {
@@ -72,7 +72,12 @@ async fn open(channel: &Channel, args: &RoleArgs) -> Result<(Arc<SignerCore>, Ar
     let entropy = system::entropy();
     let directory = SealedDirectory::open(&data_dir, &cluster, crate::fleet::SIGNER, &data_key, entropy.clone())?;
     let directory = Arc::new(directory);
-    let core = SignerCore::open(&cluster, Arc::clone(&directory) as _, system::clock(), entropy)?;
+    let outside = match files.into_iter().next() {
+        Some(end) => Some(OutsideAuthorities::new(outside, stream(end)?)),
+        None if outside.is_empty() => None,
+        None => bail!("the fleet named authorities of the user's, and no way to them"),
+    };
+    let core = SignerCore::open_with(&cluster, Arc::clone(&directory) as _, outside, system::clock(), entropy)?;
     Ok((Arc::new(core), directory))
 }
 

@@ -50,23 +50,23 @@ struct Kept {
 
 impl Authorities {
     /// New keys: P-256, self-signed for thirty years from an hour ago, each named by a UUID of its own.
-    pub(crate) fn create(clock: &Clock, entropy: &Entropy) -> Result<Self, SignerError> {
+    pub(crate) fn create(wanted: &[Authority], clock: &Clock, entropy: &Entropy) -> Result<Self, SignerError> {
         let mut by_purpose = BTreeMap::new();
-        for authority in Authority::ALL {
+        for &authority in wanted {
             by_purpose.insert(authority, CertificateAuthority::create(clock.now(), entropy)?);
         }
         Ok(Self { by_purpose })
     }
 
-    /// Reads what [`Self::to_bytes`] wrote.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, SignerError> {
+    /// Reads what [`Self::to_bytes`] wrote: these authorities and no others.
+    pub(crate) fn from_bytes(wanted: &[Authority], bytes: &[u8]) -> Result<Self, SignerError> {
         let kept: BTreeMap<Authority, Kept> = serde_json::from_slice(bytes).map_err(|_| SignerError::DamagedState)?;
         let mut by_purpose = BTreeMap::new();
         for (authority, kept) in kept {
             let ca = CertificateAuthority::from_pem(&kept.certificate_pem, &kept.key_pem)?;
             by_purpose.insert(authority, ca);
         }
-        if by_purpose.len() != Authority::ALL.len() {
+        if !by_purpose.keys().eq(wanted) {
             return Err(SignerError::DamagedState);
         }
         Ok(Self { by_purpose })

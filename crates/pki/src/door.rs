@@ -8,9 +8,9 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch};
 use tracing::debug;
 use zeroize::Zeroizing;
@@ -51,7 +51,7 @@ impl Signer {
         lifetime: Option<Duration>,
     ) -> Result<CertificateDer<'static>, SignerError> {
         match self {
-            Self::InProcess(core, requester) => core.issue(*requester, csr, profile, lifetime),
+            Self::InProcess(core, requester) => core.issue(*requester, csr, profile, lifetime).await,
             Self::Socket(client) => {
                 let csr = pem::request(csr);
                 let lifetime_seconds = lifetime.map(|l| l.as_secs());
@@ -240,7 +240,7 @@ impl Connection {
         write_frame(&mut *self.writer.lock().await, &RequestFrame { id, call }).await.map_err(|_| Gone)?;
         let answer = receiver.await.map_err(|_| Gone)?;
         Ok(match answer.error {
-            Some(error) => Err(SignerError::Unavailable(error)),
+            Some(error) => Err(SignerError::Answered(error)),
             None => Ok(answer),
         })
     }
@@ -283,7 +283,7 @@ pub async fn serve_signer(core: Arc<SignerCore>, requester: Requester, stream: U
     }
 }
 
-async fn write_frame(writer: &mut OwnedWriteHalf, frame: &impl Serialize) -> io::Result<()> {
+pub(crate) async fn write_frame(writer: &mut (impl AsyncWrite + Unpin), frame: &impl Serialize) -> io::Result<()> {
     // Long enough for a key, so that no copy of it stays behind where the buffer was before it grew.
     let mut bytes = Zeroizing::new(Vec::with_capacity(FRAME_BYTES_USUAL));
     bytes.extend(0_u32.to_be_bytes());
@@ -293,7 +293,9 @@ async fn write_frame(writer: &mut OwnedWriteHalf, frame: &impl Serialize) -> io:
     writer.write_all(&bytes).await
 }
 
-async fn read_frame<T: for<'a> Deserialize<'a>>(reader: &mut OwnedReadHalf) -> io::Result<Option<T>> {
+pub(crate) async fn read_frame<T: for<'a> Deserialize<'a>>(
+    reader: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<T>> {
     let length = match reader.read_u32().await {
         Ok(length) if length <= FRAME_BYTES_MAX => length,
         Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame that is too long")),

@@ -31,6 +31,12 @@ pub enum SignerError {
     /// Reading or writing the sealed state failed.
     #[error("the signer's state: {0}")]
     Storage(String),
+    /// An authority whose key is elsewhere did not issue what it should.
+    #[error("Certificate Authority Service: {0}")]
+    Outside(String),
+    /// The signer's process says why it does not.
+    #[error("the signer refuses: {0}")]
+    Answered(String),
     /// The signer's process does not answer.
     #[error("the signer does not answer: {0}")]
     Unavailable(String),

@@ -16,6 +16,7 @@ mod identity;
 mod issuing;
 mod jwt;
 mod memory_vault;
+mod outside;
 pub mod pem;
 mod profile;
 mod public;
@@ -37,6 +38,7 @@ pub use issuing::{
 };
 pub use jwt::{SIGNING_ALGORITHMS, verify_jwt};
 pub use memory_vault::MemoryVault;
+pub use outside::{OutsideAuthorities, OutsideRequest, serve_outside};
 pub use profile::{ApiSigner, Approved, Authority, Profile, api_server_names};
 pub use public::PublicAuthority;
 pub use request::KeyRequest;

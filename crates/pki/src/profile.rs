@@ -9,6 +9,7 @@ use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 use serde::{Deserialize, Serialize};
 
+use crate::outside::OutsideRequest;
 use crate::{SignerError, der};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -216,6 +217,29 @@ impl Profile {
         params.extended_key_usages = self.usages();
         params.use_authority_key_identifier_extension = true;
         Ok(params)
+    }
+
+    /// What somebody else's authority is asked for, for a public key (PEM).
+    pub(crate) fn outside(&self, public_key: String, lifetime_seconds: u64) -> OutsideRequest {
+        let ((common_name, organizations), (dns, ips), usages) = (self.subject(), self.names(), self.usages());
+        let (emails, uris, key_encipherment) = match self {
+            Self::Approved(approved) => (approved.emails.clone(), approved.uris.clone(), approved.key_encipherment),
+            _ => (Vec::new(), Vec::new(), false),
+        };
+        OutsideRequest {
+            authority: self.authority(),
+            public_key,
+            common_name,
+            organizations,
+            dns: dns.to_vec(),
+            ips: ips.to_vec(),
+            emails,
+            uris,
+            key_encipherment,
+            server: usages.contains(&ServerAuth),
+            client: usages.contains(&ClientAuth),
+            lifetime_seconds,
+        }
     }
 
     /// Common name and organizations.

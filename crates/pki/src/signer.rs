@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::authorities::Authorities;
+use crate::outside::OutsideAuthorities;
 use crate::profile::{Authority, Profile};
 use crate::subject::{sha256, subject};
 use crate::token_key::{TokenKey, verification_keys};
@@ -63,14 +64,15 @@ impl Requester {
         }
     }
 
-    /// An API server that was broken into must not be able to make itself an administrator for good.
-    fn may_have(self, profile: &Profile) -> bool {
+    /// An API server that was broken into must not be able to make itself an administrator for good. Whoever has the key of
+    /// the etcd API CA itself needs no certificates of it from here.
+    fn may_have(self, profile: &Profile, etcd_is_outside: bool) -> bool {
         match self {
             Self::Instance => match profile {
                 Profile::KubeClient { groups, .. } => !groups.iter().any(|g| g == ADMINISTRATORS),
                 Profile::Approved(approved) => !approved.organizations.iter().any(|g| g == ADMINISTRATORS),
-                // It has the etcd API CA itself, from its metadata server.
-                Profile::EtcdServing { .. } | Profile::EtcdClient { .. } => false,
+                // It has the etcd API CA itself, from its metadata server, unless the user has it.
+                Profile::EtcdServing { .. } | Profile::EtcdClient { .. } => etcd_is_outside,
                 Profile::ApiServerServing { .. }
                 | Profile::EtcdPeer { .. }
                 | Profile::KubeletServing { .. }
@@ -102,10 +104,11 @@ pub(crate) enum Call {
     Jwks,
 }
 
-/// A signer's state: four authorities and, as soon as it is made, the token key.
+/// A signer's state: four authorities, of which some may be outside, and, as soon as it is made, the token key.
 pub struct SignerCore {
     cluster: String,
     authorities: Authorities,
+    outside: Option<Arc<OutsideAuthorities>>,
     token_key: watch::Receiver<Option<Arc<TokenKey>>>,
     jwks: OnceLock<Value>,
     clock: Clock,
@@ -118,10 +121,26 @@ impl SignerCore {
     /// # Errors
     /// When the state cannot be read, or not be written.
     pub fn open(cluster: &str, vault: Arc<dyn Vault>, clock: Clock, entropy: Entropy) -> Result<Self, SignerError> {
+        Self::open_with(cluster, vault, None, clock, entropy)
+    }
+
+    /// As [`Self::open`], where somebody else has some of the authorities.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        cluster: &str,
+        vault: Arc<dyn Vault>,
+        outside: Option<Arc<OutsideAuthorities>>,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> Result<Self, SignerError> {
+        let elsewhere = |authority| outside.as_ref().is_some_and(|outside| outside.certificate(authority).is_some());
+        let own: Vec<Authority> = Authority::ALL.into_iter().filter(|authority| !elsewhere(*authority)).collect();
         let authorities = match vault.load(AUTHORITIES_FILE).map_err(SignerError::Storage)? {
-            Some(bytes) => Authorities::from_bytes(&bytes)?,
+            Some(bytes) => Authorities::from_bytes(&own, &bytes)?,
             None => {
-                let made = Authorities::create(&clock, &entropy)?;
+                let made = Authorities::create(&own, &clock, &entropy)?;
                 vault.save(AUTHORITIES_FILE, &made.to_bytes()).map_err(SignerError::Storage)?;
                 info!(target: "signer", cluster, "made the certificate authorities");
                 made
@@ -144,7 +163,8 @@ impl SignerCore {
                     .map_err(|e| SignerError::KeyGeneration(e.to_string()))?;
             }
         }
-        Ok(Self { cluster: cluster.to_owned(), authorities, token_key, jwks: OnceLock::new(), clock, entropy })
+        let jwks = OnceLock::new();
+        Ok(Self { cluster: cluster.to_owned(), authorities, outside, token_key, jwks, clock, entropy })
     }
 
     /// A signer that stores nothing: its authorities are gone with the process, its token key (RSA or EC) comes from
@@ -162,13 +182,19 @@ impl SignerCore {
     ) -> Result<Self, SignerError> {
         let key = TokenKey::from_pem(token_key)?;
         let jwks = OnceLock::from(if token_keys.is_empty() { key.jwks() } else { verification_keys(token_keys)? });
-        let authorities = Authorities::create(&clock, &entropy)?;
+        let authorities = Authorities::create(&Authority::ALL, &clock, &entropy)?;
         let (_, token_key) = watch::channel(Some(Arc::new(key)));
-        Ok(Self { cluster: cluster.to_owned(), authorities, token_key, jwks, clock, entropy })
+        Ok(Self { cluster: cluster.to_owned(), authorities, outside: None, token_key, jwks, clock, entropy })
+    }
+
+    /// Who has an authority's key, where it is not here.
+    fn outside(&self, authority: Authority) -> Option<(&Arc<OutsideAuthorities>, &str)> {
+        let outside = self.outside.as_ref()?;
+        Some((outside, outside.certificate(authority)?))
     }
 
     /// Signs a request for a purpose; at most the profile's lifetime.
-    pub(crate) fn issue(
+    pub(crate) async fn issue(
         &self,
         requester: Requester,
         csr: &[u8],
@@ -181,12 +207,22 @@ impl SignerCore {
                 subject, groups = groups.join(","), requested_by = profile.requested_by(), request_sha256 = sha256(csr),
                 %error, "refused");
         };
-        if !requester.may_have(profile) || !profile.is_well_formed() {
+        let etcd_is_outside = self.outside(Authority::EtcdApi).is_some();
+        if !requester.may_have(profile, etcd_is_outside) || !profile.is_well_formed() {
             let (requester, what) = (requester.name().to_owned(), profile.name().to_owned());
             return Err(SignerError::Refused { requester, what }).inspect_err(refused);
         }
-        let (not_before, whole) = profile.validity(self.clock.now(), lifetime);
-        let issued = self.authorities.issue(csr, profile, not_before, whole, &self.entropy).inspect_err(refused)?;
+        let issued = match self.outside(profile.authority()) {
+            Some((outside, _)) => {
+                let most = profile.lifetime();
+                outside.issue(csr, profile, lifetime.map_or(most, |asked| asked.min(most))).await
+            }
+            None => {
+                let (not_before, whole) = profile.validity(self.clock.now(), lifetime);
+                self.authorities.issue(csr, profile, not_before, whole, &self.entropy)
+            }
+        }
+        .inspect_err(refused)?;
         let names = subject(&issued)?;
         info!(target: "signer", cluster = self.cluster, requester = requester.name(), profile = profile.name(),
             authority = profile.authority().name(), serial = names.serial, subject = names.common_name,
@@ -196,6 +232,9 @@ impl SignerCore {
 
     /// An authority's certificate as PEM.
     pub(crate) fn certificate(&self, authority: Authority) -> String {
+        if let Some((_, certificates)) = self.outside(authority) {
+            return certificates.to_owned();
+        }
         pem::certificate(self.authorities.certificate(authority))
     }
 
@@ -205,7 +244,7 @@ impl SignerCore {
         requester: Requester,
         authority: Authority,
     ) -> Result<Zeroizing<String>, SignerError> {
-        if !requester.may_hold(authority) {
+        if !requester.may_hold(authority) || self.outside(authority).is_some() {
             warn!(target: "signer", cluster = self.cluster, requester = requester.name(), authority = authority.name(),
                 "refused the key of an authority");
             let what = format!("the key of the {} CA", authority.name());
@@ -249,7 +288,7 @@ impl SignerCore {
             Call::Issue { csr, profile, lifetime_seconds } => {
                 let csr = pem::signing_request(&csr)?;
                 let lifetime = lifetime_seconds.map(Duration::from_secs);
-                Ok(pem::certificate(&self.issue(requester, &csr, &profile, lifetime)?).into())
+                Ok(pem::certificate(&self.issue(requester, &csr, &profile, lifetime).await?).into())
             }
             Call::Certificate { authority } => Ok(self.certificate(authority).into()),
             Call::SignJwt { .. } if requester != Requester::Instance => {

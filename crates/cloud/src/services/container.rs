@@ -159,6 +159,7 @@ pub(crate) fn create_cluster(inner: &Arc<Inner>, location: &str, request: &Value
             profile: inner.profile,
         };
         let cluster = gke::cluster::create(request, &creation)?;
+        super::privateca::check_pools(inner, state, &cluster)?;
         state.clusters.push(cluster);
         begin(inner, state, &id, "CREATE_CLUSTER", (OperationStatus::Running, None), Work::CreateCluster)
     })?;

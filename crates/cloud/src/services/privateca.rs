@@ -10,6 +10,7 @@
 
 mod authorities;
 mod certificates;
+mod clusters;
 mod contents;
 mod describe;
 mod pools;
@@ -20,6 +21,7 @@ use gke::places::Place;
 use gke::{ApiError, Code};
 use machinery::{Value, json};
 
+pub(crate) use clusters::{check_pools, issue_for_cluster, user_managed};
 pub(crate) use records::PrivateCa;
 
 use super::{Answer, is_ours, method_not_found};

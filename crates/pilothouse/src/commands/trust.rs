@@ -32,6 +32,9 @@ fn text(clusters: &[ClusterTrust]) -> Result<String> {
         for authority in found.certificates.iter().filter(|certificate| certificate.is_ca) {
             let name = authority.used_for.trim_end_matches(" CA");
             writeln!(out, "\n  {}  {}  until {}", authority.used_for, short(&authority.sha256), authority.not_after)?;
+            if !authority.ca_pool.is_empty() {
+                writeln!(out, "    in {}", authority.ca_pool)?;
+            }
             for leaf in found.certificates.iter().filter(|c| !c.is_ca && c.authority == name) {
                 writeln!(
                     out,
@@ -172,6 +175,7 @@ mod tests {
             not_after: "2030".to_owned(),
             used_for: used_for.to_owned(),
             authority: authority.to_owned(),
+            ca_pool: if is_ca { "projects/p/locations/l/caPools/c".to_owned() } else { String::new() },
         };
         let connection = |from: &str, to: &str, client: &str| Connection {
             from: from.to_owned(),
@@ -196,7 +200,15 @@ mod tests {
     #[test]
     fn certificates_stand_under_their_authority_and_strangers_apart() {
         let text = print(&found(), InspectFormat::Text).unwrap();
-        let order = ["Cluster demo", "cluster CA", "API server", "NOT OF THIS CLUSTER", "Connections", "NO ANSWER"];
+        let order = [
+            "Cluster demo",
+            "cluster CA",
+            "caPools/c",
+            "API server",
+            "NOT OF THIS CLUSTER",
+            "Connections",
+            "NO ANSWER",
+        ];
         let places: Vec<usize> =
             order.iter().map(|part| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"))).collect();
         assert!(places.is_sorted(), "{text}");

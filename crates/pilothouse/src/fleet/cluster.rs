@@ -446,20 +446,29 @@ impl Cluster {
         all.iter().filter(|node| place(node) % self.instance_count() == instance).cloned().collect()
     }
 
+    /// What an authority is, and the pool of the user's that it is in, if it is.
+    pub(crate) fn purpose(&self, authority: Authority) -> String {
+        match self.spec.user_managed.get(&authority) {
+            Some(pool) => format!("{} CA, {}", authority.name(), pool.pool),
+            None => format!("{} CA", authority.name()),
+        }
+    }
+
     pub(crate) async fn certificates(&self) -> Vec<Certificate> {
         let Some(signer) = self.signer.borrow().clone() else { return Vec::new() };
         let mut all = Vec::new();
         for authority in Authority::ALL {
             let Ok(pem) = signer.certificate(authority).await else { continue };
-            let Some(der) = pki::pem::certificates(&pem).ok().and_then(|mut c| c.pop()) else { continue };
-            let Ok(subject) = pki::subject(&der) else { continue };
-            all.push(Certificate {
-                cluster: self.spec.name.clone(),
-                used_for: format!("{} CA", authority.name()),
-                subject: format!("CN={}", subject.common_name),
-                sha256: pki::sha256(&der),
-                not_after: subject.not_after.rfc3339(),
-            });
+            for der in pki::pem::certificates(&pem).unwrap_or_default() {
+                let Ok(subject) = pki::subject(&der) else { continue };
+                all.push(Certificate {
+                    cluster: self.spec.name.clone(),
+                    used_for: self.purpose(authority),
+                    subject: format!("CN={}", subject.common_name),
+                    sha256: pki::sha256(&der),
+                    not_after: subject.not_after.rfc3339(),
+                });
+            }
         }
         all
     }

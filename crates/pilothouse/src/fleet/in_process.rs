@@ -12,7 +12,7 @@ use crate::edge::Delivery;
 use crate::fleet::cluster::{Cluster, Command, NewKeys, State, instance_name};
 use crate::fleet::report::InstanceStatus;
 use crate::fleet::supervise::{SIGNER, access, addresses, admit, start_message, stream};
-use crate::fleet::{Fleet, MemberListeners, SealedDirectory, key, user_files};
+use crate::fleet::{Fleet, MemberListeners, SealedDirectory, key, outside, user_files};
 use crate::instance::{Doors, Instance};
 
 /// Connections that wait for a task to serve them.
@@ -123,7 +123,9 @@ async fn start(
         vault.reseal_files()?;
         vault.forget_earlier_keys()?;
     }
-    let core = SignerCore::open(id, Arc::clone(&vault) as _, fleet.clock.clone(), fleet.entropy.clone())?;
+    let outside = outside::in_process(fleet, cluster)?;
+    let (clock, entropy) = (fleet.clock.clone(), fleet.entropy.clone());
+    let core = SignerCore::open_with(id, Arc::clone(&vault) as _, outside, clock, entropy)?;
     let core = Arc::new(core);
     cluster.metadata_signer.send_replace(Some(Signer::InProcess(Arc::clone(&core), Requester::Metadata)));
     let mut statuses = Vec::new();

@@ -1,9 +1,12 @@
 //! What the fleet and its children say to each other over their channels.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use cloud::UserManagedCa;
 use gke::MachineSettings;
+use pki::Authority;
 use policy::AccessSettings;
 use serde::{Deserialize, Serialize};
 
@@ -97,11 +100,13 @@ pub(crate) struct StoreMember {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub(crate) enum ToSigner {
-    /// The first message.
+    /// The first message. File, where there are outside authorities: the stream to who has them sign.
     Start {
         cluster: String,
         data_dir: PathBuf,
         data_key: Secret,
+        /// The certificates (PEM) of authorities whose keys are elsewhere.
+        outside: BTreeMap<Authority, String>,
     },
     /// File: a stream whose other end belongs to `requester`.
     Connect {
@@ -154,6 +159,9 @@ pub(crate) struct ClusterSpec {
     /// What its API server is started with; a record of before has neither.
     #[serde(default)]
     pub(crate) switches: Switches,
+    /// Authorities that the user runs; a record of before has none.
+    #[serde(default)]
+    pub(crate) user_managed: BTreeMap<Authority, UserManagedCa>,
 }
 
 /// `--feature-gates` and `--runtime-config` of a cluster's API server.

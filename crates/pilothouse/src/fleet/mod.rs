@@ -9,6 +9,7 @@ mod in_process;
 pub(crate) mod key;
 mod machines;
 pub(crate) mod message;
+mod outside;
 mod process;
 pub(crate) mod questions;
 pub(crate) mod report;

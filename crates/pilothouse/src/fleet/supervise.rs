@@ -29,7 +29,7 @@ use crate::fleet::message::{
 use crate::fleet::process::{self, Process};
 use crate::fleet::questions::NodeQuestion;
 use crate::fleet::report::InstanceStatus;
-use crate::fleet::{Fleet, in_process, key, user_files};
+use crate::fleet::{Fleet, in_process, key, outside, user_files};
 use crate::layout::make_directory;
 use crate::{failure, identity_server};
 
@@ -427,7 +427,15 @@ impl Supervisor {
         let data_dir = self.fleet.layout().cluster(id).join(SIGNER);
         admit(&self.fleet, &self.cluster, SIGNER).await?;
         let data_key = key::unwrap(&data_dir, id, SIGNER, &self.fleet.platform)?;
-        signer.channel.send(&ToSigner::Start { cluster: id.clone(), data_dir, data_key }, &[]).await?;
+        let outside = outside::certificates(&self.cluster);
+        let mut files = Vec::new();
+        if !outside.is_empty() {
+            let (ours, theirs) = channel::stream_pair()?;
+            outside::serve(&self.fleet, &self.cluster, stream(ours)?);
+            files.push(theirs);
+        }
+        let start = ToSigner::Start { cluster: id.clone(), data_dir, data_key, outside };
+        signer.channel.send(&start, &files).await?;
         match signer.channel.receive().await?.map(|(message, _)| message) {
             Some(FromSigner::Ready { gave_up }) => signer.says(gave_up),
             Some(FromSigner::Failed { message }) => bail!("signer: {message}"),

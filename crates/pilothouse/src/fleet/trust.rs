@@ -40,6 +40,9 @@ pub(crate) struct Shown {
     pub(crate) used_for: String,
     /// The authority of this cluster that signed it; empty: none did.
     pub(crate) authority: String,
+    /// Of an authority that the user runs: its CA pool.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) ca_pool: String,
 }
 
 /// Two parties that talk, and by what they know each other.
@@ -75,8 +78,11 @@ async fn look_at(cluster: &Cluster) -> ClusterTrust {
     };
     let authorities = authorities(cluster).await;
     for (authority, pem) in &authorities {
-        let der = pki::pem::certificates(pem).ok().and_then(|mut chain| chain.pop());
-        found.certificates.extend(der.and_then(|der| shown(&der, format!("{} CA", authority.name()), &authorities)));
+        for der in pki::pem::certificates(pem).unwrap_or_default() {
+            let ca_pool = cluster.spec().user_managed.get(authority).map(|pool| pool.pool.clone()).unwrap_or_default();
+            let certificate = shown(&der, format!("{} CA", authority.name()), &authorities);
+            found.certificates.extend(certificate.map(|shown| Shown { ca_pool, ..shown }));
+        }
     }
     let listeners = listeners(cluster);
     let handshakes = listeners.iter().map(|listener| handshake(listener.address, &listener.name));
@@ -159,6 +165,7 @@ fn shown(der: &[u8], used_for: String, authorities: &Authorities) -> Option<Show
         not_after: subject.not_after.rfc3339(),
         used_for,
         authority: issued_by.map(|(authority, _)| authority.name().to_owned()).unwrap_or_default(),
+        ca_pool: String::new(),
     })
 }
 
@@ -225,6 +232,7 @@ mod tests {
             not_after: String::new(),
             used_for: used_for.to_owned(),
             authority: String::new(),
+            ca_pool: String::new(),
         }
     }
 

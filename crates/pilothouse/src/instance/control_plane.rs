@@ -16,8 +16,8 @@ use machinery::Value;
 use manager::api::InProcess;
 use manager::{Api, ManagerConfig, SignFn, SignRequest, SignTokenFn};
 use pki::{
-    ApiSigner, Approved, Authority, ClientCertificates, ClientIdentity, ClientVerifier, HeldAuthority, Profile,
-    ServingCertificate, Signer, client_config, request_identity, server_config,
+    ApiSigner, Approved, Authority, ClientCertificates, ClientIdentity, ClientVerifier, Profile, ServingCertificate,
+    Signer, client_config, request_identity, server_config,
 };
 use policy::{AccessSettings, UserInfo};
 use registry::certificate_request;
@@ -30,7 +30,7 @@ use crate::fleet::message::{IN_PROCESS, InstanceStart, MachineSpec, NodeSpec, Se
 use crate::fleet::questions::NodeQuestion;
 use crate::fleet::{MemberListeners, SealedDirectory};
 use crate::instance::machines::Machines;
-use crate::instance::metadata;
+use crate::instance::metadata::{self, StoreAuthority};
 use crate::instance::nodes::Nodes;
 use crate::system;
 
@@ -84,9 +84,11 @@ impl Instance {
         let directory = Arc::new(directory);
         let machines = Arc::new(Machines::new(&start)?);
         let kubelet_client = ClientIdentity::none();
-        let (peer_tls, etcd_ca) =
-            tokio::try_join!(PeerTls::of(&start, &doors.signer), metadata::etcd_ca(&start, doors.metadata))?;
-        let store_client = store_client(&etcd_ca)?;
+        let (peer_tls, etcd_ca) = tokio::try_join!(
+            PeerTls::of(&start, &doors.signer),
+            metadata::etcd_ca(&start, doors.metadata, &doors.signer)
+        )?;
+        let store_client = store_client(&etcd_ca).await?;
         let shown_to_peers = Some(peer_tls.certificate.clone()).filter(|_| start.members.len() > 1);
         let name = start.instance.clone();
         let config = member_config(&start, &directory, &peer_tls)?;
@@ -96,9 +98,9 @@ impl Instance {
         let MemberListeners { client, peer } = doors.etcd;
         let mut tasks = vec![
             serve_peers(&member, peer_tls, peer, &shutdown)?,
-            serve_etcd(&member, &start, &etcd_ca, client, &shutdown)?,
+            serve_etcd(&member, &start, &etcd_ca, client, &shutdown).await?,
         ];
-        // Its key is wiped here.
+        // Where there is a key, it is wiped here.
         drop(etcd_ca);
         let kubelets = (kubelet_client.clone(), machines.clone());
         let cloud = (doors.identity, doors.keys);
@@ -299,8 +301,8 @@ fn serve_peers(
 
 /// The API server's certificate towards its member. Both are one process and no handshake tells who it is: certificate and
 /// key are looked at as a handshake would, and nothing is served with one that would not do.
-fn store_client(etcd_ca: &HeldAuthority) -> Result<Arc<ClientIdentity>> {
-    let identity = etcd_ca.issue(&Profile::EtcdClient { name: "kube-apiserver".to_owned() }, None)?;
+async fn store_client(etcd_ca: &StoreAuthority) -> Result<Arc<ClientIdentity>> {
+    let identity = etcd_ca.issue(&Profile::EtcdClient { name: "kube-apiserver".to_owned() }).await?;
     ClientVerifier::new(&etcd_ca.certificate_pem(), &system::clock())?.verify(identity.chain())?;
     let client = ClientIdentity::none();
     client.replace(&identity)?;
@@ -308,15 +310,15 @@ fn store_client(etcd_ca: &HeldAuthority) -> Result<Arc<ClientIdentity>> {
 }
 
 /// The store's client port: mutual TLS under the etcd API CA.
-fn serve_etcd(
+async fn serve_etcd(
     member: &Arc<Member>,
     start: &InstanceStart,
-    etcd_ca: &HeldAuthority,
+    etcd_ca: &StoreAuthority,
     listener: std::net::TcpListener,
     shutdown: &watch::Sender<bool>,
 ) -> Result<JoinHandle<()>> {
     let profile = Profile::EtcdServing { dns: vec!["localhost".to_owned()], ips: vec![own_member(start)?.client.ip()] };
-    let identity = etcd_ca.issue(&profile, None)?;
+    let identity = etcd_ca.issue(&profile).await?;
     let authority = etcd_ca.certificate_pem();
     let serving = ServingCertificate::new(&identity)?;
     let clients = ClientCertificates::Required(&authority);

@@ -1,5 +1,6 @@
 //! What an instance gets from its metadata server, as the start-up script of an API server's machine does: the etcd API CA
-//! with its key. It is used for what it is there for and wiped; no file ever has it.
+//! with its key. It is used for what it is there for and wiped; no file ever has it. Where the user runs that authority there is
+//! no key to be had, and the signer has each certificate made.
 
 use std::net::TcpStream as StdTcpStream;
 use std::os::fd::OwnedFd;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pki::{Authority, HeldAuthority};
+use pki::{Authority, HeldAuthority, Identity, Profile, Signer, request_identity};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -32,11 +33,39 @@ struct Attributes {
     kube_env: Zeroizing<String>,
 }
 
+/// Who signs for the store's clients and its client port.
+pub(super) enum StoreAuthority {
+    /// This instance, with the key it was given.
+    Held(HeldAuthority),
+    /// The user's authority, by the signer; its certificate, PEM.
+    Outside(Signer, String),
+}
+
+impl StoreAuthority {
+    pub(super) fn certificate_pem(&self) -> String {
+        match self {
+            Self::Held(authority) => authority.certificate_pem(),
+            Self::Outside(_, certificate) => certificate.clone(),
+        }
+    }
+
+    /// A key of this instance's with a certificate for a purpose.
+    ///
+    /// # Errors
+    /// When the authority is another purpose's, or refuses.
+    pub(super) async fn issue(&self, profile: &Profile) -> Result<Identity> {
+        Ok(match self {
+            Self::Held(authority) => authority.issue(profile, None)?,
+            Self::Outside(signer, _) => request_identity(signer, profile, None).await?,
+        })
+    }
+}
+
 /// Asks the instance's metadata server by the socket that the instance was born with.
 ///
 /// # Errors
 /// When it does not answer, or speaks of another instance.
-pub(super) async fn etcd_ca(start: &InstanceStart, socket: OwnedFd) -> Result<HeldAuthority> {
+pub(super) async fn etcd_ca(start: &InstanceStart, socket: OwnedFd, signer: &Signer) -> Result<StoreAuthority> {
     let fetched = tokio::time::timeout(TIMEOUT, fetch(start, socket)).await;
     let body = fetched
         .context("it does not answer")
@@ -51,10 +80,14 @@ pub(super) async fn etcd_ca(start: &InstanceStart, socket: OwnedFd) -> Result<He
         let text = String::from_utf8(bytes).ok().with_context(|| format!("{name} of kube-env"))?;
         Ok(Zeroizing::new(text))
     };
-    let (certificate, key) = (decoded("ETCD_APISERVER_CA_CERT")?, decoded("ETCD_APISERVER_CA_KEY")?);
+    let certificate = decoded("ETCD_APISERVER_CA_CERT")?;
+    if start.cluster.user_managed.contains_key(&Authority::EtcdApi) {
+        return Ok(StoreAuthority::Outside(signer.clone(), String::clone(&certificate)));
+    }
+    let key = decoded("ETCD_APISERVER_CA_KEY")?;
     let held = HeldAuthority::new(Authority::EtcdApi, &certificate, &key, system::clock(), system::entropy())?;
     info!(server = %start.metadata, "took the etcd API CA from the metadata server");
-    Ok(held)
+    Ok(StoreAuthority::Held(held))
 }
 
 /// A line of `kube-env`.

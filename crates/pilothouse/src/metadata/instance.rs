@@ -190,6 +190,11 @@ impl InstanceMetadata {
         let mut signer = self.shared.signer.clone();
         let there = tokio::time::timeout(SIGNER_TIMEOUT, signer.wait_for(Option::is_some)).await;
         let signer = there.context("the signer is not there")??.clone().context("the signer is not there")?;
+        if self.shared.spec.user_managed.contains_key(&Authority::EtcdApi) {
+            // Its key is in Certificate Authority Service, and stays there.
+            let certificate = signer.certificate(Authority::EtcdApi).await?;
+            return Ok(BTreeMap::from([("ETCD_APISERVER_CA_CERT", STANDARD.encode(certificate))]));
+        }
         let (certificate, key) =
             tokio::try_join!(signer.certificate(Authority::EtcdApi), signer.authority_key(Authority::EtcdApi))?;
         info!(target: "metadata", cluster = self.shared.spec.name, instance = self.name(),
@@ -302,6 +307,7 @@ mod tests {
             pod_cidr: "10.4.0.0/14".to_owned(),
             service_cidr: "10.8.0.0/20".to_owned(),
             switches: crate::fleet::message::Switches::default(),
+            user_managed: std::collections::BTreeMap::new(),
         };
         let shared = Shared {
             spec,

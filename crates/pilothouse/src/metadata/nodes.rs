@@ -343,6 +343,7 @@ mod tests {
             pod_cidr: "10.4.0.0/14".to_owned(),
             service_cidr: "10.8.0.0/20".to_owned(),
             switches: crate::fleet::message::Switches::default(),
+            user_managed: std::collections::BTreeMap::new(),
         };
         let (clock, entropy) = (crate::system::clock(), crate::system::entropy());
         let (project_number, cloud) = ("123".to_owned(), Arc::default());

@@ -52,6 +52,7 @@ impl cloud::Fleet for FleetPort {
                 pod_cidr: spec.pod_cidr,
                 service_cidr: spec.service_cidr,
                 switches: wishes.switches.clone(),
+                user_managed: spec.user_managed,
             };
             let id = cluster.id.clone();
             let created = self.fleet.create(cluster, nodes, (spec.access, spec.endpoints), &wishes).await;

@@ -32,4 +32,5 @@ mod node_metadata;
 mod nodes;
 mod regional;
 mod secrets_encryption;
+mod user_managed;
 mod workload_identity;

@@ -13,7 +13,9 @@ use pki::AuthorityKey;
 
 use super::contents::{self, Validity};
 use super::records::{Authority, Pool, algorithm};
-use super::{Call, check_id, describe, exists, method_not_found, not_found, only, pools, precondition, seconds};
+use super::{
+    Call, check_id, clusters, describe, exists, method_not_found, not_found, only, pools, precondition, seconds,
+};
 use crate::services::Answer;
 
 const AUTHORITIES_MAX: usize = 100;
@@ -209,6 +211,9 @@ fn switch(call: &Call<'_>, pool: &str, id: &str, action: &str) -> Answer {
         "disable" => (&["STAGED", "ENABLED"], "DISABLED"),
         _ => (&["DELETED"], "DISABLED"),
     };
+    if action == "disable" && body["ignoreDependentResources"].as_bool() != Some(true) {
+        clusters::check_not_last(call, &pools::found(call, pool)?, id)?;
+    }
     change(call, pool, id, action, |authority| {
         if !from.contains(&authority.state.as_str()) {
             return Err(wrong_state(&authority.state, from));

@@ -9,6 +9,9 @@ use super::records::{Authority, Certificate, Pool};
 use super::{
     Call, authorities, check_id, describe, exists, method_not_found, not_found, only, pools, precondition, seconds,
 };
+use crate::Inner;
+use crate::http::Request;
+use crate::identity::Caller;
 use crate::services::Answer;
 
 /// A pool remembers so many; the oldest is forgotten then. It stays valid.
@@ -24,6 +27,31 @@ const REASONS: [&str; 9] = [
     "PRIVILEGE_WITHDRAWN",
     "ATTRIBUTE_AUTHORITY_COMPROMISE",
 ];
+
+/// A certificate that is asked for from inside: a cluster's.
+pub(crate) struct NewCertificate<'a> {
+    pub(crate) location: &'a str,
+    pub(crate) pool: &'a str,
+    /// The first of these that is enabled shall issue it.
+    pub(crate) authorities: &'a [String],
+    pub(crate) id: &'a str,
+    /// A `Certificate`.
+    pub(crate) body: Value,
+}
+
+/// Has a certificate issued, as a request of the caller would.
+///
+/// # Errors
+/// As the request would be refused.
+pub(crate) fn issue(inner: &Inner, caller: &Caller, new: &NewCertificate<'_>) -> Answer {
+    let request = Request::inside("POST");
+    let call = Call { inner, caller, request: &request, location: new.location };
+    call.need("privateca.certificates.create", Some(new.pool))?;
+    let pool = pools::found(&call, new.pool)?;
+    let enabled = |id: &&String| pool.authorities.get(*id).is_some_and(|authority| authority.state == "ENABLED");
+    let issuer = new.authorities.iter().find(enabled).ok_or_else(|| no_issuer(&call, &pool))?;
+    create(&call, &pool, &new.body, &Options { id: new.id, issuer, validate_only: false })
+}
 
 /// Answers what lies below `caPools/POOL/certificates`.
 pub(super) fn answer(call: &Call<'_>, pool: &str, rest: &[&str]) -> Answer {

@@ -7,7 +7,8 @@ use machinery::{Value, json};
 
 use super::records::{Pool, PrivateCa};
 use super::{
-    Call, authorities, certificates, check_id, exists, method_not_found, not_found, only, precondition, seconds,
+    Call, authorities, certificates, check_id, clusters, exists, method_not_found, not_found, only, precondition,
+    seconds,
 };
 use crate::services::{Answer, projects};
 
@@ -222,6 +223,9 @@ pub(super) fn at<'a>(all: &'a mut PrivateCa, call: &Call<'_>, id: &str) -> Resul
 
 fn delete(call: &Call<'_>, pool: &Pool) -> Answer {
     let name = pool.name(&call.inner.project);
+    if !call.request.query("ignoreDependentResources").eq_ignore_ascii_case("true") {
+        clusters::check_unused(call, pool)?;
+    }
     let now = call.now();
     let key = format!("{}/{}", pool.location, pool.id);
     call.change("delete", (&name, "google.protobuf.Empty"), |all| {
