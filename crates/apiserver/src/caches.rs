@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -34,6 +35,7 @@ pub(crate) struct ResourceCache {
     pub(crate) row: Arc<Resource>,
     published: ArcSwap<Cache>,
     changed: watch::Sender<u64>,
+    retired: AtomicBool,
 }
 
 impl ResourceCache {
@@ -42,7 +44,18 @@ impl ResourceCache {
             row,
             published: ArcSwap::from_pointee(cache.snapshot()),
             changed: watch::Sender::new(cache.revision()),
+            retired: AtomicBool::new(false),
         })
+    }
+
+    /// Has another cache taken its place? Watches of it end.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.changed.send_modify(|_| {});
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Cache> {
@@ -195,7 +208,7 @@ fn locate<'a, 'k, T>(map: &'a mut BTreeMap<String, T>, key: &'k str) -> Option<(
 
 fn cached(reader: &Reader, row: &Resource, kv: &KeyValue, rest: &str) -> Option<(ObjectKey, Cached)> {
     let key = stored::object_key(row, rest)?;
-    match reader.decode(&kv.value) {
+    match reader.decode_as(row, &kv.value) {
         Ok(object) => Some((key, Cached::new(object, revision(kv.mod_revision), kv.value.len()))),
         Err(why) => {
             tracing::warn!(key = %String::from_utf8_lossy(&kv.key), %why, "an object in the store cannot be read");
@@ -308,12 +321,14 @@ impl Feeder {
         if self.owned.contains_key(&row.etcd_prefix) {
             return Ok(());
         }
+        // Who asked may have seen an older definition.
+        let row = self.derived.stored_row(&row.etcd_prefix).unwrap_or(row);
         let all = self.caches.store.range(RangeRequest::prefix(Bytes::from(row.etcd_prefix.clone()))).await?;
         let objects = all.kvs.iter().filter_map(|kv| {
             let text = std::str::from_utf8(&kv.key).ok()?;
             Some(cached(&self.caches.reader, &row, kv, text.strip_prefix(&row.etcd_prefix)?)?.1)
         });
-        let cache = Cache::restore(revision(all.revision), objects);
+        let cache = Cache::restore(revision(all.revision), objects.collect::<Vec<_>>());
         let prefix = row.etcd_prefix.clone();
         let shared = ResourceCache::new(row, &cache);
         let read_at = revision(all.revision);
@@ -324,6 +339,13 @@ impl Feeder {
             map
         });
         Ok(())
+    }
+
+    /// What was read by an older schema is forgotten; who asks next has it read anew.
+    fn retire(&mut self, prefix: &str) {
+        let Some(owned) = self.owned.remove(prefix) else { return };
+        self.caches.by_prefix.rcu(|map| map.without(prefix));
+        owned.shared.retire();
     }
 
     fn apply(&mut self, upto: u64, events: Vec<etcd::Event>) {
@@ -339,7 +361,7 @@ impl Feeder {
             }
             let object = match event.kind {
                 EventKind::Delete => None,
-                EventKind::Put => match self.caches.reader.decode(&event.kv.value) {
+                EventKind::Put => match self.caches.reader.decode_as(&row, &event.kv.value) {
                     Ok(object) => Some((object, event.kv.value.len())),
                     Err(why) => {
                         tracing::warn!(key = text, %why, "an object in the store cannot be read");
@@ -358,6 +380,9 @@ impl Feeder {
         self.derived.publish();
         for owned in touched.iter().filter_map(|prefix| self.owned.get(prefix)) {
             owned.shared.publish(&owned.cache);
+        }
+        for prefix in self.derived.take_reshaped() {
+            self.retire(&prefix);
         }
         self.reached = self.reached.max(upto);
         self.caches.revision.send_if_modified(|r| {

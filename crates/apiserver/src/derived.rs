@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use etcd::KeyValue;
 use machinery::{ObjectKey, Value, meta};
 use policy::{Authorizers, RbacKind};
-use registry::{Registry, Resource};
+use registry::{Registry, Resource, SchemaRef};
 
 use crate::stored::Reader;
 
@@ -17,6 +17,8 @@ pub(crate) struct Derived {
     authorizers: Authorizers,
     registry: Registry,
     changed: (bool, bool),
+    /// Prefixes of custom resources whose objects read otherwise now.
+    reshaped: Vec<String>,
     published: Published,
 }
 
@@ -37,6 +39,7 @@ impl Derived {
             authorizers: Authorizers::default(),
             registry,
             changed: (false, false),
+            reshaped: Vec::new(),
             published: published.clone(),
         };
         (derived, published)
@@ -72,7 +75,36 @@ impl Derived {
         }
     }
 
+    /// The stored row under a prefix, as the definitions are now.
+    pub(crate) fn stored_row(&self, prefix: &str) -> Option<Arc<Resource>> {
+        self.registry.stored().into_iter().find(|row| row.custom.is_some() && row.etcd_prefix == prefix)
+    }
+
+    /// The prefixes of custom resources whose schema has changed since the last call.
+    pub(crate) fn take_reshaped(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.reshaped)
+    }
+
+    fn row_of(&self, definition: &str) -> Option<Arc<Resource>> {
+        let is_its = |row: &Arc<Resource>| row.custom.as_ref().is_some_and(|c| c.definition == definition);
+        self.registry.stored().into_iter().find(is_its)
+    }
+
     fn define(&mut self, name: &str, object: Option<&Value>) {
+        let before = self.row_of(name);
+        self.redefine(name, object);
+        let reads = |row: &Resource| match &row.schema {
+            SchemaRef::Structural(schema) => (schema.open_api.clone(), schema.preserve_unknown_fields),
+            SchemaRef::Builtin(_) => (Value::Null, false),
+        };
+        if let (Some(old), Some(new)) = (before, self.row_of(name))
+            && reads(&old) != reads(&new)
+        {
+            self.reshaped.push(new.etcd_prefix.clone());
+        }
+    }
+
+    fn redefine(&mut self, name: &str, object: Option<&Value>) {
         let served = object.filter(|definition| crate::crd::is_established(definition));
         self.registry = match served.map(|definition| self.registry.with_crd(definition)) {
             Some(Ok(registry)) => registry,

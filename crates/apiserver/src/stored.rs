@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use machinery::schema::Types;
 use machinery::{GroupVersionKind, ObjectKey, Value, protobuf};
-use registry::{Registry, Resource};
+use registry::{Registry, Resource, SchemaRef};
 
 /// The stored form: JSON of the storage version without resourceVersion.
 pub(crate) fn encode(row: &Resource, storage: &Resource, object: &Value) -> Bytes {
@@ -39,6 +39,15 @@ impl Reader {
             return Err("not an object".to_owned());
         }
         Ok(value)
+    }
+
+    /// As [`Reader::decode`]; a custom resource is pruned and defaulted by its schema as it is now, whatever was stored.
+    pub(crate) fn decode_as(&self, row: &Resource, bytes: &[u8]) -> Result<Value, String> {
+        let mut object = self.decode(bytes)?;
+        if let SchemaRef::Structural(schema) = &row.schema {
+            schema.prune_and_default(&mut object);
+        }
+        Ok(object)
     }
 
     /// The version it was written in may be an older one of those that its group has.

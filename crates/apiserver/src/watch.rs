@@ -217,7 +217,13 @@ impl WatchStream {
             () = stopped(&mut self.stop) => Woken::Ended,
         };
         match woken {
-            Woken::Changed(alive) => self.over |= !alive,
+            Woken::Changed(alive) => {
+                if self.cache.is_retired() {
+                    self.read();
+                    self.end();
+                }
+                self.over |= !alive;
+            }
             Woken::Ended => self.end(),
             Woken::Bookmark => {
                 self.next_bookmark = Box::pin(tokio::time::sleep(BOOKMARK_INTERVAL));
