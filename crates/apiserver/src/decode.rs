@@ -29,6 +29,13 @@ pub(crate) struct Expected<'a> {
     pub(crate) type_name: &'a str,
 }
 
+/// A body that was read: the tree, what was wrong with it so far, and its text where that is JSON.
+pub(crate) struct Parsed<'a> {
+    pub(crate) value: &'a mut Value,
+    pub(crate) found: Vec<String>,
+    pub(crate) json: Option<&'a [u8]>,
+}
+
 /// The media type without its parameters.
 pub(crate) fn media_type(header: &str) -> String {
     header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
@@ -54,8 +61,10 @@ impl Call<'_> {
     pub(crate) fn object_of(&self, row: &Resource, v: FieldValidation) -> Result<(Value, Vec<String>), Status> {
         let expected = Expected { gvk: &row.gvk, type_name: row.type_name() };
         let (mut value, twice) = self.read(&expected, v != FieldValidation::Ignore)?;
-        let warnings =
-            self.server.shape(row, &expected, (&mut value, twice), v).map_err(|e| unreadable(&expected, &e))?;
+        let warnings = self
+            .server
+            .shape(row, &expected, self.parsed(&mut value, twice), v)
+            .map_err(|e| unreadable(&expected, &e))?;
         Ok((value, warnings))
     }
 
@@ -66,8 +75,18 @@ impl Call<'_> {
         v: FieldValidation,
     ) -> Result<(Value, Vec<String>), Status> {
         let (mut value, twice) = self.read(expected, v != FieldValidation::Ignore)?;
-        let warnings = self.server.normalize(expected, (&mut value, twice), v).map_err(|e| unreadable(expected, &e))?;
+        let parsed = self.parsed(&mut value, twice);
+        let warnings = self.server.normalize(expected, parsed, v).map_err(|e| unreadable(expected, &e))?;
         Ok((value, warnings))
+    }
+
+    /// Typed JSON is complained about in the order in which it is read; YAML is searched for what stands twice first.
+    fn parsed<'p>(&'p self, value: &'p mut Value, found: Vec<String>) -> Parsed<'p> {
+        let json = match &self.body {
+            Body::Bytes(bytes) if media_of(self.content_type()).ok() == Some(Media::Json) => Some(&**bytes),
+            _ => None,
+        };
+        Parsed { value, found, json }
     }
 
     /// Reads the body in whatever form it came, checking apiVersion and kind; the members that stand twice, as far as they
@@ -145,11 +164,11 @@ impl Inner {
         &self,
         row: &Resource,
         expected: &Expected<'_>,
-        (value, mut found): (&mut Value, Vec<String>),
+        Parsed { value, mut found, json }: Parsed<'_>,
         v: FieldValidation,
     ) -> Result<Vec<String>, String> {
         match &row.schema {
-            SchemaRef::Builtin(_) => self.normalize(expected, (value, found), v),
+            SchemaRef::Builtin(_) => self.normalize(expected, Parsed { value, found, json }, v),
             SchemaRef::Structural(schema) => {
                 if let Some(metadata) = value.get_mut("metadata").filter(|m| !m.is_null()) {
                     let decoded = schema::decode(&self.types, "meta/v1.ObjectMeta", metadata)?;
@@ -166,13 +185,17 @@ impl Inner {
     pub(crate) fn normalize(
         &self,
         expected: &Expected<'_>,
-        (value, mut found): (&mut Value, Vec<String>),
+        Parsed { value, mut found, json }: Parsed<'_>,
         v: FieldValidation,
     ) -> Result<Vec<String>, String> {
         let decoded = schema::decode(&self.types, expected.type_name, value)?;
         value.set("apiVersion", expected.gvk.api_version());
         value.set("kind", expected.gvk.kind.as_str());
+        let twice = !found.is_empty();
         found.extend(decoded.strict);
+        if let Some(json) = json.filter(|_| twice) {
+            Value::sort_complaints(json, &mut found);
+        }
         strict(found, v)
     }
 

@@ -8,7 +8,7 @@ use policy::admission::Operation;
 use registry::cache::Cached;
 use registry::{Resource, Subresource};
 
-use crate::decode::{Expected, json_error, media_type};
+use crate::decode::{Expected, Parsed, json_error, media_type};
 use crate::info::{FieldValidation, WriteOptions};
 use crate::message::{Body, Content, Reply};
 use crate::server::Call;
@@ -175,7 +175,9 @@ impl Call<'_> {
         let expected = Expected { gvk: &row.gvk, type_name: row.type_name() };
         let v = if v == FieldValidation::Strict { v } else { FieldValidation::Ignore };
         let sent = object.clone();
-        self.server.shape(row, &expected, (&mut object, Vec::new()), v).map_err(|why| refused(&sent, why))?;
+        self.server
+            .shape(row, &expected, Parsed { value: &mut object, found: Vec::new(), json: None }, v)
+            .map_err(|why| refused(&sent, why))?;
         self.server.defaults.apply(row.type_name(), &mut object);
         Ok(object)
     }

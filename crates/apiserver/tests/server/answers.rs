@@ -220,3 +220,54 @@ async fn aggregated_discovery_may_be_kept_by_anybody() {
         assert_eq!((known.code, &known.headers["cache-control"]), (304, &"public".parse().unwrap()), "{path}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_resources_show_the_defaults_of_their_definition_as_it_is_now() {
+    let c = cluster().await;
+    let crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let text = json!({"type": "string"});
+    let properties = json!({"a": text.clone(), "b": text.clone()});
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "doors.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "doors", "kind": "Door"}, "versions": [{"name": "v1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}}]}});
+    let mut watch = c.send(&admin(), Method::GET, &format!("{crd}?watch=1"), Body::Empty).await.into_watch().unwrap();
+    let row = watch.row.clone();
+    c.object(Method::POST, crd, definition).await.unwrap();
+    while watch.next().await.unwrap().shown(&row).str_at(&["status", "acceptedNames", "plural"]) != "doors" {}
+    let doors = "/apis/example.com/v1/namespaces/default/doors";
+    let door = |name: &str| json!({"apiVersion": "example.com/v1", "kind": "Door", "metadata": {"name": name}});
+    c.object(Method::POST, doors, door("old")).await.unwrap();
+    let mut open = c.send(&admin(), Method::GET, &format!("{doors}?watch=1"), Body::Empty).await.into_watch().unwrap();
+    assert_eq!(open.next().await.unwrap().kind, WatchKind::Added);
+    let at = "/spec/versions/0/schema/openAPIV3Schema/properties";
+    let change = async |patch: Value| {
+        let path = format!("{crd}/doors.example.com");
+        c.patch(&path, "application/json-patch+json", patch).await.unwrap();
+        // A write after it is answered by caches that have seen both.
+        c.get(&format!("{doors}?limit=1")).await.unwrap();
+    };
+    change(json!([{"op": "add", "path": format!("{at}/a/default"), "value": "A"}])).await;
+    assert!(open.next().await.is_none(), "who watches begins anew");
+    assert_eq!(c.get(&format!("{doors}/old")).await.unwrap()["a"], json!("A"));
+    c.object(Method::POST, doors, door("new")).await.unwrap();
+    change(json!([{"op": "remove", "path": format!("{at}/a/default")},
+        {"op": "add", "path": format!("{at}/b/default"), "value": "B"}]))
+    .await;
+    let shown = async |name: &str| {
+        let door = c.get(&format!("{doors}/{name}")).await.unwrap();
+        (door["a"].clone(), door["b"].clone())
+    };
+    assert_eq!(shown("old").await, (Value::Null, json!("B")), "the first default was never stored");
+    assert_eq!(shown("new").await, (json!("A"), json!("B")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_in_json_are_told_in_the_order_of_the_text() {
+    let c = cluster().await;
+    let body =
+        br#"{"apiVersion": "v1", "kind": "ConfigMap", "wrong": 1, "metadata": {"name": "x", "name": "y"}, "more": 2}"#;
+    let strict = c.bytes("application/json", &format!("{MAPS}?fieldValidation=Strict"), body.to_vec()).await;
+    let text = r#"strict decoding error: unknown field "wrong", duplicate field "metadata.name", unknown field "more""#;
+    assert!(strict.as_ref().unwrap_err().message.ends_with(text), "{strict:?}");
+}

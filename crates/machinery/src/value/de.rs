@@ -1,6 +1,7 @@
 //! Reading values with serde; a second reader also tells which members stood twice.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -181,5 +182,102 @@ impl<'de> Visitor<'de> for Checked<'_> {
             }
         }
         Ok(Value::Object(Object::from_unsorted(members)))
+    }
+}
+
+/// Which members stand where: for each quoted path the numbers of its occurrences, counted through the text. Only for
+/// telling mistakes in their order; a text that cannot be read has no places.
+pub(super) fn places(bytes: &[u8]) -> BTreeMap<String, Vec<usize>> {
+    let found = RefCell::new((0, BTreeMap::new()));
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let read = Numbered { at: &Place::Root, found: &found }.deserialize(&mut json);
+    if read.is_err() { BTreeMap::new() } else { found.into_inner().1 }
+}
+
+#[derive(Clone, Copy)]
+struct Numbered<'p> {
+    at: &'p Place<'p>,
+    found: &'p RefCell<(usize, BTreeMap<String, Vec<usize>>)>,
+}
+
+impl<'de> DeserializeSeed<'de> for Numbered<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Numbered<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let mut i = 0;
+        while seq.next_element_seed(Numbered { at: &Place::Item(self.at, i), found: self.found })?.is_some() {
+            i += 1;
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<CompactString>()? {
+            let at = Place::Member(self.at, &key);
+            {
+                let mut found = self.found.borrow_mut();
+                found.0 += 1;
+                let number = found.0;
+                found.1.entry(crate::go::quote(&at.to_string())).or_default().push(number);
+            }
+            map.next_value_seed(Numbered { at: &at, found: self.found })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Value;
+
+    #[test]
+    fn complaints_are_told_in_the_order_of_the_text() {
+        let text = br#"{"a": {"x": 1, "n": 1, "n": 2}, "b": [{"y": 1}], "a": 2}"#;
+        let (_, mut complaints) = Value::from_slice_checked(text).unwrap();
+        complaints.extend(["a.x", "b[0].y"].map(|path| format!("unknown field {path:?}")));
+        Value::sort_complaints(text, &mut complaints);
+        let expect = [
+            r#"unknown field "a.x""#,
+            r#"duplicate field "a.n""#,
+            r#"unknown field "b[0].y""#,
+            r#"duplicate field "a""#,
+        ];
+        assert_eq!(complaints, expect);
     }
 }

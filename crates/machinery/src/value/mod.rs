@@ -59,6 +59,18 @@ impl Value {
         Ok((value, found.iter().map(|path| format!("duplicate field {}", crate::go::quote(path))).collect()))
     }
 
+    /// Sorts complaints about members of a JSON text, `unknown field "spec.foo"` and `duplicate field "spec.bar"`, as a
+    /// reader that goes through it would make them: a duplicate is one when it comes for the second time.
+    pub fn sort_complaints(bytes: &[u8], complaints: &mut [String]) {
+        let places = de::places(bytes);
+        let place = |complaint: &String| {
+            let path = complaint.split_once(" field ").map_or("", |(_, path)| path);
+            let at = places.get(path).map_or(&[][..], Vec::as_slice);
+            at.get(usize::from(complaint.starts_with("duplicate"))).or(at.last()).copied()
+        };
+        complaints.sort_by_key(|complaint| place(complaint).unwrap_or(usize::MAX));
+    }
+
     /// Compact JSON.
     pub fn to_vec(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a tree with string keys always serializes")
