@@ -40,9 +40,9 @@ pub(crate) struct Wanted {
     pub(crate) pretty: bool,
 }
 
-/// The first form of an Accept header that can be had; `protobuf` says whether the objects have it. `application/*` is
-/// not understood upstream either.
-pub(crate) fn negotiate(accept: &str, protobuf: bool) -> Result<Wanted, Unacceptable> {
+/// The first form of an Accept header that can be had; `protobuf` and `table` say whether the objects have these.
+/// `application/*` is not understood upstream either.
+pub(crate) fn negotiate(accept: &str, protobuf: bool, table: bool) -> Result<Wanted, Unacceptable> {
     let plain = |media| Wanted { media, view: View::Whole, include: IncludeObject::default(), pretty: false };
     if accept.trim().is_empty() {
         return Ok(plain(Media::Json));
@@ -61,7 +61,7 @@ pub(crate) fn negotiate(accept: &str, protobuf: bool) -> Result<Wanted, Unaccept
         why = Unacceptable::Form;
         let view = match (parameter("as"), parameter("g"), parameter("v")) {
             ("", ..) => View::Whole,
-            ("Table", "meta.k8s.io", "v1") if media != Media::Protobuf => View::Table,
+            ("Table", "meta.k8s.io", "v1") if table && media != Media::Protobuf => View::Table,
             ("PartialObjectMetadata", "meta.k8s.io", "v1") => View::Partial,
             ("PartialObjectMetadataList", "meta.k8s.io", "v1") => View::PartialList,
             _ => return None,
@@ -70,6 +70,11 @@ pub(crate) fn negotiate(accept: &str, protobuf: bool) -> Result<Wanted, Unaccept
         possible.then(|| Wanted { view, ..plain(media) })
     });
     found.ok_or(why)
+}
+
+/// Have these objects columns? Reviews, discovery and what else is stored nowhere have none, scales apart.
+pub(crate) fn has_table(content: &Content) -> bool {
+    !matches!(content, Content::Tree { type_name, .. } if !type_name.ends_with(".Scale"))
 }
 
 impl Wanted {
@@ -410,9 +415,15 @@ mod tests {
             ("application/json;as=Nope;v=v1;g=meta.k8s.io", true, None),
         ];
         for (accept, protobuf, expect) in cases {
-            assert_eq!(negotiate(accept, protobuf).map(|w| (w.media, w.view)).ok(), expect, "{accept}");
+            assert_eq!(negotiate(accept, protobuf, true).map(|w| (w.media, w.view)).ok(), expect, "{accept}");
         }
-        assert_eq!(negotiate("text/html", true), Err(Unacceptable::Media));
-        assert_eq!(negotiate("application/json;as=Nope;v=v1;g=meta.k8s.io", true), Err(Unacceptable::Form));
+        assert_eq!(negotiate("text/html", true, true), Err(Unacceptable::Media));
+        assert_eq!(negotiate("application/json;as=Nope;v=v1;g=meta.k8s.io", true, true), Err(Unacceptable::Form));
+        // What has no columns is shown whole to those who take that too.
+        let review =
+            Content::Tree { object: Value::Null, type_name: "authorization/v1.SelfSubjectAccessReview".into() };
+        assert!(!has_table(&review));
+        assert_eq!(negotiate(table, false, false).map(|w| w.view), Ok(View::Whole));
+        assert_eq!(negotiate("application/json;as=Table;v=v1;g=meta.k8s.io", false, false), Err(Unacceptable::Form));
     }
 }

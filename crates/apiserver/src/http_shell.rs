@@ -19,7 +19,7 @@ use registry::IncludeObject;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::encode::{Encoder, Wanted, check_view, negotiate};
+use crate::encode::{Encoder, Wanted, check_view, has_table, negotiate};
 use crate::message::{Body, Caller, Content, Peer, Reply, Request};
 use crate::server::ApiServer;
 use crate::watch::WatchStream;
@@ -143,16 +143,18 @@ impl ApiServer {
             Content::Bytes { .. } => false,
         };
         let document = matches!(reply.content, Content::Bytes { .. } | Content::Status(_));
-        let negotiated = negotiate(accept, has_protobuf);
+        let negotiated = negotiate(accept, has_protobuf, has_table(&reply.content));
         let (reply, mut wanted) = match negotiated {
             Ok(wanted) => match check_view(wanted.view, &reply.content) {
                 Ok(()) => (reply, wanted),
-                Err(status) => (status.into(), negotiate("", false).unwrap_or_else(unreachable_wanted)),
+                Err(status) => (status.into(), negotiate("", false, true).unwrap_or_else(unreachable_wanted)),
             },
             Err(_) if document || matches!(&reply.content, Content::Tree { type_name, .. } if type_name.is_empty()) => {
-                (reply, negotiate("", false).unwrap_or_else(unreachable_wanted))
+                (reply, negotiate("", false, true).unwrap_or_else(unreachable_wanted))
             }
-            Err(why) => (why.status(&reply.content).into(), negotiate("", false).unwrap_or_else(unreachable_wanted)),
+            Err(why) => {
+                (why.status(&reply.content).into(), negotiate("", false, true).unwrap_or_else(unreachable_wanted))
+            }
         };
         let query = crate::info::Query::parse(query);
         wanted.pretty = query.flag("pretty");
