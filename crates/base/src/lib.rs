@@ -11,4 +11,4 @@ mod timestamp;
 pub use clock::{Clock, ClockSource, FakeClock};
 pub use entropy::Entropy;
 pub use rng::Rng;
-pub use timestamp::{ParseTimestampError, Timestamp};
+pub use timestamp::{CalendarTime, ParseTimestampError, Timestamp};

@@ -114,9 +114,69 @@ impl fmt::Debug for Timestamp {
     }
 }
 
+/// An instant of any year that RFC 3339 can write: what clients put into objects need not be near today. Nothing is
+/// reckoned with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CalendarTime(jiff::Timestamp);
+
+impl CalendarTime {
+    /// Reads RFC 3339, with any offset and any number of fraction digits.
+    ///
+    /// # Errors
+    /// When the text is not RFC 3339.
+    pub fn parse(text: &str) -> Result<Self, ParseTimestampError> {
+        text.parse().map(Self).map_err(|_| ParseTimestampError)
+    }
+
+    /// From seconds since the Unix epoch and nanoseconds after that; none outside the calendar.
+    pub fn from_parts(seconds: i64, nanos: i32) -> Option<Self> {
+        let nanos = i128::from(seconds) * i128::from(NANOS_PER_SECOND) + i128::from(nanos);
+        jiff::Timestamp::from_nanosecond(nanos).ok().map(Self)
+    }
+
+    /// Seconds since the Unix epoch, rounded down, and nanoseconds after that.
+    pub fn parts(self) -> (i64, i32) {
+        let (nanos, second) = (self.0.as_nanosecond(), i128::from(NANOS_PER_SECOND));
+        let fraction = i32::try_from(nanos.rem_euclid(second)).unwrap_or(0);
+        (i64::try_from(nanos.div_euclid(second)).unwrap_or(0), fraction)
+    }
+
+    /// As [`Timestamp::rfc3339`].
+    pub fn rfc3339(self) -> String {
+        self.format(0)
+    }
+
+    /// As [`Timestamp::rfc3339_micros`].
+    pub fn rfc3339_micros(self) -> String {
+        self.format(6)
+    }
+
+    fn format(self, fraction_digits: u8) -> String {
+        let unit = 10_i128.pow(u32::from(9 - fraction_digits));
+        let floor = self.0.as_nanosecond().div_euclid(unit) * unit;
+        let instant = jiff::Timestamp::from_nanosecond(floor).unwrap_or(self.0);
+        format!("{instant:.prec$}", prec = usize::from(fraction_digits))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_far_from_today_are_read_and_written() {
+        let check = |text: &str, parts: (i64, i32)| {
+            let time = CalendarTime::parse(text).unwrap();
+            assert_eq!(time.parts(), parts, "{text}");
+            assert_eq!(CalendarTime::from_parts(parts.0, parts.1), Some(time));
+            assert_eq!(time.rfc3339_micros(), text);
+        };
+        check("0001-01-01T00:00:02.000000Z", (-62_135_596_798, 0));
+        check("1969-12-31T23:59:59.500000Z", (-1, 500_000_000));
+        check("9999-12-31T23:59:59.000000Z", (253_402_300_799, 0));
+        assert_eq!(CalendarTime::parse("0001-01-01T00:00:02Z").unwrap().rfc3339(), "0001-01-01T00:00:02Z");
+        assert_eq!(CalendarTime::from_parts(i64::MAX, 0), None);
+    }
 
     #[test]
     fn prints_and_reads_the_forms_kubernetes_uses() {

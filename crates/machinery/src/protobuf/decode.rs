@@ -1,6 +1,6 @@
 //! Message to tree, in the form Go prints: zeros of plain `omitempty` fields dropped, zeros behind pointers kept.
 
-use base::Timestamp;
+use base::CalendarTime;
 use base64::Engine as _;
 
 use super::wire::{Reader, Wire};
@@ -302,9 +302,8 @@ fn time(micro: bool, bytes: &[u8]) -> Result<Value, String> {
     if seconds == ZERO_TIME_SECONDS && nanos == 0 {
         return Ok(Value::Null);
     }
-    let instant = seconds.checked_mul(1_000_000_000).and_then(|n| n.checked_add(i64::from(nanos)));
-    let instant = Timestamp::from_unix_nanos(instant.ok_or("proto: a time is out of range")?);
-    Ok(if micro { instant.rfc3339_micros() } else { Timestamp::from_unix_seconds(seconds).rfc3339() }.into())
+    let instant = CalendarTime::from_parts(seconds, nanos).ok_or("proto: a time is out of range")?;
+    Ok(if micro { instant.rfc3339_micros() } else { instant.rfc3339() }.into())
 }
 
 fn int_or_string(bytes: &[u8]) -> Result<Value, String> {

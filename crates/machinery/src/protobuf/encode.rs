@@ -1,7 +1,7 @@
 //! Tree to message, byte for byte what Go's marshallers write: plain scalars and structs even when zero, fields in
 //! order of their numbers, maps sorted by key.
 
-use base::Timestamp;
+use base::CalendarTime;
 use base64::Engine as _;
 
 use super::wire::Write as _;
@@ -175,9 +175,10 @@ impl Encoder<'_> {
             return Ok(());
         }
         let text = value.as_str().ok_or_else(|| mismatch(value, "a time"))?;
-        let time = Timestamp::parse(text).map_err(|e| format!("{text:?} is {e}"))?;
-        self.out.put_uint(1, time.unix_seconds() as u64);
-        let nanos = time.unix_nanos().rem_euclid(1_000_000_000) / 1000 * 1000;
+        let time = CalendarTime::parse(text).map_err(|e| format!("{text:?} is {e}"))?;
+        let (seconds, nanos) = time.parts();
+        self.out.put_uint(1, seconds as u64);
+        let nanos = nanos / 1000 * 1000;
         self.out.put_uint(2, if micro { nanos as u64 } else { 0 });
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Reads a JSON tree as Go would into its structs and print it again: checks types, prunes unknown fields, brings
 //! times and quantities into their canonical form, drops empty fields and adds those Go always prints.
 
-use base::Timestamp;
+use base::CalendarTime;
 
 use super::{Field, Index, Shape, Special, Type, Types};
 use crate::quantity::Quantity;
@@ -300,7 +300,7 @@ impl<'a> Walk<'a> {
         }
         let (layout, printed) =
             if micro { ("2006-01-02T15:04:05.000000Z07:00", 27) } else { ("2006-01-02T15:04:05Z07:00", 20) };
-        let Ok(time) = Timestamp::parse(text) else {
+        let Ok(time) = CalendarTime::parse(text) else {
             let text = crate::go::quote(text);
             return Err(format!("parsing time {text} as \"{layout}\": cannot parse {text} as \"2006\""));
         };
