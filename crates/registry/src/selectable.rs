@@ -24,11 +24,13 @@ pub fn field(resource: &Resource, object: &Value, label: &str) -> Option<String>
         return Some(value.map(show).unwrap_or_default());
     }
     let field = resource.strategy.selectable.iter().find(|f| f.label == label)?;
-    let path: Vec<&str> = field.path.split('.').collect();
-    Some(match object.at(&path) {
-        None | Some(Value::Null) => field.unset.to_owned(),
-        Some(value) => show(value),
-    })
+    let at = |path: &str| {
+        let path: Vec<&str> = path.split('.').collect();
+        object.at(&path).filter(|value| !value.is_null()).map(show)
+    };
+    let instead = || if field.instead.is_empty() { None } else { at(field.instead) };
+    let found = at(field.path).filter(|text| field.instead.is_empty() || !text.is_empty()).or_else(instead);
+    Some(found.unwrap_or_else(|| field.unset.to_owned()))
 }
 
 /// Has it no fields of its own? Such kinds take the namespace even where there is none; others only where there is.
@@ -80,6 +82,17 @@ mod tests {
     use super::*;
 
     const RECORDED: &str = include_str!("../testdata/selectors.txt");
+
+    #[test]
+    fn an_event_without_a_source_has_its_reporter_as_one() {
+        let registry = Registry::builtin(facts::set("1.33").unwrap(), &Options::default()).unwrap();
+        let row = registry.lookup("", "v1", "events").unwrap();
+        let source = |event: Value| field(row, &event, "source").unwrap();
+        let both = machinery::json!({"source": {"component": "a"}, "reportingComponent": "b"});
+        assert_eq!(source(both), "a");
+        assert_eq!(source(machinery::json!({"source": {}, "reportingComponent": "b"})), "b");
+        assert_eq!(source(machinery::json!({})), "");
+    }
 
     #[test]
     fn selectors_may_name_what_a_real_server_takes() {

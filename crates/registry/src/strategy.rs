@@ -74,16 +74,18 @@ pub(crate) struct Selectable {
     pub(crate) path: &'static str,
     /// What an unset field reads as.
     pub(crate) unset: &'static str,
+    /// The path that is read when the first one is empty; none: itself.
+    pub(crate) instead: &'static str,
 }
 
 /// A selectable field that reads empty when unset.
 pub(crate) const fn text(label: &'static str) -> Selectable {
-    Selectable { label, path: label, unset: "" }
+    Selectable { label, path: label, unset: "", instead: "" }
 }
 
 /// A selectable boolean: `false` when unset.
 pub(crate) const fn flag(label: &'static str) -> Selectable {
-    Selectable { label, path: label, unset: "false" }
+    Selectable { label, path: label, unset: "false", instead: "" }
 }
 
 impl Strategy {

@@ -10,7 +10,7 @@ use crate::validation::{At, Errors, go, label_selector, pod_spec, same};
 pub(crate) static JOB: Strategy = Strategy {
     generation: Generation::Spec,
     propagation: Propagation::Orphan,
-    selectable: &[Selectable { label: "status.successful", path: "status.succeeded", unset: "0" }],
+    selectable: &[Selectable { label: "status.successful", path: "status.succeeded", unset: "0", instead: "" }],
     prepare_create: generate_selector,
     validate: |at, cx, errors| {
         generated_selector(at, errors);

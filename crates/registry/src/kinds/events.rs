@@ -19,7 +19,7 @@ pub(crate) static CORE: Strategy = Strategy {
         text("involvedObject.fieldPath"),
         text("reason"),
         text("reportingComponent"),
-        Selectable { label: "source", path: "source.component", unset: "" },
+        Selectable { label: "source", path: "source.component", unset: "", instead: "reportingComponent" },
         text("type"),
     ],
     validate: |at, _, errors| event(at, &Names::CORE, errors),
@@ -30,7 +30,7 @@ pub(crate) static CORE: Strategy = Strategy {
 pub(crate) static NEW: Strategy = Strategy {
     create_on_update: true,
     selectable: &[
-        Selectable { label: "regarding.kind", path: "regarding.kind", unset: "" },
+        Selectable { label: "regarding.kind", path: "regarding.kind", unset: "", instead: "" },
         text("regarding.namespace"),
         text("regarding.name"),
         text("regarding.uid"),

@@ -18,7 +18,7 @@ pub(crate) static STRATEGY: Strategy = Strategy {
         flag("spec.hostNetwork"),
         text("status.phase"),
         text("status.podIP"),
-        Selectable { label: "status.podIPs", path: "status.podIP", unset: "" },
+        Selectable { label: "status.podIPs", path: "status.podIP", unset: "", instead: "" },
         text("status.nominatedNodeName"),
     ],
     prepare_create,

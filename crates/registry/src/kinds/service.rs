@@ -13,8 +13,8 @@ pub(crate) static STRATEGY: Strategy = Strategy {
     name: crate::names::label_1035,
     create_on_update: true,
     selectable: &[
-        Selectable { label: "spec.clusterIP", path: "spec.clusterIP", unset: "" },
-        Selectable { label: "spec.type", path: "spec.type", unset: "" },
+        Selectable { label: "spec.clusterIP", path: "spec.clusterIP", unset: "", instead: "" },
+        Selectable { label: "spec.type", path: "spec.type", unset: "", instead: "" },
     ],
     prepare_create: |service, _| service.set("status", machinery::json!({"loadBalancer": {}})),
     prepare_update: |new, old, _| drop_what_the_type_had(new, old),

@@ -37,7 +37,7 @@ pub(crate) static REPLICA_SET: Strategy = Strategy {
 
 pub(crate) static REPLICATION_CONTROLLER: Strategy = Strategy {
     generation: Generation::Spec,
-    selectable: &[Selectable { label: "status.replicas", path: "status.replicas", unset: "0" }],
+    selectable: &[Selectable { label: "status.replicas", path: "status.replicas", unset: "0", instead: "" }],
     propagation: Propagation::Orphan,
     validate: replication_controller,
     validate_subresource: |new, _, _, errors| replica_counts(&new.field("status"), errors),
