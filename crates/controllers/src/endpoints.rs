@@ -7,6 +7,7 @@ use machinery::{Value, json, meta};
 
 use crate::action::controller_reference;
 use crate::resource::{ENDPOINT_SLICES, ENDPOINTS as ENDPOINTS_RESOURCE, PODS, SERVICES};
+use crate::world::is;
 use crate::{Action, Change, Context, Controller, Key, Watch, World, pods, selector, template};
 
 pub(crate) static ENDPOINT_SLICE: Controller = Controller {
@@ -18,7 +19,11 @@ pub(crate) static ENDPOINT_SLICE: Controller = Controller {
 
 pub(crate) static ENDPOINTS: Controller = Controller {
     name: "endpoint-controller",
-    watches: &[Watch::own(&SERVICES), Watch::map(&PODS, by_pod), Watch::map(&ENDPOINTS_RESOURCE, by_endpoints)],
+    watches: &[
+        Watch::map(&SERVICES, by_service),
+        Watch::map(&PODS, by_pod),
+        Watch::map(&ENDPOINTS_RESOURCE, by_endpoints),
+    ],
     reconcile: endpoints,
     settle_ms: 25,
 };
@@ -53,6 +58,13 @@ fn by_slice(_: &World, change: &Change) -> Vec<Key> {
     let ours = change.objects().filter(|s| meta::label(s, MANAGED_BY) == Some(MANAGER));
     let service = ours.filter_map(|s| Some((meta::namespace(s), meta::label(s, SERVICE_NAME)?)));
     service.map(|(namespace, name)| Key::new(&SERVICES, namespace, name)).take(1).collect()
+}
+
+/// A service itself; one that has gone takes its Endpoints along, whoever wrote them.
+fn by_service(_: &World, change: &Change) -> Vec<Key> {
+    let gone = change.new.is_none();
+    let resource = if gone { &ENDPOINTS_RESOURCE } else { &SERVICES };
+    change.objects().last().map(|s| Key::of(resource, s)).into_iter().collect()
 }
 
 fn by_endpoints(_: &World, change: &Change) -> Vec<Key> {
@@ -249,6 +261,10 @@ fn rewrite(service: &Value, slice: &Arc<Value>, ports: Option<Value>, endpoints:
 fn endpoints(cx: &Context<'_>, key: &Key) -> Vec<Action> {
     let (namespace, name) = (&key.object.namespace, &key.object.name);
     let existing = cx.world.get(&ENDPOINTS_RESOURCE, namespace, name);
+    if is(&key.resource, &ENDPOINTS_RESOURCE) {
+        let orphan = existing.filter(|_| cx.world.get(&SERVICES, namespace, name).is_none());
+        return orphan.map(|e| Action::delete(&ENDPOINTS_RESOURCE, e)).into_iter().collect();
+    }
     let Some(service) = subject(cx, key) else {
         let gone = cx.world.lookup(key).is_none();
         let ours = |e: &&Arc<Value>| meta::label(e, ENDPOINTS_MANAGED_BY).is_some();
