@@ -13,13 +13,16 @@
 //! | `pilothouse.dev/start-delay` | seconds | time in ContainerCreating |
 //! | `pilothouse.dev/stop-after` | seconds | time from SIGTERM to exit, at most the grace period |
 //!
-//! Without annotations a container runs for ever, except for these, whose outcome is known: `true`, `false`, `echo …`,
-//! `date`, `pwd`, `hostname`, `sleep N`, and `sh -c` (`bash`, `/bin/…`) of such commands and `exit N` joined by `;`, `&&` or
-//! newlines. Init containers and containers of Jobs whose command is not known complete after a moment: they are meant to.
+//! Without annotations a container runs for ever, unless its command is one whose outcome is known: `true`, `sleep N`, and
+//! short scripts under `sh -c` ([`super::shell`]). Init containers and containers of Jobs whose command is not known
+//! complete after a moment: they are meant to. A probe that runs a command does as that does.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use machinery::{Value, meta};
+
+use super::shell::{self, Outcome, Place};
 
 /// What will happen to one container.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,101 +45,80 @@ fn annotation<'a>(pod: &'a Value, name: &str, container: &str) -> Option<&'a str
     meta::annotation(pod, &format!("{key}.{container}")).or_else(|| meta::annotation(pod, &key))
 }
 
-fn seconds(text: &str) -> Option<Duration> {
+pub(super) fn seconds(text: &str) -> Option<Duration> {
     let number: f64 = text.strip_suffix('s').unwrap_or(text).parse().ok()?;
     Duration::try_from_secs_f64(number).ok()
 }
 
 /// Reads a container's behaviour. `task`: it is an init container, or its pod is a Job's.
-pub(super) fn of(pod: &Value, container: &Value, task: bool) -> Behaviour {
+pub(super) fn of(pod: &Value, container: &Value, task: bool, place: &mut Place) -> Behaviour {
     let name = container.str_at(&["name"]);
     let flag = |key| annotation(pod, key, name) != Some("false");
     let time = |key| annotation(pod, key, name).and_then(seconds);
     let code = annotation(pod, "exit-code", name).and_then(|c| c.parse::<i64>().ok());
-    let known = if is_endless(container) { None } else { command(container).or(task.then_some((TASK, 0))) };
+    let known = match known(container, place) {
+        Some(Outcome::Ends(after, code)) => Some((after, code)),
+        Some(Outcome::Endless) => None,
+        None => task.then_some((TASK, 0)),
+    };
     let exit = match (time("exit-after"), code) {
         (None, None) => known,
         (after, code) => Some((after.unwrap_or_default(), code.unwrap_or(0))),
     };
     Behaviour {
         exit,
-        ready: flag("ready"),
-        live: flag("live"),
-        started: flag("started"),
+        ready: flag("ready") && answers(container, "readinessProbe", place),
+        live: flag("live") && answers(container, "livenessProbe", place),
+        started: flag("started") && answers(container, "startupProbe", place),
         image_missing: annotation(pod, "image", name) == Some("missing"),
         start_delay: time("start-delay").unwrap_or_default(),
         stop_after: time("stop-after").unwrap_or_default(),
     }
 }
 
-/// Is it known to run until it is stopped: `sleep infinity`, or the image that does nothing else?
-fn is_endless(container: &Value) -> bool {
-    let words: Vec<&str> =
-        ["command", "args"].iter().flat_map(|k| container[*k].items()).filter_map(Value::as_str).collect();
-    match words.as_slice() {
-        [] => {
-            let image = container.str_at(&["image"]).rsplit('/').next().unwrap_or_default();
-            image.split([':', '@']).next() == Some("pause")
-        }
-        [program, time] => program.rsplit('/').next() == Some("sleep") && matches!(*time, "infinity" | "inf"),
-        _ => false,
-    }
+/// The words a container is started with.
+fn words(container: &Value) -> Vec<&str> {
+    ["command", "args"].iter().flat_map(|k| container[*k].items()).filter_map(Value::as_str).collect()
 }
 
-/// The outcome of a well-known command.
-fn command(container: &Value) -> Option<(Duration, i64)> {
-    let words: Vec<&str> =
-        ["command", "args"].iter().flat_map(|k| container[*k].items()).filter_map(Value::as_str).collect();
+/// What a command line comes to, as far as it is understood.
+fn outcome(words: &[&str], place: &mut Place) -> Option<Outcome> {
     let base = words.first()?.rsplit('/').next()?;
-    if matches!(base, "sh" | "bash" | "ash") {
+    if matches!(base, "sh" | "bash" | "ash" | "dash") {
         let flag = words.get(1).filter(|f| f.starts_with('-') && f.ends_with('c'))?;
-        return script(words.get(2)?, flag.contains('e'));
+        return shell::run(words.get(2)?, place, flag.contains('e'));
     }
-    simple(&words).map(|(time, code, _)| (time, code))
+    shell::run_words(words, place)
 }
 
-/// Time, exit code, and whether the shell ends with it.
-fn simple(words: &[&str]) -> Option<(Duration, i64, bool)> {
-    let quick = |code| Some((Duration::ZERO, code, false));
-    match words.first()?.rsplit('/').next()? {
-        "true" | ":" | "echo" | "date" | "pwd" | "hostname" | "printf" => quick(0),
-        "false" => quick(1),
-        "sleep" => match words.get(1).copied() {
-            Some("infinity" | "inf") => None,
-            Some(time) => seconds(time).map(|t| (t, 0, false)),
-            None => quick(1),
-        },
-        "exit" => Some((Duration::ZERO, words.get(1).and_then(|c| c.parse().ok()).unwrap_or(0), true)),
-        _ => None,
+/// What a container comes to; the image that does nothing but wait is known too.
+fn known(container: &Value, place: &mut Place) -> Option<Outcome> {
+    let words = words(container);
+    let image = container.str_at(&["image"]).rsplit('/').next().unwrap_or_default();
+    if words.is_empty() && image.split([':', '@']).next() == Some("pause") {
+        return Some(Outcome::Endless);
     }
+    outcome(&words, place)
 }
 
-fn script(text: &str, stop_at_error: bool) -> Option<(Duration, i64)> {
-    let known = |c: char| c.is_ascii_alphanumeric() || " ;&\n\t\"'.,:!_-/=%+".contains(c);
-    if !text.chars().all(known) || text.contains("||") {
-        return None;
-    }
-    let (mut time, mut last) = (Duration::ZERO, 0);
-    for line in text.replace('\n', ";").split(';') {
-        let mut failed = false;
-        for step in line.split("&&").filter(|_| !line.trim().is_empty()) {
-            if failed {
-                break;
-            }
-            let words: Vec<&str> = step.split_whitespace().collect();
-            let (took, code, ends) = simple(&words)?;
-            time += took;
-            last = code;
-            if ends {
-                return Some((time, code));
-            }
-            failed = code != 0;
-        }
-        if failed && stop_at_error {
-            break;
-        }
-    }
-    Some((time, last))
+/// Does a probe succeed? Those that run a command do as that does, where it is understood; others always.
+fn answers(container: &Value, probe: &str, place: &mut Place) -> bool {
+    let command: Vec<&str> = container[probe]["exec"]["command"].items().iter().filter_map(Value::as_str).collect();
+    !matches!(outcome(&command, place), Some(Outcome::Ends(_, code)) if code != 0)
+}
+
+/// The variables a container is given, as far as they are known without looking beyond its pod.
+pub(super) fn variables(pod: &Value, container: &Value) -> BTreeMap<String, String> {
+    let value = |variable: &Value| {
+        let Some(path) = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() else {
+            return variable["valueFrom"].is_null().then(|| variable.str_at(&["value"]).to_owned());
+        };
+        let (path, key) = path.split_once("['").map_or((path, ""), |(path, key)| (path, key.trim_end_matches("']")));
+        let path: Vec<&str> = path.split('.').chain((!key.is_empty()).then_some(key)).collect();
+        Some(pod.str_at(&path).to_owned())
+    };
+    let all = container["env"].items().iter();
+    all.filter_map(|v| Some((v.str_at(&["name"]).to_owned(), value(v)?))).collect()
 }
 
 #[cfg(test)]
@@ -144,9 +126,13 @@ mod tests {
     use super::*;
     use machinery::json;
 
+    fn plain(pod: &Value, container: &Value, task: bool) -> Behaviour {
+        of(pod, container, task, &mut Place::default())
+    }
+
     #[test]
     fn well_known_commands_have_their_outcome() {
-        let run = |command: &[&str]| super::command(&json!({"command": command}));
+        let run = |command: &[&str]| plain(&json!({}), &json!({"name": "c", "command": command}), false).exit;
         let s = Duration::from_secs;
         assert_eq!(run(&["sh", "-c", "exit 1"]), Some((s(0), 1)));
         assert_eq!(run(&["/bin/sh", "-c", "echo hello; sleep 3 && false"]), Some((s(3), 1)));
@@ -155,18 +141,51 @@ mod tests {
         assert_eq!(run(&["sh", "-c", "while true; do sleep 1; done"]), None);
         assert_eq!(run(&["sleep", "infinity"]), None);
         assert_eq!(run(&["nginx"]), None);
+        let endless = |container: Value| plain(&json!({}), &container, true).exit.is_none();
+        assert!(endless(json!({"name": "c", "image": "registry.k8s.io/pause:3.10"})));
+        assert!(endless(json!({"name": "c", "image": "busybox", "command": ["sleep", "infinity"]})));
+        assert!(!endless(json!({"name": "c", "image": "busybox", "command": ["do", "something"]})));
     }
 
     #[test]
     fn annotations_win_and_can_name_a_container() {
         let pod =
             json!({"metadata": {"annotations": {"pilothouse.dev/exit-code": "3", "pilothouse.dev/ready.b": "false"}}});
-        let a = of(&pod, &json!({"name": "a"}), false);
+        let a = plain(&pod, &json!({"name": "a"}), false);
         assert_eq!((a.exit, a.ready), (Some((Duration::ZERO, 3)), true));
-        assert!(!of(&pod, &json!({"name": "b"}), false).ready);
-        let endless = |container: Value| of(&json!({}), &container, true).exit.is_none();
-        assert!(endless(json!({"name": "c", "image": "registry.k8s.io/pause:3.10"})));
-        assert!(endless(json!({"name": "c", "image": "busybox", "command": ["sleep", "infinity"]})));
-        assert!(!endless(json!({"name": "c", "image": "busybox", "command": ["do", "something"]})));
+        assert!(!plain(&pod, &json!({"name": "b"}), false).ready);
+    }
+
+    #[test]
+    fn probes_that_run_a_command_do_as_it_does() {
+        let probe = |command: &[&str]| json!({"exec": {"command": command}});
+        let health = |script: &str| {
+            let mut container = json!({"name": "c", "command": ["sh", "-c", script]});
+            container.set("livenessProbe", probe(&["cat", "/tmp/health"]));
+            plain(&json!({}), &container, false).live
+        };
+        assert!(health("echo ok >/tmp/health; sleep 600"));
+        assert!(!health("echo ok >/tmp/health; sleep 10; rm -rf /tmp/health; sleep 600"));
+        let mut unready = json!({"name": "c"});
+        unready.set("readinessProbe", probe(&["/bin/false"]));
+        assert!(!plain(&json!({}), &unready, false).ready);
+        unready.set("readinessProbe", probe(&["do", "something"]));
+        assert!(plain(&json!({}), &unready, false).ready);
+    }
+
+    #[test]
+    fn containers_know_what_their_pod_tells_them() {
+        let index = "batch.kubernetes.io/job-completion-index";
+        let mut pod = json!({"metadata": {"name": "p"}});
+        pod["metadata"].set("labels", [(index, "3")].into_iter().collect::<Value>());
+        let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
+        let index = field(&format!("metadata.labels['{index}']"));
+        let env = json!([{"name": "A", "value": "x"}, {"name": "B", "valueFrom": field("metadata.name")},
+            {"name": "I", "valueFrom": index}, {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s"}}}]);
+        let mut container = json!({"name": "c"});
+        container.set("env", env);
+        let found: Vec<(String, String)> = variables(&pod, &container).into_iter().collect();
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(found, [pair("A", "x"), pair("B", "p"), pair("I", "3")]);
     }
 }

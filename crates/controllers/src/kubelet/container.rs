@@ -132,12 +132,25 @@ impl Container {
         }
     }
 
+    /// Will it start now?
+    pub(super) fn is_due(&self, restart: Restart, now: Timestamp) -> bool {
+        match self.state {
+            State::Waiting => true,
+            State::Running { .. } => false,
+            State::Exited { code, .. } => self.restart_at(restart, code).is_some_and(|at| at <= now),
+        }
+    }
+
     /// Ends a running container.
     pub(super) fn exit(&mut self, at: Timestamp, code: i64) {
         if let State::Running { since } = self.state {
             self.crashes = if at.since(since) > BACKOFF_RESET { 1 } else { self.crashes + 1 };
             self.state = State::Exited { since, at, code };
         }
+    }
+
+    pub(super) const fn is_running(&self) -> bool {
+        matches!(self.state, State::Running { .. })
     }
 
     /// Does it wait before it starts again?

@@ -10,9 +10,12 @@
 //! [`behaviour`] says, and when it is deleted through a last status to its removal with grace 0. Nothing runs for real:
 //! docs/compat.md says so. State that matters is in the pod's status, so a kubelet that starts anew carries on.
 
+mod admit;
 mod behaviour;
 mod container;
+mod files;
 mod machine;
+mod shell;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,9 +29,11 @@ use machinery::{CompactString, ObjectKey, Value, json, meta};
 pub use machine::Machine;
 
 use crate::resource::PODS;
+use crate::scheduler::request::Amounts;
 use crate::{Action, DeleteOptions, conditions, pods};
 use behaviour::Behaviour;
 use container::{Container, Restart, State};
+use files::Files;
 
 /// A container, what its pod's spec says of it, and what will happen to it.
 struct Unit {
@@ -36,7 +41,55 @@ struct Unit {
     how: Behaviour,
     restart: Restart,
     sidecar: bool,
+    /// Is it meant to end?
+    task: bool,
     container: Container,
+}
+
+/// What a container is to its pod.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Init,
+    Main,
+    /// An ephemeral container: it came later and is never restarted.
+    Guest,
+}
+
+impl Unit {
+    fn new(pod: &Value, spec: &Value, role: Role) -> Self {
+        let of_job = meta::controller_of(pod).is_some_and(|o| o.str_at(&["kind"]) == "Job");
+        let sidecar = role == Role::Init && spec.str_at(&["restartPolicy"]) == "Always";
+        let restart = match (role, sidecar, Restart::of(pod)) {
+            (_, true, _) => Restart::Always,
+            (Role::Guest, ..) => Restart::Never,
+            (Role::Init, false, Restart::Always) => Restart::OnFailure,
+            (_, _, policy) => policy,
+        };
+        let statuses = match role {
+            Role::Init => "initContainerStatuses",
+            Role::Main => "containerStatuses",
+            Role::Guest => "ephemeralContainerStatuses",
+        };
+        let known = pod["status"][statuses].items().iter().find(|s| s["name"] == spec["name"]);
+        let task = (role == Role::Init && !sidecar) || (role == Role::Main && of_job);
+        Self {
+            spec: spec.clone(),
+            how: behaviour::of(pod, spec, task, &mut files::place(pod, spec, &Files::default(), &Files::default())),
+            restart,
+            sidecar,
+            task,
+            container: known.map_or_else(Container::new, Container::restore),
+        }
+    }
+}
+
+impl Unit {
+    /// It is about to start: what it will do depends on what earlier ones left.
+    fn prepare(&mut self, pod: &Value, own: &mut Files, node: &mut Files) {
+        let mut place = files::place(pod, &self.spec, own, node);
+        self.how = behaviour::of(pod, &self.spec, self.task, &mut place);
+        files::keep(pod, &self.spec, &place, own, node);
+    }
 }
 
 struct Local {
@@ -47,7 +100,13 @@ struct Local {
     begins: Option<Timestamp>,
     inits: Vec<Unit>,
     mains: Vec<Unit>,
+    /// Ephemeral containers.
+    guests: Vec<Unit>,
+    /// What its containers left on volumes that live as long as it.
+    files: Files,
     stopping: Option<Timestamp>,
+    /// Reason and message of its failure, when the kubelet itself has ended it or never let it in.
+    ended: Option<(&'static str, String)>,
     busy: bool,
     wake: Option<Timestamp>,
 }
@@ -56,6 +115,10 @@ struct Local {
 pub struct Kubelet {
     machine: Machine,
     range: Option<ipnet::Ipv4Net>,
+    /// What the node has for pods, once it is known.
+    allocatable: Option<Amounts>,
+    /// What containers left on the node itself.
+    files: Files,
     used: BTreeSet<Ipv4Addr>,
     pods: BTreeMap<ObjectKey, Local>,
     due: BTreeSet<ObjectKey>,
@@ -72,6 +135,8 @@ impl Kubelet {
         Self {
             machine,
             range: None,
+            allocatable: None,
+            files: Files::default(),
             used: BTreeSet::new(),
             pods: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -85,8 +150,10 @@ impl Kubelet {
         &self.machine
     }
 
-    /// Learns the node's pod range. Pods that waited for it go on.
+    /// Learns the node's pod range and resources. Pods that waited for a range go on.
     pub fn observe_node(&mut self, node: &Value) {
+        let allocatable = &node["status"]["allocatable"];
+        self.allocatable = (!allocatable.is_null()).then(|| Amounts::of(allocatable));
         let range = node.str_at(&["spec", "podCIDR"]).parse().ok();
         if range.is_some() && self.range != range {
             self.range = range;
@@ -103,7 +170,7 @@ impl Kubelet {
                 if revision(pod) < revision(&local.pod) {
                     return;
                 }
-                local.pod = pod.clone();
+                local.update(pod);
             }
             other => {
                 if other.is_some() {
@@ -151,17 +218,19 @@ impl Kubelet {
         }
         let mut work = Vec::new();
         for key in std::mem::take(&mut self.due) {
-            let Some(local) = self.pods.get_mut(&key) else { continue };
-            if local.busy {
-                // `done` will put it back.
+            let Some(local) = self.pods.get(&key).filter(|local| !local.busy) else {
+                // `done` will put a busy one back.
                 continue;
-            }
+            };
+            let refusal = if local.is_new() { self.refusal(&key, &local.pod) } else { None };
+            let Some(local) = self.pods.get_mut(&key) else { continue };
+            local.ended = local.ended.take().or(refusal);
             if local.ip.is_none() && local.begins.is_some() && !pods::is_finished(&local.pod) {
                 local.ip = free_address(&self.machine, self.range, &self.used, &local.pod);
                 let host_network = local.pod.at(&["spec", "hostNetwork"]).and_then(Value::as_bool) == Some(true);
                 self.used.extend(local.ip.filter(|_| !host_network));
             }
-            let actions = local.sync(&self.machine, now, &mut self.rng);
+            let actions = local.sync(&self.machine, &mut self.files, now, &mut self.rng);
             if pods::is_finished(&local.pod)
                 && let Some(ip) = local.ip.take()
             {
@@ -203,6 +272,11 @@ impl Kubelet {
     }
 }
 
+/// Has a pod's grace been ended already? What keeps it then are finalizers, and those are others' business.
+fn is_released(pod: &Value) -> bool {
+    pod.at(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64) == Some(0)
+}
+
 /// The lowest free address of the range, its first two left to the node; the node's own for pods on its network.
 fn free_address(
     machine: &Machine,
@@ -218,48 +292,61 @@ fn free_address(
 
 impl Local {
     fn new(pod: &Arc<Value>) -> Self {
-        let of_job = meta::controller_of(pod).is_some_and(|o| o.str_at(&["kind"]) == "Job");
-        let policy = Restart::of(pod);
-        let unit = |spec: &Value, init: bool| {
-            let sidecar = init && spec.str_at(&["restartPolicy"]) == "Always";
-            let restart = match (init, sidecar, policy) {
-                (_, true, _) => Restart::Always,
-                (true, false, Restart::Always) => Restart::OnFailure,
-                _ => policy,
-            };
-            let lists = if init { "initContainerStatuses" } else { "containerStatuses" };
-            let known = pod["status"][lists].items().iter().find(|s| s["name"] == spec["name"]);
-            Unit {
-                spec: spec.clone(),
-                how: behaviour::of(pod, spec, (init && !sidecar) || of_job),
-                restart,
-                sidecar,
-                container: known.map_or_else(Container::new, Container::restore),
-            }
-        };
         let start_time = conditions::time(pod, &["status", "startTime"]);
+        let unit = |spec: &Value, role| Unit::new(pod, spec, role);
         Self {
             ip: pod.str_at(&["status", "podIP"]).parse().ok(),
             start_time,
             begins: start_time,
-            inits: pod["spec"]["initContainers"].items().iter().map(|s| unit(s, true)).collect(),
-            mains: pod["spec"]["containers"].items().iter().map(|s| unit(s, false)).collect(),
+            inits: pod["spec"]["initContainers"].items().iter().map(|s| unit(s, Role::Init)).collect(),
+            mains: pod["spec"]["containers"].items().iter().map(|s| unit(s, Role::Main)).collect(),
+            guests: pod["spec"]["ephemeralContainers"].items().iter().map(|s| unit(s, Role::Guest)).collect(),
             pod: pod.clone(),
+            files: Files::default(),
             stopping: None,
+            ended: None,
             busy: false,
             wake: None,
         }
     }
 
+    /// Takes in a newer form of the pod, with containers that were put into it since.
+    fn update(&mut self, pod: &Arc<Value>) {
+        self.pod = pod.clone();
+        for spec in pod["spec"]["ephemeralContainers"].items() {
+            if !self.guests.iter().any(|u| u.spec["name"] == spec["name"]) {
+                self.guests.push(Unit::new(pod, spec, Role::Guest));
+            }
+        }
+    }
+
+    /// Has nothing been decided about it yet?
+    fn is_new(&self) -> bool {
+        self.begins.is_none()
+            && self.ended.is_none()
+            && !meta::is_terminating(&self.pod)
+            && !pods::is_finished(&self.pod)
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.begins.is_some() && self.ended.is_none()
+    }
+
+    /// When `activeDeadlineSeconds` are over.
+    fn deadline(&self) -> Option<Timestamp> {
+        let seconds = self.pod["spec"]["activeDeadlineSeconds"].as_i64()?.max(0).unsigned_abs();
+        Some(self.start_time? + Duration::from_secs(seconds))
+    }
+
     fn units(&self) -> impl Iterator<Item = &Unit> {
-        self.inits.iter().chain(&self.mains)
+        self.inits.iter().chain(&self.mains).chain(&self.guests)
     }
 
     fn units_mut(&mut self) -> impl Iterator<Item = &mut Unit> {
-        self.inits.iter_mut().chain(&mut self.mains)
+        self.inits.iter_mut().chain(&mut self.mains).chain(&mut self.guests)
     }
 
-    fn sync(&mut self, machine: &Machine, now: Timestamp, rng: &mut Rng) -> Vec<Action> {
+    fn sync(&mut self, machine: &Machine, node: &mut Files, now: Timestamp, rng: &mut Rng) -> Vec<Action> {
         let terminating = meta::is_terminating(&self.pod);
         if pods::is_finished(&self.pod) && !terminating {
             return Vec::new();
@@ -273,12 +360,22 @@ impl Local {
                 actions.extend(running.map(|u| Action::event(&pod, "Killing", killing(u))));
             }
             self.stop(now);
+        } else if self.deadline().is_some_and(|at| at <= now) && self.ended.is_none() {
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.ended = Some(("DeadlineExceeded", message.to_owned()));
+            self.units_mut().for_each(|u| u.container.exit(now, 137));
+            actions.push(Action::event(&pod, "DeadlineExceeded", message));
+        } else if let Some((reason, message)) = self.ended.clone().filter(|_| self.begins.is_none()) {
+            self.start_time = Some(now);
+            actions.push(Action::warning(&pod, reason, message));
+        } else if self.ended.is_some() {
+            // Nothing starts any more.
         } else if self.begins.is_none() {
             let delay = self.units().map(|u| u.how.start_delay).max().unwrap_or_default();
             self.begins = Some(now + delay);
             self.start_time = Some(now);
         } else if self.begins.is_some_and(|at| at <= now) && self.ip.is_some() {
-            for happened in self.advance(now, rng) {
+            for happened in self.advance(node, now, rng) {
                 happened.tell(&pod, &mut actions);
             }
         }
@@ -287,7 +384,7 @@ impl Local {
         if status.members().any(differs) {
             let patch = json!({"metadata": {"uid": meta::uid(&pod)}, "status": status});
             actions.insert(0, Action::patch(&PODS, &pod, "status", patch));
-        } else if terminating && !self.units().any(|u| matches!(u.container.state, State::Running { .. })) {
+        } else if terminating && !is_released(&pod) && !self.units().any(|u| u.container.is_running()) {
             let force = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
             actions.push(Action::delete_with(&PODS, &pod, force));
         }
@@ -308,11 +405,17 @@ impl Local {
     }
 
     /// Lets containers start, end and restart; gives what is worth an event.
-    fn advance(&mut self, now: Timestamp, rng: &mut Rng) -> Vec<Happened> {
-        let mut started = Vec::new();
+    fn advance(&mut self, node: &mut Files, now: Timestamp, rng: &mut Rng) -> Vec<Happened> {
+        let (pod, own, mut started) = (&self.pod, &mut self.files, Vec::new());
         let mut step = |unit: &mut Unit| {
             let before = (unit.container.is_backing_off(unit.restart), unit.container.restarts);
-            while !unit.how.image_missing && unit.container.advance(&unit.spec, &unit.how, unit.restart, now, rng) {
+            while !unit.how.image_missing {
+                if unit.container.is_due(unit.restart, now) {
+                    unit.prepare(pod, own, node);
+                }
+                if !unit.container.advance(&unit.spec, &unit.how, unit.restart, now, rng) {
+                    break;
+                }
                 if let State::Running { since } = unit.container.state
                     && since == now
                 {
@@ -328,6 +431,7 @@ impl Local {
                 started.push(Happened::BackOff { container: unit.spec.str_at(&["name"]).to_owned() });
             }
         };
+        self.guests.iter_mut().for_each(&mut step);
         let mut ready = true;
         for unit in &mut self.inits {
             step(unit);
@@ -362,10 +466,14 @@ impl Local {
         if let Some(begins) = self.begins.filter(|at| *at > now) {
             return Some(begins);
         }
-        self.units().filter_map(|u| u.container.next(&u.spec, &u.how, u.restart, now)).min()
+        let own = self.units().filter_map(|u| u.container.next(&u.spec, &u.how, u.restart, now)).min();
+        [own, self.deadline().filter(|_| self.ended.is_none())].into_iter().flatten().min()
     }
 
     fn phase(&self) -> &'static str {
+        if self.ended.is_some() {
+            return "Failed";
+        }
         let failed_init =
             self.inits.iter().any(|u| u.container.outcome(u.restart).is_some_and(|c| c != 0 && !u.sidecar));
         if failed_init {

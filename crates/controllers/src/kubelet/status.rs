@@ -13,6 +13,10 @@ impl Local {
         let phase = self.phase();
         let mut status =
             json!({"phase": phase, "hostIP": machine.internal_ip, "hostIPs": [{"ip": machine.internal_ip}]});
+        if let Some((reason, message)) = &self.ended {
+            status.set("reason", *reason);
+            status.set("message", message.as_str());
+        }
         if let Some(start) = self.start_time {
             status.set("startTime", start.rfc3339());
         }
@@ -25,11 +29,15 @@ impl Local {
         }
         let initialized = self.initialized(now);
         if !self.inits.is_empty() {
-            let list: Value = self.inits.iter().map(|u| self.unit_status(u, now, true)).collect();
+            let list: Value = self.inits.iter().map(|u| self.init_status(u, now)).collect();
             status.set("initContainerStatuses", list);
         }
         let list: Value = self.mains.iter().map(|u| self.unit_status(u, now, initialized)).collect();
         status.set("containerStatuses", list);
+        if !self.guests.is_empty() {
+            let list: Value = self.guests.iter().map(|u| self.unit_status(u, now, true)).collect();
+            status.set("ephemeralContainerStatuses", list);
+        }
         status.set("conditions", self.conditions(phase, initialized, now));
         status
     }
@@ -43,6 +51,15 @@ impl Local {
             (false, false) => ("PodInitializing", ""),
         };
         unit.container.status(&self.pod, &unit.spec, &unit.how, unit.restart, now, waiting)
+    }
+
+    /// An init container that has done its work is ready.
+    fn init_status(&self, unit: &Unit, now: Timestamp) -> Value {
+        let mut status = self.unit_status(unit, now, true);
+        if !unit.sidecar && unit.container.outcome(unit.restart) == Some(0) {
+            status.set("ready", true);
+        }
+        status
     }
 
     fn initialized(&self, now: Timestamp) -> bool {

@@ -112,6 +112,22 @@ fn a_pod_is_created_runs_and_leaves() {
 }
 
 #[test]
+fn a_pod_that_finalizers_hold_is_released_once() {
+    let mut bench = Bench::new(json!({"metadata": {"finalizers": ["mine"]},
+        "spec": {"containers": [{"name": "c", "image": "nginx"}]}}));
+    bench.settle();
+    bench.pod["metadata"].set("deletionTimestamp", bench.now.rfc3339());
+    bench.pod["metadata"].set("deletionGracePeriodSeconds", 30);
+    bench.send();
+    bench.settle();
+    assert!(std::mem::take(&mut bench.removed));
+    // As the server answers: no grace is left, and the pod is there still.
+    bench.pod["metadata"].set("deletionGracePeriodSeconds", 0);
+    bench.send();
+    assert!(bench.settle().is_empty() && !bench.removed);
+}
+
+#[test]
 fn init_containers_run_one_after_the_other() {
     let mut pod = json!({"spec": {"containers": [{"name": "c", "image": "nginx"}], "initContainers": []}});
     let init = |name: &str| json!({"name": name, "image": "busybox", "command": ["sleep", "2"]});
@@ -122,6 +138,20 @@ fn init_containers_run_one_after_the_other() {
     bench.wait(3);
     assert!(bench.pod["status"]["initContainerStatuses"][1]["state"].get("running").is_some());
     bench.wait(2);
+    assert_eq!(pods::phase(&bench.pod), "Running");
+    let inits = bench.pod["status"]["initContainerStatuses"].items();
+    assert!(inits.iter().all(|s| s["ready"].as_bool() == Some(true)), "they have done their work: {inits:?}");
+}
+
+#[test]
+fn an_ephemeral_container_joins_a_running_pod() {
+    let mut bench = Bench::new(json!({"spec": {"containers": [{"name": "c", "image": "nginx"}]}}));
+    bench.settle();
+    bench.pod["spec"].set("ephemeralContainers", json!([{"name": "debug", "image": "busybox"}]));
+    bench.send();
+    bench.settle();
+    let status = &bench.pod["status"]["ephemeralContainerStatuses"][0];
+    assert!(status["name"].as_str() == Some("debug") && status["state"].get("running").is_some(), "{status}");
     assert_eq!(pods::phase(&bench.pod), "Running");
 }
 
@@ -181,4 +211,63 @@ fn a_kubelet_that_starts_anew_leaves_running_pods_alone() {
     bench.kubelet.observe_node(&json!({"spec": {"podCIDR": "10.0.1.0/24"}}));
     bench.send();
     assert!(bench.settle().is_empty(), "no write");
+}
+
+#[test]
+fn a_pod_ends_at_its_deadline_which_may_change() {
+    let mut bench =
+        Bench::new(json!({"spec": {"activeDeadlineSeconds": 60, "containers": [{"name": "c", "image": "i"}]}}));
+    bench.settle();
+    bench.pod["spec"].set("activeDeadlineSeconds", 10);
+    bench.send();
+    bench.settle();
+    bench.wait(9);
+    assert_eq!(pods::phase(&bench.pod), "Running");
+    bench.wait(2);
+    assert_eq!((pods::phase(&bench.pod), bench.pod["status"].str_at(&["reason"])), ("Failed", "DeadlineExceeded"));
+}
+
+#[test]
+fn a_pod_that_does_not_fit_is_refused() {
+    let port = |name: &str, port: i64| {
+        let containers = json!([{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": port}]}]);
+        let mut pod = json!({"metadata": {"name": name, "namespace": "d", "uid": name, "resourceVersion": "9"}});
+        pod.set("spec", json!({"containers": containers}));
+        pod
+    };
+    let mut bench = Bench::new(port("a", 80));
+    let allocatable = json!({"cpu": "1", "memory": "1Gi", "pods": "9"});
+    bench.kubelet.observe_node(&json!({"spec": {"podCIDR": "10.0.1.0/24"}, "status": {"allocatable": allocatable}}));
+    bench.settle();
+    let mut greedy = port("greedy", 81);
+    greedy["spec"]["containers"] = json!([{"name": "c", "image": "i", "resources": {"requests": {"cpu": "2"}}}]);
+    for (other, reason) in [(port("b", 80), "NodePorts"), (port("c", 81), ""), (greedy, "OutOfcpu")] {
+        bench.kubelet.observe_pod(&Arc::new(other));
+        let (_, actions) = bench.kubelet.step(bench.now).pop().expect("it is new");
+        let patch = actions.iter().find_map(|a| match a {
+            Action::Patch { patch, .. } => Some(patch["status"].clone()),
+            _ => None,
+        });
+        let status = patch.expect("its status is written");
+        assert_eq!(status.str_at(&["reason"]), reason);
+        assert_eq!(status.str_at(&["phase"]) == "Failed", !reason.is_empty(), "{status}");
+    }
+}
+
+#[test]
+fn what_a_container_leaves_on_a_volume_is_there_when_it_starts_again() {
+    let once = "if [[ -r /data/foo ]]\nthen\n exit 0\nelse\n touch /data/foo\n exit 1\nfi";
+    let mount = json!([{"name": "data", "mountPath": "/data"}]);
+    let mut pod = with_command("OnFailure", &["sh", "-c", once]);
+    pod["spec"]["containers"].as_array_mut().unwrap()[0].set("volumeMounts", mount);
+    pod["spec"].set("volumes", json!([{"name": "data", "emptyDir": {}}]));
+    let mut bench = Bench::new(pod.clone());
+    bench.settle();
+    let status = &bench.pod["status"]["containerStatuses"][0];
+    assert_eq!((pods::phase(&bench.pod), status["restartCount"].as_i64()), ("Succeeded", Some(1)), "{status}");
+    // Without the volume it never finds what it left.
+    pod["spec"].set("volumes", json!([{"name": "data", "configMap": {"name": "m"}}]));
+    let mut never = Bench::new(pod);
+    never.settle();
+    assert_eq!(never.waiting_reason(), "CrashLoopBackOff");
 }
