@@ -274,3 +274,50 @@ async fn what_is_wrong_or_not_emulated_is_refused() {
     let (code, pool) = run.call("GET", "/v1/projects/demo-project/locations/us-central1/caPools/p", "").await;
     assert_eq!((code, &pool["tier"]), (200, &json!("ENTERPRISE")), "{pool}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_clusters_are_the_service_agent_s_to_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path(), Auth::Strict, 0).await;
+    let root = with_root(&run, &json!({}), "EC_P256_SHA256").await["pemCaCertificates"][0].as_str().unwrap().to_owned();
+    let authority = cloud::UserManagedCa {
+        pool: "projects/demo-project/locations/us-central1/caPools/p".to_owned(),
+        authorities: vec!["r".to_owned()],
+        certificates: root.clone(),
+    };
+    let wanted = pki::OutsideRequest {
+        authority: pki::Authority::Cluster,
+        public_key: request().1,
+        common_name: "system:node:a".to_owned(),
+        organizations: vec!["system:nodes".to_owned(), "b".to_owned()],
+        dns: vec!["a".to_owned()],
+        ips: vec!["127.0.0.1".parse().unwrap()],
+        emails: Vec::new(),
+        uris: Vec::new(),
+        key_encipherment: false,
+        server: true,
+        client: false,
+        lifetime_seconds: 3600,
+    };
+    let issue = || run.cloud.issue_certificate("0123456789abcdef", &authority, &wanted);
+    let refusal = issue().unwrap_err();
+    assert!(refusal.contains("Permission 'privateca.certificates.create' denied"), "{refusal}");
+    let agent = "serviceAccount:service-123456789012@container-engine-robot.iam.gserviceaccount.com";
+    let bindings = json!([{"role": "roles/privateca.certificateManager", "members": [agent]}]);
+    let set = json!({"policy": {"bindings": bindings}}).to_string();
+    assert_eq!(run.call("POST", &format!("{PLACE}/caPools/p:setIamPolicy"), &set).await.0, 200);
+    let issued = pki::pem::certificates(&issue().unwrap()).unwrap().remove(0);
+    let subject = pki::subject(&issued).unwrap();
+    assert!(pki::is_issued_by(&issued, &root));
+    assert_eq!(
+        (subject.common_name, subject.organizations),
+        (wanted.common_name.clone(), wanted.organizations.clone())
+    );
+    assert_eq!((subject.dns, subject.ips), (wanted.dns.clone(), wanted.ips.clone()));
+    let (_, list) = run.call("GET", &format!("{PLACE}/caPools/p/certificates"), "").await;
+    let name = list["certificates"][0]["name"].as_str().unwrap();
+    assert!(name.contains("/certificates/gke-01234567-"), "{name}");
+    done(&run, run.call("POST", &format!("{PLACE}/caPools/p/certificateAuthorities/r:disable"), "{}").await).await;
+    let refusal = issue().unwrap_err();
+    assert!(refusal.contains("There are no enabled CAs in CaPool"), "{refusal}");
+}
