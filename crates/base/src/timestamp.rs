@@ -117,7 +117,9 @@ impl fmt::Debug for Timestamp {
 /// An instant of any year that RFC 3339 can write: what clients put into objects need not be near today. Nothing is
 /// reckoned with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CalendarTime(jiff::Timestamp);
+pub struct CalendarTime(jiff::civil::DateTime);
+
+const EPOCH: jiff::civil::DateTime = jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0);
 
 impl CalendarTime {
     /// Reads RFC 3339, with any offset and any number of fraction digits.
@@ -125,37 +127,40 @@ impl CalendarTime {
     /// # Errors
     /// When the text is not RFC 3339.
     pub fn parse(text: &str) -> Result<Self, ParseTimestampError> {
-        text.parse().map(Self).map_err(|_| ParseTimestampError)
+        if let Ok(instant) = text.parse::<jiff::Timestamp>() {
+            return Ok(Self(jiff::tz::Offset::UTC.to_datetime(instant)));
+        }
+        // The last hours of the calendar are no instants in every time zone, but they are in UTC.
+        let local = text.strip_suffix('Z').ok_or(ParseTimestampError)?;
+        local.parse().map(Self).map_err(|_| ParseTimestampError)
     }
 
     /// From seconds since the Unix epoch and nanoseconds after that; none outside the calendar.
     pub fn from_parts(seconds: i64, nanos: i32) -> Option<Self> {
-        let nanos = i128::from(seconds) * i128::from(NANOS_PER_SECOND) + i128::from(nanos);
-        jiff::Timestamp::from_nanosecond(nanos).ok().map(Self)
+        EPOCH
+            .checked_add(jiff::SignedDuration::new(seconds, 0))
+            .ok()?
+            .checked_add(jiff::SignedDuration::new(0, nanos))
+            .ok()
+            .map(Self)
     }
 
     /// Seconds since the Unix epoch, rounded down, and nanoseconds after that.
     pub fn parts(self) -> (i64, i32) {
-        let (nanos, second) = (self.0.as_nanosecond(), i128::from(NANOS_PER_SECOND));
-        let fraction = i32::try_from(nanos.rem_euclid(second)).unwrap_or(0);
-        (i64::try_from(nanos.div_euclid(second)).unwrap_or(0), fraction)
+        let whole = self.0.duration_since(EPOCH).as_nanos();
+        let second = i128::from(NANOS_PER_SECOND);
+        let fraction = i32::try_from(whole.rem_euclid(second)).unwrap_or(0);
+        (i64::try_from(whole.div_euclid(second)).unwrap_or(0), fraction)
     }
 
     /// As [`Timestamp::rfc3339`].
     pub fn rfc3339(self) -> String {
-        self.format(0)
+        format!("{:.0}Z", self.0)
     }
 
     /// As [`Timestamp::rfc3339_micros`].
     pub fn rfc3339_micros(self) -> String {
-        self.format(6)
-    }
-
-    fn format(self, fraction_digits: u8) -> String {
-        let unit = 10_i128.pow(u32::from(9 - fraction_digits));
-        let floor = self.0.as_nanosecond().div_euclid(unit) * unit;
-        let instant = jiff::Timestamp::from_nanosecond(floor).unwrap_or(self.0);
-        format!("{instant:.prec$}", prec = usize::from(fraction_digits))
+        format!("{:.6}Z", self.0)
     }
 }
 
