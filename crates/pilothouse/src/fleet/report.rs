@@ -249,7 +249,7 @@ fn boundaries(in_process: bool, confined: (&str, &str)) -> Vec<Boundary> {
     let processes = if in_process {
         "--in-process puts signer, store and API server into one process"
     } else {
-        "own processes joined by inherited sockets; the same user's debugger can still read them"
+        "own processes joined by inherited sockets, kept from the user's other processes; root can still read them"
     };
     vec![
         boundary("the signer alone holds the CA keys", separate, processes),
