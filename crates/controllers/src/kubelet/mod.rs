@@ -463,11 +463,15 @@ impl Local {
             let running = self.units().filter(|u| matches!(u.container.state, State::Running { .. }));
             return running.map(|u| since + u.how.stop_after.min(grace)).min();
         }
+        if self.ended.is_some() || pods::is_finished(&self.pod) {
+            // Containers that would start again elsewhere do not here.
+            return None;
+        }
         if let Some(begins) = self.begins.filter(|at| *at > now) {
             return Some(begins);
         }
         let own = self.units().filter_map(|u| u.container.next(&u.spec, &u.how, u.restart, now)).min();
-        [own, self.deadline().filter(|_| self.ended.is_none())].into_iter().flatten().min()
+        [own, self.deadline()].into_iter().flatten().min()
     }
 
     fn phase(&self) -> &'static str {
