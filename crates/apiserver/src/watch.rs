@@ -164,9 +164,15 @@ impl WatchStream {
             if self.over {
                 return None;
             }
+            // Asked before and after: reading takes the news that it was retired along, and what is read before is not all.
+            let retired = self.cache.is_retired();
             self.read();
             if self.pending.is_empty() {
-                self.wait().await;
+                if retired {
+                    self.end();
+                } else if !self.cache.is_retired() {
+                    self.wait().await;
+                }
             }
         }
     }
@@ -217,13 +223,7 @@ impl WatchStream {
             () = stopped(&mut self.stop) => Woken::Ended,
         };
         match woken {
-            Woken::Changed(alive) => {
-                if self.cache.is_retired() {
-                    self.read();
-                    self.end();
-                }
-                self.over |= !alive;
-            }
+            Woken::Changed(alive) => self.over |= !alive,
             Woken::Ended => self.end(),
             Woken::Bookmark => {
                 self.next_bookmark = Box::pin(tokio::time::sleep(BOOKMARK_INTERVAL));
