@@ -10,7 +10,7 @@ pub(super) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
 /// The completion index of a pod.
 pub(super) fn of_pod(pod: &Value) -> Option<i64> {
-    meta::annotation(pod, INDEX)?.parse().ok().filter(|index| *index >= 0)
+    meta::annotation(pod, INDEX)?.parse::<i32>().ok().map(i64::from).filter(|index| *index >= 0)
 }
 
 /// Intervals of indexes, both ends included, in order and with gaps between them.
@@ -123,6 +123,12 @@ mod tests {
         check("3,x,12", "3");
         let some: Indexes = [7, 1, 2, 0].into_iter().collect();
         assert_eq!((some.to_string().as_str(), some.len()), ("0-2,7", 4));
+    }
+
+    #[test]
+    fn an_index_is_a_number_that_a_job_can_have() {
+        let index = |text: &str| of_pod(&machinery::json!({"metadata": {"annotations": {INDEX: text}}}));
+        assert_eq!((index("3"), index("-1"), index("9223372036854775807")), (Some(3), None, None));
     }
 
     #[test]

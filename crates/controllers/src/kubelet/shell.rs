@@ -21,11 +21,19 @@ pub(super) struct Place {
     pub(super) files: BTreeSet<String>,
 }
 
+/// Longer scripts are not short: nobody waits for them to be read.
+const BYTES_MAX: usize = 4096;
+/// How deep `if` and `while` may stand in each other.
+const DEPTH_MAX: usize = 32;
+
 /// Runs a script; none when it is not understood. `stop_at_error` is `sh -e`.
 pub(super) fn run(script: &str, place: &mut Place, stop_at_error: bool) -> Option<Outcome> {
+    if script.len() > BYTES_MAX {
+        return None;
+    }
     let mut shell = Shell { place, time: Duration::ZERO, stop_at_error };
     let tokens = tokens(script)?;
-    let (list, rest) = parse_list(&tokens)?;
+    let (list, rest) = parse_list(&tokens, DEPTH_MAX)?;
     if !rest.is_empty() {
         return None;
     }
@@ -38,6 +46,9 @@ pub(super) fn run(script: &str, place: &mut Place, stop_at_error: bool) -> Optio
 
 /// As [`run`], for a command that needs no shell.
 pub(super) fn run_words(words: &[&str], place: &mut Place) -> Option<Outcome> {
+    if words.iter().map(|word| word.len() + 1).sum::<usize>() > BYTES_MAX {
+        return None;
+    }
     let mut shell = Shell { place, time: Duration::ZERO, stop_at_error: false };
     let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
     match shell.command(&words) {
@@ -124,8 +135,8 @@ fn is_word(token: Option<&Token>, text: &str) -> bool {
 
 const CLOSING: [&str; 6] = ["then", "elif", "else", "fi", "do", "done"];
 
-/// Commands up to a closing word or the end.
-fn parse_list(mut tokens: &[Token]) -> Option<(List, &[Token])> {
+/// Commands up to a closing word or the end, at most so deep.
+fn parse_list(mut tokens: &[Token], depth: usize) -> Option<(List, &[Token])> {
     let (mut list, mut sign) = (List::new(), ";");
     loop {
         match tokens.first() {
@@ -133,7 +144,7 @@ fn parse_list(mut tokens: &[Token]) -> Option<(List, &[Token])> {
             None => break,
             Some(Token::Word(word)) if CLOSING.contains(&word.as_str()) => break,
             _ => {
-                let (command, rest) = parse_command(tokens)?;
+                let (command, rest) = parse_command(tokens, depth)?;
                 list.push((sign, command));
                 tokens = rest;
                 match tokens.first() {
@@ -153,10 +164,11 @@ fn expect<'t>(tokens: &'t [Token], word: &str) -> Option<&'t [Token]> {
     is_word(tokens.first(), word).then(|| &tokens[1..])
 }
 
-fn parse_command(tokens: &[Token]) -> Option<(Command, &[Token])> {
+fn parse_command(tokens: &[Token], depth: usize) -> Option<(Command, &[Token])> {
+    let inner = |tokens| parse_list(tokens, depth.checked_sub(1)?);
     if is_word(tokens.first(), "while") {
-        let (condition, rest) = parse_list(&tokens[1..])?;
-        let (_, rest) = parse_list(expect(rest, "do")?)?;
+        let (condition, rest) = inner(&tokens[1..])?;
+        let (_, rest) = inner(expect(rest, "do")?)?;
         let rest = expect(rest, "done")?;
         let always = matches!(condition.as_slice(),
             [(_, Command::Simple { words, into: None })] if matches!(words.as_slice(), [w] if w == "true" || w == ":"));
@@ -165,14 +177,14 @@ fn parse_command(tokens: &[Token]) -> Option<(Command, &[Token])> {
     if is_word(tokens.first(), "if") {
         let (mut cases, mut rest) = (Vec::new(), tokens);
         while is_word(rest.first(), "if") || is_word(rest.first(), "elif") {
-            let (condition, after) = parse_list(&rest[1..])?;
-            let (body, after) = parse_list(expect(after, "then")?)?;
+            let (condition, after) = inner(&rest[1..])?;
+            let (body, after) = inner(expect(after, "then")?)?;
             cases.push((condition, body));
             rest = after;
         }
         let mut otherwise = List::new();
         if is_word(rest.first(), "else") {
-            (otherwise, rest) = parse_list(&rest[1..])?;
+            (otherwise, rest) = inner(&rest[1..])?;
         }
         return Some((Command::If(cases, otherwise), expect(rest, "fi")?));
     }
@@ -252,7 +264,8 @@ impl Shell<'_> {
             "sleep" => match arguments {
                 ["infinity" | "inf"] => Err(Stop::Endless),
                 [time] => {
-                    self.time += super::behaviour::seconds(time).ok_or(Stop::Unknown)?;
+                    let seconds = super::behaviour::seconds(time).ok_or(Stop::Unknown)?;
+                    self.time = self.time.saturating_add(seconds);
                     Ok(0)
                 }
                 _ => Ok(1),
@@ -280,9 +293,10 @@ impl Shell<'_> {
             [inner @ .., "]" | "]]"] => inner,
             all => all,
         };
+        let denials = arguments.iter().take_while(|a| **a == "!").count();
+        let arguments = &arguments[denials..];
         let number = |text: &str| text.parse::<i64>().map_err(|_| Stop::Unknown);
-        match arguments {
-            ["!", rest @ ..] => self.test(rest).map(|met| !met),
+        let met = match arguments {
             ["-r" | "-e" | "-f", file] => Ok(self.place.files.contains(*file)),
             ["-z", text] => Ok(text.is_empty()),
             ["-n", text] | [text] => Ok(!text.is_empty()),
@@ -295,7 +309,8 @@ impl Shell<'_> {
             [a, "-gt", b] => Ok(number(a)? > number(b)?),
             [a, "-ge", b] => Ok(number(a)? >= number(b)?),
             _ => Err(Stop::Unknown),
-        }
+        };
+        met.map(|met| met == denials.is_multiple_of(2))
     }
 
     /// A word without its quotes, its variables and calculations put in.
@@ -403,6 +418,19 @@ mod tests {
         {
             check(unknown, None);
         }
+    }
+
+    #[test]
+    fn scripts_that_are_long_or_deep_or_sleep_for_ever_hurt_nobody() {
+        let none = |script: &str| assert_eq!(run(script, &mut with(&[], &[]), false), None);
+        none(&"if ".repeat(100_000));
+        none(&format!("{}true{}", "if ".repeat(100), "; then true; fi".repeat(100)));
+        assert_eq!(run_words(&vec!["rm"; 100_000], &mut with(&[], &[])), None);
+        let slept = run("sleep 1e19; sleep 1e19", &mut with(&[], &[]), false);
+        assert_eq!(slept, Some(Outcome::Ends(Duration::MAX, 0)));
+        let denied = |count: usize| run(&format!("[ {}a = a ]", "! ".repeat(count)), &mut with(&[], &[]), false);
+        assert_eq!(denied(1001), Some(Outcome::Ends(Duration::ZERO, 1)));
+        assert_eq!(denied(1000), Some(Outcome::Ends(Duration::ZERO, 0)));
     }
 
     #[test]

@@ -58,7 +58,11 @@ pub(super) fn preempt(
     misfits: &Misfits,
     now: Timestamp,
 ) -> Option<(CompactString, Vec<Action>)> {
-    let helpful = misfits.iter().filter(|(_, misfit)| misfit.resolvable);
+    let lesser_on = |name: &CompactString| {
+        scheduler.nodes.get(name).is_some_and(|node| node.pods.values().any(|p| priority(p) < priority(pod)))
+    };
+    let mut helpful = misfits.iter().filter(|(name, misfit)| misfit.resolvable && lesser_on(name)).peekable();
+    helpful.peek()?;
     // Only one node at a time differs from what is.
     let mut nodes = scheduler.nodes.clone();
     let plans = helpful.filter_map(|(name, _)| plan(scheduler, pod, &mut nodes, name));
@@ -81,9 +85,6 @@ fn plan<'a>(scheduler: &Scheduler, pod: &Value, nodes: &mut Nodes, name: &'a Com
     let whole = nodes.get(name)?.clone();
     let mut lesser: Vec<(ObjectKey, Arc<Value>)> =
         whole.pods.iter().filter(|(_, p)| priority(p) < priority(pod)).map(|(k, p)| (k.clone(), p.clone())).collect();
-    if lesser.is_empty() {
-        return None;
-    }
     let mut stripped = whole.clone();
     lesser.iter().for_each(|(key, p)| stripped.account(key, p, false));
     let found = reprieve(scheduler, pod, nodes, stripped, &mut lesser);
