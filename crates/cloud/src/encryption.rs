@@ -5,6 +5,7 @@ use gke::{ApiError, Cluster, Code, OperationStatus, encryption};
 use machinery::Value;
 use zeroize::Zeroizing;
 
+use crate::identity::agent_email;
 use crate::state::State;
 use crate::{Cloud, Inner, kms};
 
@@ -15,7 +16,7 @@ impl Cloud {
     /// 403 for a key that is not the cluster's, and as Cloud KMS answers the agent.
     pub fn encrypt_for(&self, cluster: &str, key: &str, plaintext: &[u8]) -> Result<kms::Encrypted, ApiError> {
         check_is_of(&self.0, cluster, key)?;
-        kms::encrypt(&self.0, &agent(&self.0), key, plaintext, &[])
+        kms::encrypt(&self.0, &agent_email(&self.0.project_number), key, plaintext, &[])
     }
 
     /// Decrypts with a key of a cluster, as the service agent: the version that encrypted, and the plaintext. Blocks.
@@ -29,14 +30,9 @@ impl Cloud {
         ciphertext: &[u8],
     ) -> Result<(String, Zeroizing<Vec<u8>>), ApiError> {
         check_is_of(&self.0, cluster, key)?;
-        let found = kms::decrypt(&self.0, &agent(&self.0), key, ciphertext, &[])?;
+        let found = kms::decrypt(&self.0, &agent_email(&self.0.project_number), key, ciphertext, &[])?;
         Ok((found.version, found.plaintext))
     }
-}
-
-/// The account that acts for GKE in the project.
-fn agent(inner: &Inner) -> String {
-    format!("service-{}@container-engine-robot.iam.gserviceaccount.com", inner.project_number)
 }
 
 /// API servers use the keys of their own cluster, those of a change under way included, and no others, though one agent may
@@ -69,7 +65,7 @@ pub(crate) fn check_key(inner: &Inner, key: &str) -> Result<(), ApiError> {
     if key.is_empty() {
         return Ok(());
     }
-    let agent = agent(inner);
+    let agent = agent_email(&inner.project_number);
     let made = kms::encrypt(inner, &agent, key, b"ping", &[])?;
     kms::decrypt(inner, &agent, key, &made.ciphertext, &[]).map(drop)
 }

@@ -23,12 +23,17 @@ pub(crate) fn all_scopes() -> Vec<String> {
     vec![CLOUD_SCOPE.to_owned(), EMAIL_SCOPE.to_owned()]
 }
 
+/// The project's service agent of Kubernetes Engine, which acts for it in the project.
+pub(crate) fn agent_email(project_number: &str) -> String {
+    format!("service-{project_number}@container-engine-robot.iam.gserviceaccount.com")
+}
+
 /// Owner, the two service accounts every project has, and the service agent with its role.
 pub(crate) fn fresh_state(config: &CloudConfig) -> State {
     let mut state = State { created: config.clock.now().rfc3339(), ..State::default() };
     let number = &config.project_number;
     let compute = format!("{number}-compute@developer.gserviceaccount.com");
-    let agent = format!("service-{number}@container-engine-robot.iam.gserviceaccount.com");
+    let agent = agent_email(number);
     let accounts = [
         (config.account.clone(), false, "user", "roles/owner"),
         (compute, true, "serviceAccount", "roles/editor"),
@@ -206,7 +211,7 @@ impl Inner {
 
     /// The project's service agent of Kubernetes Engine, as a caller.
     pub(crate) fn service_agent(&self) -> Caller {
-        let email = format!("service-{}@container-engine-robot.iam.gserviceaccount.com", self.project_number);
+        let email = agent_email(&self.project_number);
         Caller { roles: self.roles(&self.store.read(), &email), email }
     }
 

@@ -27,6 +27,26 @@ pub(crate) use projects::is_address;
 /// A service's answer.
 pub(crate) type Answer = Result<Value, ApiError>;
 
+/// Is it an id that a caller may choose for a resource of Cloud KMS or Certificate Authority Service?
+///
+/// # Errors
+/// 400 when it is not.
+fn check_id(field: &str, id: &str) -> Result<(), ApiError> {
+    let letters = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if (1..=63).contains(&id.len()) && letters {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "Invalid {field} {id:?}: it must match the regular expression [a-zA-Z0-9_-]{{1,63}}."
+    )))
+}
+
+/// 400 for a field that the message at `place` has not, as Google's JSON reader tells it.
+fn unknown_field(place: &str, field: &str) -> ApiError {
+    let text = format!("Invalid JSON payload received. Unknown name {field:?} at '{place}': Cannot find field.");
+    ApiError::json(vec![(place.to_owned(), text)])
+}
+
 /// Metadata and token endpoints hand out credentials: they serve processes of the same user only.
 pub(crate) fn same_user_only(path: &str) -> bool {
     path == "/" || path.starts_with("/computeMetadata") || oauth::is_token_path(path)

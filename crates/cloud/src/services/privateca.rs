@@ -24,7 +24,7 @@ use machinery::{Value, json};
 pub(crate) use clusters::{check_pools, issue_for_cluster, user_managed};
 pub(crate) use records::PrivateCa;
 
-use super::{Answer, is_ours, method_not_found};
+use super::{Answer, check_id, is_ours, method_not_found, unknown_field};
 use crate::Inner;
 use crate::http::Request;
 use crate::identity::Caller;
@@ -103,9 +103,7 @@ fn only(body: &Value, message: &str, known: &[&str], later: &[&str]) -> Result<(
             return Err(ApiError::unimplemented(&format!("{message}.{name}")));
         }
         if !known.contains(&name) {
-            let text =
-                format!("Invalid JSON payload received. Unknown name \"{name}\" at '{message}': Cannot find field.");
-            return Err(ApiError::json(vec![(message.to_owned(), text)]));
+            return Err(unknown_field(message, name));
         }
     }
     Ok(())
@@ -123,18 +121,6 @@ fn seconds(field: &str, text: &str) -> Result<u64, ApiError> {
             "Invalid value at '{field}' (type.googleapis.com/google.protobuf.Duration), \"{text}\""
         ))
     })
-}
-
-/// Is it an id that a resource may have?
-///
-/// # Errors
-/// 400 when it is not.
-fn check_id(field: &str, id: &str) -> Result<(), ApiError> {
-    let letters = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if (1..=63).contains(&id.len()) && letters {
-        return Ok(());
-    }
-    Err(ApiError::invalid(format!("Invalid value for {field}: {id:?} does not match [a-zA-Z0-9_-]{{1,63}}.")))
 }
 
 impl Call<'_> {

@@ -10,6 +10,7 @@ use super::{Answer, Context, show};
 use crate::kms::{
     self, Algorithm, CryptoKey, KeyName, KeyRing, Purpose, Version, VersionState, not_enabled, precondition,
 };
+use crate::services::{check_id, unknown_field};
 use crate::state::State;
 
 /// Of a project, in all locations.
@@ -46,17 +47,6 @@ fn full(what: &str) -> ApiError {
     precondition(format!("There are too many {what}."))
 }
 
-/// An id that the caller chose.
-fn check_id(field: &str, id: &str) -> Result<(), ApiError> {
-    let letters = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if (1..=63).contains(&id.len()) && letters {
-        return Ok(());
-    }
-    Err(ApiError::invalid(format!(
-        "Invalid {field} {id:?}: it must match the regular expression [a-zA-Z0-9_-]{{1,63}}."
-    )))
-}
-
 /// Names what is unknown or not implemented among the fields of a key.
 fn check_fields(body: &Value) -> Result<(), ApiError> {
     for (field, value) in body.members() {
@@ -64,9 +54,7 @@ fn check_fields(body: &Value) -> Result<(), ApiError> {
             return Err(ApiError::unimplemented(&format!("cryptoKey.{field}")));
         }
         if ![OUTPUT_ONLY, KEY_FIELDS, KEY_FIELDS_REFUSED].iter().any(|known| known.contains(&field)) {
-            let text =
-                format!("Invalid JSON payload received. Unknown name \"{field}\" at 'crypto_key': Cannot find field.");
-            return Err(ApiError::json(vec![("crypto_key".to_owned(), text)]));
+            return Err(unknown_field("crypto_key", field));
         }
     }
     Ok(())
@@ -172,9 +160,7 @@ impl Context<'_> {
         self.require_here(&self.inner.store.read(), "keyRings.create")?;
         let body = self.request.json()?;
         if let Some((field, _)) = body.members().find(|(field, _)| !OUTPUT_ONLY.contains(field)) {
-            let text =
-                format!("Invalid JSON payload received. Unknown name \"{field}\" at 'key_ring': Cannot find field.");
-            return Err(ApiError::json(vec![("key_ring".to_owned(), text)]));
+            return Err(unknown_field("key_ring", field));
         }
         let id = self.request.query("keyRingId");
         check_id("keyRingId", id)?;
