@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -24,6 +24,8 @@ static WELL_KNOWN_ETCD: LazyLock<Option<TcpListener>> = LazyLock::new(|| TcpList
 pub struct Sandbox {
     /// Unmounted before the directory under it goes.
     small_disk: Option<Mount>,
+    /// Where everything runs, where that is not the machine's own network.
+    network: Option<Network>,
     directory: TempDir,
     environment: BTreeMap<String, String>,
 }
@@ -42,9 +44,27 @@ impl Sandbox {
     /// # Errors
     /// With everything the program printed.
     pub fn start_with(flags: &[&str]) -> Result<Self> {
-        let mut sandbox = Self { small_disk: None, directory: tempfile::tempdir()?, environment: BTreeMap::new() };
+        let mut sandbox = Self::nothing()?;
         sandbox.up(flags)?;
         Ok(sandbox)
+    }
+
+    /// As [`Self::start_with`], on a machine whose only loopback address is 127.0.0.1; `None` where this user may not make a
+    /// network.
+    ///
+    /// # Errors
+    /// With everything the program printed.
+    pub fn start_without_aliases(flags: &[&str]) -> Result<Option<Self>> {
+        let Some(network) = Network::with_one_address()? else { return Ok(None) };
+        let mut sandbox = Self::nothing()?;
+        sandbox.network = Some(network);
+        sandbox.up(flags)?;
+        Ok(Some(sandbox))
+    }
+
+    fn nothing() -> Result<Self> {
+        let (directory, environment) = (tempfile::tempdir()?, BTreeMap::new());
+        Ok(Self { small_disk: None, network: None, directory, environment })
     }
 
     /// As [`Self::start`], on a file system of its own that holds so much; `None` where this user may not mount one.
@@ -52,7 +72,7 @@ impl Sandbox {
     /// # Errors
     /// With everything the program printed.
     pub fn start_on_small_disk(mib: u32) -> Result<Option<Self>> {
-        let mut sandbox = Self { small_disk: None, directory: tempfile::tempdir()?, environment: BTreeMap::new() };
+        let mut sandbox = Self::nothing()?;
         std::fs::create_dir(sandbox.data_dir())?;
         let size = format!("size={mib}m,mode=0700");
         let mut mount = Command::new("mount");
@@ -146,7 +166,10 @@ impl Sandbox {
     /// A command with the sandbox's environment and nothing of the user's own configuration.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         LazyLock::force(&WELL_KNOWN_ETCD);
-        let mut command = Command::new(program);
+        let mut command = match &self.network {
+            Some(network) => network.command(program),
+            None => Command::new(program),
+        };
         command.env_clear().stdin(Stdio::null());
         for name in ["PATH", "LANG", "TMPDIR"] {
             if let Some(value) = std::env::var_os(name) {
@@ -189,6 +212,36 @@ impl Sandbox {
         let mut child = command.spawn()?;
         child.stdin.take().context("stdin is piped")?.write_all(input.as_bytes())?;
         stdout(child.wait_with_output()?, &format!("kubectl {}", arguments.join(" ")))
+    }
+}
+
+/// A network of its own, as long as the process that was started in it lives.
+struct Network(Child);
+
+impl Network {
+    fn with_one_address() -> Result<Option<Self>> {
+        const MAKE: &str = "ip link set lo up && ip address add 127.0.0.1/32 dev lo && ip address del 127.0.0.1/8 dev lo && \
+                            echo made && exec sleep infinity";
+        let mut child = Command::new("unshare");
+        child.args(["--net", "sh", "-c", MAKE]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let Ok(mut child) = child.spawn() else { return Ok(None) };
+        let mut said = [0; 4];
+        let made = child.stdout.take().context("stdout is piped")?.read_exact(&mut said).is_ok();
+        let network = Self(child);
+        Ok(made.then_some(network))
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.0.id())).arg(program);
+        command
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

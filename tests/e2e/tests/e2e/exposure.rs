@@ -259,3 +259,39 @@ fn a_cluster_can_be_born_private() -> Result<()> {
     keeps_out("127.0.16.9", &internal, RESET)?;
     keeps_out(NETWORK, &public, RESET)
 }
+
+#[test]
+fn where_addresses_cannot_be_aliases_the_port_tells_who_is_inside() -> Result<()> {
+    if clients().is_none() {
+        return Ok(());
+    }
+    let flags = ["--endpoint-deny", "reset", "--nodes", "2"];
+    let Some(mut sandbox) = Sandbox::start_without_aliases(&flags)? else {
+        skipped("a machine without aliases", "this user cannot make a network with `unshare` and `ip`");
+        return Ok(());
+    };
+    sandbox.kubectl(&["wait", "--for", "condition=Ready", "node", "--all", "--timeout", "60s"])?;
+    gcloud(&sandbox, &["create", "second", "--num-nodes", "1"])?;
+    sandbox.kubectl(&["wait", "--for", "condition=Ready", "node", "--all", "--timeout", "60s"])?;
+    let inspected = sandbox.pilothouse(&["inspect", "endpoints"])?;
+    ensure!(inspected.contains("addresses cannot be aliased here"), "{inspected}");
+    let addresses = sandbox.pilothouse(&["inspect", "endpoints", "-o", "json"])?;
+    ensure!(!addresses.contains("https://127.") && addresses.contains("127.0.0.1:"), "{addresses}");
+
+    // From outside only a network that nobody is in: whoever uses the external port is refused, as no address tells more.
+    let networks = ["--enable-master-authorized-networks", "--master-authorized-networks", "203.0.113.0/24"];
+    gcloud(&sandbox, &[&["update", "second"], &networks[..]].concat())?;
+    let refused = sandbox.kubectl_fails(&["get", "nodes"])?;
+    ensure!(refused.contains("127.0.0.1:") && refused.contains("reset"), "{refused}");
+    gcloud(&sandbox, &["get-credentials", "second", "--internal-ip"])?;
+    sandbox.kubectl(&["get", "nodes"])?;
+
+    sandbox.pilothouse(&["down"])?;
+    sandbox.up(&flags)?;
+    let context = format!("gke_{}_{PLACE}_second", sandbox.variable("PILOTHOUSE_PROJECT"));
+    eventually(LIMIT, || {
+        let nodes = sandbox.kubectl(&["--context", &context, "get", "nodes", "-o", "name"])?;
+        ensure!(nodes.contains("gke-second-"), "{nodes}");
+        Ok(())
+    })
+}
