@@ -6,8 +6,9 @@ use machinery::Value;
 use zeroize::Zeroizing;
 
 use crate::identity::agent_email;
+use crate::kms::{self, User};
 use crate::state::State;
-use crate::{Cloud, Inner, kms};
+use crate::{Cloud, Inner, user_managed};
 
 impl Cloud {
     /// Encrypts with a key of a cluster, as the service agent: the version that did, and the ciphertext. Blocks.
@@ -16,7 +17,7 @@ impl Cloud {
     /// 403 for a key that is not the cluster's, and as Cloud KMS answers the agent.
     pub fn encrypt_for(&self, cluster: &str, key: &str, plaintext: &[u8]) -> Result<kms::Encrypted, ApiError> {
         check_is_of(&self.0, cluster, key)?;
-        kms::encrypt(&self.0, &agent_email(&self.0.project_number), key, plaintext, &[])
+        kms::encrypt(&self.0, User::caller(&agent_email(&self.0.project_number)), key, plaintext, &[])
     }
 
     /// Decrypts with a key of a cluster, as the service agent: the version that encrypted, and the plaintext. Blocks.
@@ -30,7 +31,7 @@ impl Cloud {
         ciphertext: &[u8],
     ) -> Result<(String, Zeroizing<Vec<u8>>), ApiError> {
         check_is_of(&self.0, cluster, key)?;
-        let found = kms::decrypt(&self.0, &agent_email(&self.0.project_number), key, ciphertext, &[])?;
+        let found = kms::decrypt(&self.0, User::caller(&agent_email(&self.0.project_number)), key, ciphertext, &[])?;
         Ok((found.version, found.plaintext))
     }
 }
@@ -66,8 +67,17 @@ pub(crate) fn check_key(inner: &Inner, key: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     let agent = agent_email(&inner.project_number);
-    let made = kms::encrypt(inner, &agent, key, b"ping", &[])?;
-    kms::decrypt(inner, &agent, key, &made.ciphertext, &[]).map(drop)
+    check_use(inner, User::caller(&agent), key).map(drop)
+}
+
+/// Can this user encrypt and decrypt with this key? With which version it encrypted. Blocks.
+///
+/// # Errors
+/// In Cloud KMS's words.
+pub(crate) fn check_use(inner: &Inner, user: User<'_>, key: &str) -> Result<String, ApiError> {
+    let made = kms::encrypt(inner, user, key, b"ping", &[])?;
+    kms::decrypt(inner, user, key, &made.ciphertext, &[])?;
+    Ok(made.version)
 }
 
 /// Checks the key that a `DatabaseEncryption` asks for, before anything is begun. Blocks.
@@ -85,6 +95,7 @@ pub(crate) fn show(inner: &Inner, cluster: &mut Cluster) {
     }
     if cluster.status == "RUNNING"
         && let Err(error) = check_key(inner, encryption::key_of(&cluster.body))
+            .and_then(|()| user_managed::check_disk_key(inner, &cluster.body).map(drop))
     {
         encryption::show_trouble(cluster, &error);
     }

@@ -8,6 +8,8 @@ use pki::Authority;
 use policy::AccessSettings;
 use serde::{Deserialize, Serialize};
 
+use crate::UserManagedKeys;
+
 /// A cluster that shall exist.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ClusterSpec {
@@ -30,6 +32,8 @@ pub struct ClusterSpec {
     pub client_certificate: bool,
     /// Authorities that the user runs; the cluster's own signer has the others.
     pub user_managed: BTreeMap<Authority, UserManagedCa>,
+    /// Keys that the user has.
+    pub user_managed_keys: UserManagedKeys,
 }
 
 /// An authority of a cluster in a CA pool of the user's, as it was when the cluster was made: what the pool gets later does not

@@ -18,6 +18,7 @@ mod server;
 mod services;
 mod state;
 mod tunnel;
+mod user_managed;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use machines::MachineClaims;
 pub use peer::same_user;
 use state::Store;
 use tokio::sync::{Semaphore, watch};
+pub use user_managed::{UserManagedKeys, UserManagedTokenKeys};
 
 /// Which credentials count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,7 +11,7 @@ use machinery::Value;
 
 use crate::services::privateca;
 use crate::state::State;
-use crate::{ClusterSpec, Inner, encryption};
+use crate::{ClusterSpec, Inner, UserManagedKeys, encryption, user_managed};
 
 /// Finished operations are forgotten once there are more.
 const OPERATIONS_MAX: usize = 500;
@@ -163,7 +163,8 @@ async fn perform(inner: &Arc<Inner>, work: &Work, cluster: &Cluster) -> Result<O
     let fleet = &inner.fleet;
     match work {
         Work::CreateCluster => {
-            let user_managed = privateca::user_managed(inner, cluster).map_err(|error| error.message)?;
+            let authorities = privateca::user_managed(inner, cluster).map_err(|error| error.message)?;
+            let user_managed_keys = keys_of(inner, cluster).await?;
             let spec = ClusterSpec {
                 id: cluster.id.clone(),
                 name: cluster.name.clone(),
@@ -177,7 +178,8 @@ async fn perform(inner: &Arc<Inner>, work: &Work, cluster: &Cluster) -> Result<O
                 access: gke::access::settings(&cluster.body),
                 endpoints: EndpointSettings::of(&cluster.body),
                 client_certificate: gke::access::wants_client_certificate(&cluster.body),
-                user_managed,
+                user_managed: authorities,
+                user_managed_keys,
             };
             let access = fleet.create(spec).await?;
             Ok(Some(Access {
@@ -225,8 +227,17 @@ async fn perform(inner: &Arc<Inner>, work: &Work, cluster: &Cluster) -> Result<O
 /// Is the key still good, now that it is about to be used?
 async fn check_key(inner: &Arc<Inner>, key: String) -> Result<(), String> {
     let inner = inner.clone();
-    let checked = tokio::task::spawn_blocking(move || encryption::check_key(&inner, &key)).await;
-    checked.expect("does not panic").map_err(|error| error.message)
+    blocking(move || encryption::check_key(&inner, &key)).await
+}
+
+/// The keys of a new cluster that its user has.
+async fn keys_of(inner: &Arc<Inner>, cluster: &Cluster) -> Result<UserManagedKeys, String> {
+    let (inner, cluster) = (inner.clone(), cluster.clone());
+    blocking(move || user_managed::keys(&inner, &cluster)).await
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.expect("does not panic").map_err(|error| error.message)
 }
 
 /// Waits until the operation has taken its time, by the clock that may be advanced.

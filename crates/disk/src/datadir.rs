@@ -148,16 +148,17 @@ impl DataDir {
         Ok(key.with_earlier(vec![before]))
     }
 
-    /// Wraps a directory's keys with the platform's current key; they stay the same.
+    /// Wraps a directory's keys with the platform's current key; they stay the same, and the user's is not needed.
     ///
     /// # Errors
     /// As [`DataDir::open`]. Nothing is changed then.
     pub fn rewrap_key(path: &Path, identity: &Identity, platform: &Platform) -> Result<(), DiskError> {
         let _changing = lock_statement(path)?;
         let mut file = Self::stated_of(path, identity)?;
-        let key = file.unwrap(platform, &path.join(IDENTITY_FILE))?;
-        file.data_key = platform.wrap(&key);
-        file.earlier_keys = key.earlier().iter().map(|key| platform.wrap(key)).collect();
+        let (context, stored_at) = (identity.context(), path.join(IDENTITY_FILE));
+        let rewrap = |key: &WrappedKey| platform.rewrap(key, &context, &stored_at);
+        file.data_key = rewrap(&file.data_key)?;
+        file.earlier_keys = file.earlier_keys.iter().map(rewrap).collect::<Result<_, _>>()?;
         file.write(path)
     }
 

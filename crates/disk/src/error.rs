@@ -47,6 +47,12 @@ pub enum DiskError {
         /// The key that was tried.
         key: PathBuf,
     },
+    /// The data key was wrapped with another key of the user's, or with none. Nothing was changed.
+    #[error("{} has a data key that another user-managed key wrapped, or is damaged; nothing was changed", path.display())]
+    WrongUserKey {
+        /// The file that states the key.
+        path: PathBuf,
+    },
     /// The directory belongs to another instance.
     #[error("instance identity mismatch: {} belongs to {found}, not to {expected}; nothing was changed", path.display())]
     IdentityMismatch {

@@ -1,7 +1,8 @@
 //! The platform's key service, as a directory: one platform key that wraps data keys and seals small secrets.
 //!
 //! It stands for the provider's KMS. A data directory without its platform directory is ciphertext. The context a key
-//! was wrapped for is bound to it as associated data: a wrapped key is of no use under another name.
+//! was wrapped for is bound to it as associated data: a wrapped key is of no use under another name. Where the user has a key
+//! too ([`Platform::with_user_key`]), a data key is sealed under that one first: it takes both to open a directory.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -20,12 +21,13 @@ use crate::key::{DataKey, open_piece, seal_piece};
 
 const KEY_FILE: &str = "platform.key";
 const WRAP: &str = "PHWRAP01";
+const WRAP_USER: &str = "PHUSER01";
 const SEAL: &str = "PHFILE01";
 const SEALED_MAGIC: &[u8; 8] = b"PHSEAL01";
 
-/// The key service. Clones share it.
+/// The key service, perhaps with a key of the user's. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Platform(Arc<Inner>);
+pub struct Platform(Arc<Inner>, Option<DataKey>);
 
 #[derive(Debug)]
 struct Inner {
@@ -115,13 +117,19 @@ impl Platform {
         }
         let earlier = file.earlier.iter().map(StoredKey::take).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
         let key = RwLock::new(file.key.take().ok_or_else(damaged)?.with_earlier(earlier));
-        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), key, in_use: RwLock::default(), entropy })))
+        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), key, in_use: RwLock::default(), entropy }), None))
     }
 
     fn create(dir: &Path, entropy: Entropy) -> Result<Self, DiskError> {
         let key = DataKey::from_parts(entropy.uuid().into_bytes(), Zeroizing::new(entropy.bytes()), "platform");
         write_key(&dir.join(KEY_FILE), &key)?;
         Self::load(dir, entropy)
+    }
+
+    /// This key service for data keys that are of no use without a secret of the user's either.
+    #[must_use]
+    pub fn with_user_key(&self, secret: Zeroizing<[u8; 32]>) -> Self {
+        Self(Arc::clone(&self.0), Some(DataKey::from_parts([0; 16], secret, "user")))
     }
 
     /// Makes a new platform key: what is wrapped or sealed from now on is under it. The earlier one opens what was before,
@@ -183,22 +191,61 @@ impl Platform {
 
     /// A data key's form for storage, under the current platform key.
     pub(crate) fn wrap(&self, key: &DataKey) -> WrappedKey {
-        let (id, platform) = (uuid::Uuid::from_bytes(key.id()), self.key());
+        let id = uuid::Uuid::from_bytes(key.id());
         let aad = wrap_aad(id, key.context());
-        let wrapped = STANDARD.encode(seal_piece(&platform, WRAP, &aad, key.secret(), &self.0.entropy));
-        WrappedKey { key_id: id, platform_key_id: uuid::Uuid::from_bytes(platform.id()), wrapped }
+        match &self.1 {
+            Some(user) => self.wrap_bytes(id, &aad, &seal_piece(user, WRAP_USER, &aad, key.secret(), &self.0.entropy)),
+            None => self.wrap_bytes(id, &aad, key.secret()),
+        }
+    }
+
+    fn wrap_bytes(&self, key_id: uuid::Uuid, aad: &[u8], bytes: &[u8]) -> WrappedKey {
+        let platform = self.key();
+        let wrapped = STANDARD.encode(seal_piece(&platform, WRAP, aad, bytes, &self.0.entropy));
+        WrappedKey { key_id, platform_key_id: uuid::Uuid::from_bytes(platform.id()), wrapped }
+    }
+
+    fn unwrap_bytes(
+        &self,
+        wrapped: &WrappedKey,
+        aad: &[u8],
+        stored_at: &Path,
+    ) -> Result<Zeroizing<Vec<u8>>, DiskError> {
+        let piece = STANDARD.decode(&wrapped.wrapped).map_err(|_| self.wrong(stored_at))?;
+        open_piece(&self.key(), WRAP, aad, &piece).ok_or_else(|| self.wrong(stored_at))
+    }
+
+    fn wrong(&self, stored_at: &Path) -> DiskError {
+        DiskError::WrongKey { path: stored_at.to_owned(), key: self.key_path() }
     }
 
     /// The data key of a stored form, for the context it was made for.
     ///
     /// # Errors
-    /// [`DiskError::WrongKey`] names `stored_at` and the platform key's path.
+    /// [`DiskError::WrongKey`] names `stored_at` and the platform key's path, [`DiskError::WrongUserKey`] `stored_at`.
     pub fn unwrap(&self, wrapped: &WrappedKey, context: &str, stored_at: &Path) -> Result<DataKey, DiskError> {
-        let wrong = || DiskError::WrongKey { path: stored_at.to_owned(), key: self.key_path() };
-        let piece = STANDARD.decode(&wrapped.wrapped).map_err(|_| wrong())?;
-        let secret = open_piece(&self.key(), WRAP, &wrap_aad(wrapped.key_id, context), &piece).ok_or_else(wrong)?;
+        let aad = wrap_aad(wrapped.key_id, context);
+        let mut secret = self.unwrap_bytes(wrapped, &aad, stored_at)?;
+        let wrong = || DiskError::WrongUserKey { path: stored_at.to_owned() };
+        if let Some(user) = &self.1 {
+            secret = open_piece(user, WRAP_USER, &aad, &secret).ok_or_else(wrong)?;
+        }
         let bytes = <[u8; 32]>::try_from(&secret[..]).map_err(|_| wrong())?;
         Ok(DataKey::from_parts(wrapped.key_id.into_bytes(), Zeroizing::new(bytes), context))
+    }
+
+    /// The same data key under the current platform key; the user's is not needed.
+    ///
+    /// # Errors
+    /// As [`Platform::unwrap`].
+    pub(crate) fn rewrap(
+        &self,
+        wrapped: &WrappedKey,
+        context: &str,
+        stored_at: &Path,
+    ) -> Result<WrappedKey, DiskError> {
+        let aad = wrap_aad(wrapped.key_id, context);
+        Ok(self.wrap_bytes(wrapped.key_id, &aad, &self.unwrap_bytes(wrapped, &aad, stored_at)?))
     }
 
     /// Writes a small secret, sealed for a context, through a temporary file, synced, readable by the owner alone.
@@ -297,6 +344,25 @@ mod tests {
         assert!(matches!(a.unwrap(&wrapped, "cluster/2", path), Err(DiskError::WrongKey { .. })));
         let error = b.unwrap(&wrapped, "cluster/1", path).unwrap_err().to_string();
         assert!(error.contains("/data/identity.json") && error.contains("b/platform.key"), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_was_wrapped_with_one_of_the_users_opens_with_it_alone_whatever_the_platform_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::open(&dir.path().join("a"), fake_entropy()).unwrap();
+        let [both, other] = [1, 2].map(|byte| platform.with_user_key(Zeroizing::new([byte; 32])));
+        let path = Path::new("/data/identity.json");
+        let (key, wrapped) = both.new_data_key("cluster/1");
+        platform.rotate().unwrap();
+        let again = platform.rewrap(&wrapped, "cluster/1", path).unwrap();
+        platform.forget_earlier().unwrap();
+        assert!(matches!(both.unwrap(&wrapped, "cluster/1", path), Err(DiskError::WrongKey { .. })));
+        assert_eq!(both.unwrap(&again, "cluster/1", path).unwrap().secret(), key.secret());
+        for without in [&other, &platform] {
+            assert!(matches!(without.unwrap(&again, "cluster/1", path), Err(DiskError::WrongUserKey { .. })));
+        }
+        let (_, plain) = platform.new_data_key("cluster/1");
+        assert!(matches!(both.unwrap(&plain, "cluster/1", path), Err(DiskError::WrongUserKey { .. })));
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub fn create(request: &Value, creation: &Creation<'_>) -> Result<Cluster, ApiEr
     for read_apart in ["controlPlaneEndpointsConfig", "databaseEncryption", "masterAuthorizedNetworksConfig"] {
         plain.remove(read_apart);
     }
+    user_managed::drop_output(&mut plain);
     merge(&mut body, &plain);
     finish(&mut body, asked, creation, &place)?;
     let initial = pools.first().and_then(|pool| pool["initialNodeCount"].as_i64());

@@ -38,21 +38,29 @@ pub fn asked_key<'a>(config: &'a Value, location: &str) -> Result<&'a str, ApiEr
             return Err(ApiError::invalid("Database_encryption.key_name must be empty unless the state is ENCRYPTED."));
         }
     }
+    check_key_path("database_encryption.key_name", key, location, &Place::parse(location)?.region)?;
+    Ok(key)
+}
+
+/// Is it the path of a key that a cluster at `location` can use? Those in its region are.
+///
+/// # Errors
+/// 400 when it is not.
+pub(crate) fn check_key_path(field: &str, key: &str, location: &str, region: &str) -> Result<(), ApiError> {
     let parts: Vec<&str> = key.split('/').collect();
     let ["projects", _, "locations", place, "keyRings", _, "cryptoKeys", _] = parts.as_slice() else {
         return Err(ApiError::invalid(format!(
-            "Invalid value for field \"database_encryption.key_name\": {key:?} is not of the form \
+            "Invalid value for field \"{field}\": {key:?} is not of the form \
              projects/*/locations/*/keyRings/*/cryptoKeys/*."
         )));
     };
-    let region = Place::parse(location)?.region;
     if *place != region {
         return Err(ApiError::invalid(format!(
-            "Invalid value for field \"database_encryption.key_name\": {key:?} is in location {place:?}; a cluster in \
-             {location:?} needs a key in {region:?}."
+            "Invalid value for field \"{field}\": {key:?} is in location {place:?}; a cluster in {location:?} needs a key \
+             in {region:?}."
         )));
     }
-    Ok(key)
+    Ok(())
 }
 
 /// What is kept for a new cluster.

@@ -24,6 +24,7 @@ fn is_lost_data(cause: &(dyn std::error::Error + 'static)) -> bool {
             DiskError::Damaged { .. }
                 | DiskError::Missing { .. }
                 | DiskError::WrongKey { .. }
+                | DiskError::WrongUserKey { .. }
                 | DiskError::IdentityMismatch { .. }
                 | DiskError::Foreign { .. }
         ),

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use pki::{OutsideAuthorities, SignerCore};
+use pki::SignerCore;
 use tokio::net::UnixStream;
 use tracing::{info, warn};
 
@@ -72,10 +72,10 @@ async fn open(channel: &Channel, args: &RoleArgs) -> Result<(Arc<SignerCore>, Ar
     let entropy = system::entropy();
     let directory = SealedDirectory::open(&data_dir, &cluster, crate::fleet::SIGNER, &data_key, entropy.clone())?;
     let directory = Arc::new(directory);
-    let outside = match files.into_iter().next() {
-        Some(end) => Some(OutsideAuthorities::new(outside, stream(end)?)),
-        None if outside.is_empty() => None,
-        None => bail!("the fleet named authorities of the user's, and no way to them"),
+    let outside = match (outside, files.into_iter().next()) {
+        (Some(outside), Some(end)) => Some(outside.reached_by(stream(end)?)?),
+        (None, _) => None,
+        (Some(_), None) => bail!("the fleet named authorities or keys of the user's, and no way to them"),
     };
     let core = SignerCore::open_with(&cluster, Arc::clone(&directory) as _, outside, system::clock(), entropy)?;
     Ok((Arc::new(core), directory))

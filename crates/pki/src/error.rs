@@ -31,8 +31,8 @@ pub enum SignerError {
     /// Reading or writing the sealed state failed.
     #[error("the signer's state: {0}")]
     Storage(String),
-    /// An authority whose key is elsewhere did not issue what it should.
-    #[error("Certificate Authority Service: {0}")]
+    /// Who has a key of the cluster's elsewhere did not sign what it should.
+    #[error("the user's key: {0}")]
     Outside(String),
     /// The signer's process says why it does not.
     #[error("the signer refuses: {0}")]

@@ -38,7 +38,7 @@ pub use issuing::{
 };
 pub use jwt::{SIGNING_ALGORITHMS, verify_jwt};
 pub use memory_vault::MemoryVault;
-pub use outside::{OutsideAuthorities, OutsideRequest, serve_outside};
+pub use outside::{OutsideAuthorities, OutsideCall, OutsideRequest, OutsideTokenKeys, serve_outside};
 pub use profile::{ApiSigner, Approved, Authority, Profile, api_server_names};
 pub use public::PublicAuthority;
 pub use request::KeyRequest;

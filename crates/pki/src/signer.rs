@@ -104,7 +104,7 @@ pub(crate) enum Call {
     Jwks,
 }
 
-/// A signer's state: four authorities, of which some may be outside, and, as soon as it is made, the token key.
+/// A signer's state: four authorities and, as soon as it is made, the token key; some may be outside.
 pub struct SignerCore {
     cluster: String,
     authorities: Authorities,
@@ -146,24 +146,10 @@ impl SignerCore {
                 made
             }
         };
-        let (sender, token_key) = watch::channel(None);
-        match vault.load(TOKEN_KEY_FILE).map_err(SignerError::Storage)? {
-            Some(bytes) => {
-                sender.send_replace(Some(Arc::new(TokenKey::from_bytes(&bytes)?)));
-            }
-            None => {
-                std::thread::Builder::new()
-                    .name("token-key".to_owned())
-                    .spawn(move || match make_token_key(vault.as_ref()) {
-                        Ok(key) => {
-                            sender.send_replace(Some(Arc::new(key)));
-                        }
-                        Err(error) => warn!(target: "signer", %error, "no token key"),
-                    })
-                    .map_err(|e| SignerError::KeyGeneration(e.to_string()))?;
-            }
-        }
-        let jwks = OnceLock::new();
+        let (token_key, jwks) = match outside.as_ref().and_then(|outside| outside.jwks()) {
+            Some(set) => (watch::channel(None).1, OnceLock::from(set.clone())),
+            None => (open_token_key(vault)?, OnceLock::new()),
+        };
         Ok(Self { cluster: cluster.to_owned(), authorities, outside, token_key, jwks, clock, entropy })
     }
 
@@ -266,8 +252,12 @@ impl SignerCore {
 
     /// Signs claims as they are: issuer, audience and times are the API server's business.
     pub(crate) async fn sign_jwt(&self, claims: &Value) -> Result<String, SignerError> {
-        let key = self.token_key().await?;
-        let token = key.sign(claims)?;
+        let token = match self.outside.as_ref().filter(|outside| outside.jwks().is_some()) {
+            Some(outside) => outside.sign_jwt(claims).await.inspect_err(|error| {
+                warn!(target: "signer", cluster = self.cluster, %error, "no token");
+            })?,
+            None => self.token_key().await?.sign(claims)?,
+        };
         info!(target: "signer", cluster = self.cluster, subject = claims["sub"].as_str().unwrap_or_default(),
             jti = claims["jti"].as_str().unwrap_or_default(), "signed a token");
         Ok(token)
@@ -307,6 +297,24 @@ impl std::fmt::Debug for SignerCore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SignerCore").field("cluster", &self.cluster).finish_non_exhaustive()
     }
+}
+
+/// The cluster's own token key: at once, or when it is made.
+fn open_token_key(vault: Arc<dyn Vault>) -> Result<watch::Receiver<Option<Arc<TokenKey>>>, SignerError> {
+    let (sender, token_key) = watch::channel(None);
+    if let Some(bytes) = vault.load(TOKEN_KEY_FILE).map_err(SignerError::Storage)? {
+        sender.send_replace(Some(Arc::new(TokenKey::from_bytes(&bytes)?)));
+        return Ok(token_key);
+    }
+    let make = move || match make_token_key(vault.as_ref()) {
+        Ok(key) => {
+            sender.send_replace(Some(Arc::new(key)));
+        }
+        Err(error) => warn!(target: "signer", %error, "no token key"),
+    };
+    let thread = std::thread::Builder::new().name("token-key".to_owned());
+    thread.spawn(make).map_err(|e| SignerError::KeyGeneration(e.to_string()))?;
+    Ok(token_key)
 }
 
 fn make_token_key(vault: &dyn Vault) -> Result<TokenKey, SignerError> {

@@ -100,9 +100,7 @@ impl TokenKey {
 
     /// A signed token with these claims.
     pub(crate) fn sign(&self, claims: &Value) -> Result<String, SignerError> {
-        let header = json!({"alg": self.jwk["alg"], "kid": self.jwk["kid"]});
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let mut token = format!("{}.{}", part(&header), part(claims));
+        let mut token = unsigned_token(&self.jwk, claims);
         let signature = self.signature(token.as_bytes())?;
         token.push('.');
         token.push_str(&signature);
@@ -158,6 +156,13 @@ impl Pair {
         .ok()?;
         Some(der.as_ref().to_vec())
     }
+}
+
+/// What a key, given as JWK, has to sign of a token with these claims.
+pub(crate) fn unsigned_token(jwk: &Value, claims: &Value) -> String {
+    let header = json!({"alg": jwk["alg"], "kid": jwk["kid"]});
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}", part(&header), part(claims))
 }
 
 /// The JWK set of all keys in PEM texts (`--service-account-key-file`): public keys, certificates, and the public halves of

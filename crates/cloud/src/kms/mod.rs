@@ -75,7 +75,7 @@ impl Kms {
     /// # Errors
     /// As the method `cryptoKeys.encrypt` fails for this caller.
     pub fn encrypt(&self, email: &str, name: &str, plaintext: &[u8], aad: &[u8]) -> Result<Encrypted, ApiError> {
-        encrypt(&self.0, email, name, plaintext, aad)
+        encrypt(&self.0, User::caller(email), name, plaintext, aad)
     }
 
     /// Decrypts with the version of a key that made the ciphertext.
@@ -83,7 +83,7 @@ impl Kms {
     /// # Errors
     /// As the method `cryptoKeys.decrypt` fails for this caller.
     pub fn decrypt(&self, email: &str, name: &str, ciphertext: &[u8], aad: &[u8]) -> Result<Decrypted, ApiError> {
-        decrypt(&self.0, email, name, ciphertext, aad)
+        decrypt(&self.0, User::caller(email), name, ciphertext, aad)
     }
 
     /// A signature by a version: PKCS #1 v1.5 or DER of ECDSA, as its algorithm says.
@@ -171,17 +171,34 @@ pub(crate) fn require(
     Err(ApiError::new(Code::PermissionDenied, text))
 }
 
-/// The key, for a caller that may do this with it.
+/// Who uses a key: a caller, or another service for one.
+#[derive(Clone, Copy)]
+pub(crate) struct User<'a> {
+    pub(crate) email: &'a str,
+    /// Is it enough that the caller may have other services use the key?
+    pub(crate) delegating: bool,
+}
+
+impl<'a> User<'a> {
+    pub(crate) const fn caller(email: &'a str) -> Self {
+        Self { email, delegating: false }
+    }
+}
+
+/// The key, for somebody who may do this with it.
 fn find<'a>(
     inner: &Inner,
     state: &'a State,
-    email: &str,
+    user: User<'_>,
     name: &KeyName,
     permission: &str,
 ) -> Result<&'a CryptoKey, ApiError> {
     let (ring, shown) = (name.ring_id(), name.to_string());
     let place = Place { project: &name.project, ring: Some(&ring), key: Some(&name.key), name: &shown };
-    require(inner, state, email, place, permission)?;
+    let delegated = user.delegating && may(inner, state, user.email, place, &format!("{permission}ViaDelegation"));
+    if !delegated {
+        require(inner, state, user.email, place, permission)?;
+    }
     key_of(state, name)
 }
 
@@ -229,7 +246,7 @@ fn check_length(what: &str, bytes: &[u8]) -> Result<(), ApiError> {
 /// See [`Kms::encrypt`].
 pub(crate) fn encrypt(
     inner: &Inner,
-    email: &str,
+    user: User<'_>,
     name: &str,
     plaintext: &[u8],
     aad: &[u8],
@@ -240,7 +257,7 @@ pub(crate) fn encrypt(
         Err(_) => (KeyName::parse(name)?, None),
     };
     let state = inner.store.read();
-    let key = find(inner, &state, email, &name, "cloudkms.cryptoKeyVersions.useToEncrypt")?;
+    let key = find(inner, &state, user, &name, "cloudkms.cryptoKeyVersions.useToEncrypt")?;
     check_purpose(key, &name, Purpose::Encrypt)?;
     check_length("plaintext", plaintext)?;
     check_length("additional authenticated data", aad)?;
@@ -254,7 +271,7 @@ pub(crate) fn encrypt(
 /// See [`Kms::decrypt`].
 pub(crate) fn decrypt(
     inner: &Inner,
-    email: &str,
+    user: User<'_>,
     name: &str,
     ciphertext: &[u8],
     aad: &[u8],
@@ -262,7 +279,7 @@ pub(crate) fn decrypt(
     settle(inner)?;
     let name = KeyName::parse(name)?;
     let state = inner.store.read();
-    let key = find(inner, &state, email, &name, "cloudkms.cryptoKeyVersions.useToDecrypt")?;
+    let key = find(inner, &state, user, &name, "cloudkms.cryptoKeyVersions.useToDecrypt")?;
     check_purpose(key, &name, Purpose::Encrypt)?;
     check_length("additional authenticated data", aad)?;
     let made = key.versions.iter().find(|(_, version)| version.material.made(ciphertext));
@@ -278,7 +295,7 @@ pub(crate) fn sign(inner: &Inner, email: &str, version: &str, what: Signed<'_>) 
     settle(inner)?;
     let (name, number) = parse_version(version)?;
     let state = inner.store.read();
-    let key = find(inner, &state, email, &name, "cloudkms.cryptoKeyVersions.useToSign")?;
+    let key = find(inner, &state, User::caller(email), &name, "cloudkms.cryptoKeyVersions.useToSign")?;
     check_purpose(key, &name, Purpose::Sign)?;
     let version = enabled(key, &name, number)?;
     let digest = match what {
@@ -296,7 +313,7 @@ pub(crate) fn public_key(inner: &Inner, email: &str, version: &str) -> Result<Pu
     settle(inner)?;
     let (name, number) = parse_version(version)?;
     let state = inner.store.read();
-    let key = find(inner, &state, email, &name, "cloudkms.cryptoKeyVersions.viewPublicKey")?;
+    let key = find(inner, &state, User::caller(email), &name, "cloudkms.cryptoKeyVersions.viewPublicKey")?;
     check_purpose(key, &name, Purpose::Sign)?;
     let version = enabled(key, &name, number)?;
     version.material.public_key(version.algorithm)

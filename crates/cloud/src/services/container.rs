@@ -15,7 +15,7 @@ use crate::http::Request;
 use crate::identity::Caller;
 use crate::operations::{begin, spawn};
 use crate::state::State;
-use crate::{Inner, encryption};
+use crate::{Inner, encryption, user_managed};
 
 /// One call: where it goes and through which version it looks.
 struct Context<'a> {
@@ -148,7 +148,7 @@ fn locations() -> Value {
 pub(crate) fn create_cluster(inner: &Arc<Inner>, location: &str, request: &Value) -> Result<Operation, ApiError> {
     encryption::check_asked(inner, &request["cluster"]["databaseEncryption"], location)?;
     let id: String = inner.entropy.bytes::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
-    let operation = inner.store.write(|state| {
+    let make = |state: &State| {
         let existing: Vec<&Cluster> = state.clusters.iter().collect();
         let creation = Creation {
             project: &inner.project,
@@ -158,7 +158,15 @@ pub(crate) fn create_cluster(inner: &Arc<Inner>, location: &str, request: &Value
             existing: &existing,
             profile: inner.profile,
         };
-        let cluster = gke::cluster::create(request, &creation)?;
+        gke::cluster::create(request, &creation)
+    };
+    // Keys cannot be used while the state is being written: they may have to be rotated first.
+    let disk_key_version = user_managed::check_keys(inner, &make(&inner.store.read())?.body)?;
+    let operation = inner.store.write(|state| {
+        let mut cluster = make(state)?;
+        if let Some(version) = &disk_key_version {
+            gke::user_managed::note_disk_key_version(&mut cluster.body, version);
+        }
         super::privateca::check_pools(inner, state, &cluster)?;
         state.clusters.push(cluster);
         begin(inner, state, &id, "CREATE_CLUSTER", (OperationStatus::Running, None), Work::CreateCluster)

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{Running, start};
 
 const HERE: &str = "/v1/projects/demo-project/locations/us-central1";
+const AGENT: &str = "service-123456789012@container-engine-robot.iam.gserviceaccount.com";
 const RING: &str = "projects/demo-project/locations/us-central1/keyRings/ring";
 
 async fn ok(run: &Running, verb: &str, path: &str, body: Value) -> Value {
@@ -256,7 +257,6 @@ async fn a_role_counts_on_the_project_the_ring_or_the_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_has_a_key_that_gke_may_use_and_says_so_when_it_may_not() {
     const CLUSTERS: &str = "/v1/projects/demo-project/locations/us-central1-a/clusters";
-    const AGENT: &str = "serviceAccount:service-123456789012@container-engine-robot.iam.gserviceaccount.com";
     let dir = tempfile::tempdir().unwrap();
     let run = start(dir.path(), Auth::Strict, 0).await;
     let key = with_key(&run, "one", symmetric()).await;
@@ -268,7 +268,8 @@ async fn a_cluster_has_a_key_that_gke_may_use_and_says_so_when_it_may_not() {
         "Permission 'cloudkms.cryptoKeyVersions.useToEncrypt' denied on resource '{key}' (or it may not exist)."
     );
     assert_eq!((code, text), (403, denied));
-    let role = |role: &str| json!({"policy": {"bindings": [{"role": role, "members": [AGENT]}]}});
+    let role =
+        |role: &str| json!({"policy": {"bindings": [{"role": role, "members": [format!("serviceAccount:{AGENT}")]}]}});
     ok(&run, "POST", &format!("/v1/{key}:setIamPolicy"), role("roles/cloudkms.cryptoKeyEncrypter")).await;
     let (_, text) = refused(&run, "POST", CLUSTERS, create(&key)).await;
     assert!(text.contains("useToDecrypt"), "both are needed: {text}");
@@ -318,4 +319,25 @@ async fn a_cluster_has_a_key_that_gke_may_use_and_says_so_when_it_may_not() {
     assert_eq!(shown, off);
     let told: Vec<String> = run.fleet.configured.lock().unwrap().iter().map(|s| s.encryption_key.clone()).collect();
     assert_eq!(told, [other, String::new()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_may_only_delegate_has_disks_encrypted_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path(), Auth::Strict, 0).await;
+    let key = with_key(&run, "disk", symmetric()).await;
+    let why = run.cloud.encrypt_for_disk(&key, b"a secret", "c1").unwrap_err();
+    assert!(why.contains("Permission 'cloudkms.cryptoKeyVersions.useToEncrypt' denied on resource"), "{why}");
+    let role = "roles/cloudkms.cryptoKeyEncrypterDecrypterViaDelegation";
+    let agent = format!("serviceAccount:{AGENT}");
+    let policy = json!({"policy": {"bindings": [{"role": role, "members": [agent]}]}});
+    ok(&run, "POST", &format!("/v1/{key}:setIamPolicy"), policy).await;
+    let sealed = run.cloud.encrypt_for_disk(&key, b"a secret", "c1").unwrap();
+    assert_eq!(run.cloud.decrypt_for_disk(&key, &sealed, "c1").unwrap()[..], *b"a secret");
+    assert!(run.cloud.decrypt_for_disk(&key, &sealed, "c2").unwrap_err().contains("Decryption failed"));
+    assert!(run.cloud.kms().encrypt(AGENT, &key, b"a secret", b"c1").is_err(), "it may not itself");
+    let version = format!("/v1/{key}/cryptoKeyVersions/1?updateMask=state");
+    ok(&run, "PATCH", &version, json!({"state": "DISABLED"})).await;
+    let why = run.cloud.decrypt_for_disk(&key, &sealed, "c1").unwrap_err();
+    assert!(why.ends_with("is not enabled, current state is: DISABLED."), "{why}");
 }

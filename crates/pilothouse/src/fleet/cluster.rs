@@ -25,7 +25,7 @@ use crate::fleet::message::{ClusterSpec, MachineSpec, NodeSpec, Secret, UsedIden
 use crate::fleet::questions::NodeQuestion;
 use crate::fleet::report::{Certificate, ClusterStatus, InstanceStatus, MemberStatus};
 use crate::fleet::supervise::SIGNER;
-use crate::fleet::{key, user_files};
+use crate::fleet::{Fleet, disk_key, key, user_files};
 use crate::layout::{Layout, make_directory, write_private};
 use crate::metadata::instance::InstanceMetadata;
 use crate::metadata::nodes::NodeServers;
@@ -302,13 +302,16 @@ impl Cluster {
     ///
     /// # Errors
     /// When a directory's keys cannot be read or written.
-    pub(crate) async fn rotate_keys(&self, layout: &Layout, platform: &Platform) -> Result<usize> {
+    pub(crate) async fn rotate_keys(&self, fleet: &Fleet) -> Result<usize> {
+        let of_instances = disk_key::platform(fleet, self).await?;
         let mut keys = NewKeys { signer: None, instances: (0..self.instance_count()).map(|_| None).collect() };
         let mut rotated = 0;
-        for (name, path) in self.sealed_directories(layout) {
+        for (name, path) in self.sealed_directories(fleet.layout()) {
+            let place = (0..self.instance_count()).find(|place| instance_name(*place) == name);
+            let platform = if place.is_some() { &of_instances } else { &fleet.platform };
             let Some(new) = key::rotate(&path, &self.spec.id, &name, platform)? else { continue };
             rotated += 1;
-            match (0..self.instance_count()).find(|place| instance_name(*place) == name) {
+            match place {
                 Some(place) => keys.instances[place] = Some(new),
                 None => keys.signer = Some(new),
             }

@@ -134,7 +134,7 @@ async fn start(
         let (identity, keys) = doors_to_cloud(fleet, id);
         let signer = Signer::InProcess(Arc::clone(&core), Requester::Instance);
         admit(fleet, cluster, &instance_name(place)).await?;
-        let start = start_message(fleet, cluster, place)?;
+        let start = start_message(fleet, cluster, place).await?;
         statuses.push(InstanceStatus {
             name: instance_name(place),
             pid: Some(std::process::id()),

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use cloud::UserManagedCa;
+use cloud::{UserManagedCa, UserManagedKeys};
 use gke::MachineSettings;
 use pki::Authority;
 use policy::AccessSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::confine::GaveUp;
+use crate::fleet::outside::Outside;
 use crate::fleet::questions::NodeQuestion;
 
 /// From the fleet to an instance.
@@ -100,13 +101,12 @@ pub(crate) struct StoreMember {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub(crate) enum ToSigner {
-    /// The first message. File, where there are outside authorities: the stream to who has them sign.
+    /// The first message. File, where something is signed elsewhere: the stream to who has it signed.
     Start {
         cluster: String,
         data_dir: PathBuf,
         data_key: Secret,
-        /// The certificates (PEM) of authorities whose keys are elsewhere.
-        outside: BTreeMap<Authority, String>,
+        outside: Option<Outside>,
     },
     /// File: a stream whose other end belongs to `requester`.
     Connect {
@@ -162,6 +162,9 @@ pub(crate) struct ClusterSpec {
     /// Authorities that the user runs; a record of before has none.
     #[serde(default)]
     pub(crate) user_managed: BTreeMap<Authority, UserManagedCa>,
+    /// Keys that the user has; a record of before has none.
+    #[serde(default)]
+    pub(crate) user_managed_keys: UserManagedKeys,
 }
 
 /// `--feature-gates` and `--runtime-config` of a cluster's API server.

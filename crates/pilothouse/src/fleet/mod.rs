@@ -3,6 +3,7 @@
 mod addresses;
 pub(crate) mod boot;
 mod cluster;
+mod disk_key;
 mod exposure;
 pub(crate) mod hardening;
 mod in_process;
@@ -303,7 +304,7 @@ impl Fleet {
         self.platform.rotate()?;
         let mut rotated = self.root.rotate()?;
         for cluster in self.clusters() {
-            rotated += cluster.rotate_keys(&self.layout, &self.platform).await?;
+            rotated += cluster.rotate_keys(self).await?;
         }
         cloud.reseal()?;
         self.boot.reseal(&self.platform)?;

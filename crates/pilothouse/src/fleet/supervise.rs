@@ -26,10 +26,11 @@ use crate::fleet::cluster::{Access, Cluster, Command, NewKeys, State, instance_n
 use crate::fleet::message::{
     FromInstance, FromSigner, InstanceStart, Secret, StoreMember, ToInstance, ToSigner, UsedIdentity,
 };
+use crate::fleet::outside::Outside;
 use crate::fleet::process::{self, Process};
 use crate::fleet::questions::NodeQuestion;
 use crate::fleet::report::InstanceStatus;
-use crate::fleet::{Fleet, in_process, key, outside, user_files};
+use crate::fleet::{Fleet, disk_key, in_process, key, outside, user_files};
 use crate::layout::make_directory;
 use crate::{failure, identity_server};
 
@@ -427,9 +428,9 @@ impl Supervisor {
         let data_dir = self.fleet.layout().cluster(id).join(SIGNER);
         admit(&self.fleet, &self.cluster, SIGNER).await?;
         let data_key = key::unwrap(&data_dir, id, SIGNER, &self.fleet.platform)?;
-        let outside = outside::certificates(&self.cluster);
+        let outside = Outside::of(&self.cluster);
         let mut files = Vec::new();
-        if !outside.is_empty() {
+        if outside.is_some() {
             let (ours, theirs) = channel::stream_pair()?;
             outside::serve(&self.fleet, &self.cluster, stream(ours)?);
             files.push(theirs);
@@ -473,7 +474,7 @@ impl Supervisor {
         let id = cluster.spec().id.clone();
         tokio::spawn(identity_server::serve(stream(identity_end)?, Arc::clone(&fleet.tokens), id));
         admit(fleet, cluster, &instance_name(place)).await?;
-        let start = start_message(fleet, cluster, place)?;
+        let start = start_message(fleet, cluster, place).await?;
         let MemberListeners { client, peer } = self.instances[place].sockets.try_clone()?;
         let to_metadata = cluster.metadata_of(place)?.hand_out()?;
         let files = [to_signer, to_identity, client.into(), peer.into(), to_metadata];
@@ -616,12 +617,13 @@ pub(crate) async fn admit(fleet: &Fleet, cluster: &Cluster, process: &str) -> Re
 ///
 /// # Errors
 /// When its directory cannot be opened.
-pub(crate) fn start_message(fleet: &Fleet, cluster: &Cluster, place: usize) -> Result<InstanceStart> {
+pub(crate) async fn start_message(fleet: &Fleet, cluster: &Cluster, place: usize) -> Result<InstanceStart> {
     let (spec, instance) = (cluster.spec(), instance_name(place));
+    let platform = disk_key::platform(fleet, cluster).await?;
     let data_dir = fleet.layout().cluster(&spec.id).join(&instance);
     Ok(InstanceStart {
         cluster: spec.clone(),
-        data_key: key::unwrap(&data_dir, &spec.id, &instance, &fleet.platform)?,
+        data_key: key::unwrap(&data_dir, &spec.id, &instance, &platform)?,
         instance,
         data_dir,
         api_address: cluster.addresses.api,

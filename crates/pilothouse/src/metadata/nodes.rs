@@ -344,6 +344,7 @@ mod tests {
             service_cidr: "10.8.0.0/20".to_owned(),
             switches: crate::fleet::message::Switches::default(),
             user_managed: std::collections::BTreeMap::new(),
+            user_managed_keys: cloud::UserManagedKeys::default(),
         };
         let (clock, entropy) = (crate::system::clock(), crate::system::entropy());
         let (project_number, cloud) = ("123".to_owned(), Arc::default());

@@ -53,6 +53,7 @@ impl cloud::Fleet for FleetPort {
                 service_cidr: spec.service_cidr,
                 switches: wishes.switches.clone(),
                 user_managed: spec.user_managed,
+                user_managed_keys: spec.user_managed_keys,
             };
             let id = cluster.id.clone();
             let created = self.fleet.create(cluster, nodes, (spec.access, spec.endpoints), &wishes).await;

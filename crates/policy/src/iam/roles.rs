@@ -321,6 +321,17 @@ const ROLES: &[Role] = &[
         except: &[],
     },
     Role {
+        name: "roles/cloudkms.cryptoKeyEncrypterDecrypterViaDelegation",
+        allows: &[
+            "cloudkms.cryptoKeyVersions.useToDecryptViaDelegation",
+            "cloudkms.cryptoKeyVersions.useToEncryptViaDelegation",
+            "cloudkms.locations.get",
+            "cloudkms.locations.list",
+            "resourcemanager.projects.get",
+        ],
+        except: &[],
+    },
+    Role {
         name: "roles/cloudkms.cryptoKeyEncrypterDecrypter",
         allows: &[
             "cloudkms.cryptoKeyVersions.useToDecrypt",
@@ -425,7 +436,6 @@ const OTHER_CLOUDKMS_ROLES: &[&str] = &[
     "autokeyAdmin",
     "autokeyUser",
     "cryptoKeyDecrypterViaDelegation",
-    "cryptoKeyEncrypterDecrypterViaDelegation",
     "cryptoKeyEncrypterViaDelegation",
     "cryptoOperator",
     "ekmConnectionsAdmin",
@@ -507,6 +517,16 @@ mod tests {
             ("roles/cloudkms.cryptoKeyEncrypter", "cloudkms.cryptoKeyVersions.useToDecrypt", false),
             ("roles/cloudkms.cryptoKeyEncrypterDecrypter", "cloudkms.cryptoKeyVersions.useToDecrypt", true),
             ("roles/cloudkms.cryptoKeyEncrypterDecrypter", "cloudkms.cryptoKeys.get", false),
+            (
+                "roles/cloudkms.cryptoKeyEncrypterDecrypterViaDelegation",
+                "cloudkms.cryptoKeyVersions.useToDecryptViaDelegation",
+                true,
+            ),
+            (
+                "roles/cloudkms.cryptoKeyEncrypterDecrypterViaDelegation",
+                "cloudkms.cryptoKeyVersions.useToDecrypt",
+                false,
+            ),
             ("roles/cloudkms.signer", "cloudkms.cryptoKeyVersions.viewPublicKey", false),
             ("roles/container.cloudKmsKeyUser", "cloudkms.cryptoKeyVersions.useToSign", true),
             ("roles/container.serviceAgent", "cloudkms.cryptoKeyVersions.useToEncrypt", false),

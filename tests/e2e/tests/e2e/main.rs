@@ -33,4 +33,5 @@ mod nodes;
 mod regional;
 mod secrets_encryption;
 mod user_managed;
+mod user_managed_keys;
 mod workload_identity;

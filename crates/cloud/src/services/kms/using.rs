@@ -6,7 +6,7 @@ use gke::ApiError;
 use machinery::{Value, json};
 
 use super::{Answer, Context};
-use crate::kms::{self, KeyName, Signed};
+use crate::kms::{self, KeyName, Signed, User};
 
 /// The bytes of a field, and whether the checksum beside it was sent, and is theirs.
 struct Checked {
@@ -72,7 +72,7 @@ impl Context<'_> {
     pub(super) fn encrypt(&self, name: &str) -> Answer {
         let body = self.request.json()?;
         let (plain, aad) = (checked(&body, "plaintext")?, checked(&body, "additionalAuthenticatedData")?);
-        let made = kms::encrypt(self.inner, &self.caller.email, name, &plain.bytes, &aad.bytes)?;
+        let made = kms::encrypt(self.inner, User::caller(&self.caller.email), name, &plain.bytes, &aad.bytes)?;
         let mut out = json!({"name": made.version, "protectionLevel": "SOFTWARE"});
         put(&mut out, "ciphertext", &made.ciphertext);
         set_true(&mut out, "verifiedPlaintextCrc32c", plain.verified);
@@ -83,7 +83,7 @@ impl Context<'_> {
     pub(super) fn decrypt(&self, name: &str) -> Answer {
         let body = self.request.json()?;
         let (sealed, aad) = (checked(&body, "ciphertext")?, checked(&body, "additionalAuthenticatedData")?);
-        let found = kms::decrypt(self.inner, &self.caller.email, name, &sealed.bytes, &aad.bytes)?;
+        let found = kms::decrypt(self.inner, User::caller(&self.caller.email), name, &sealed.bytes, &aad.bytes)?;
         let mut out = json!({"protectionLevel": "SOFTWARE"});
         put(&mut out, "plaintext", &found.plaintext);
         set_true(&mut out, "usedPrimary", found.used_primary);
