@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use base::Entropy;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,9 +18,11 @@ use zeroize::Zeroizing;
 
 use crate::fleet::Fleet;
 use crate::fleet::cluster::Cluster;
+use crate::fleet::supervise::SIGNER;
 use crate::layout::write_private;
 
 const FILE: &str = "disk-key.json";
+const LOST: &str = "is missing or damaged; restore it from a backup, the cluster's data is lost without it";
 /// The instances of a regional cluster start side by side and share one secret.
 static MAKING: Mutex<()> = Mutex::new(());
 
@@ -46,32 +48,41 @@ pub(crate) async fn platform(fleet: &Fleet, cluster: &Cluster) -> Result<Platfor
     let cloud = fleet.cloud.get().cloned().context("the cloud is not there yet")?;
     let (id, directory) = (cluster.spec().id.clone(), fleet.layout().cluster(&cluster.spec().id));
     let entropy = fleet.entropy.clone();
+    let is_in_use = cluster.sealed_directories(fleet.layout()).iter().any(|(name, _)| name != SIGNER);
     let secret = tokio::task::spawn_blocking(move || {
         let _one = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-        secret(&cloud, &key, &id, &directory, &entropy)
+        match stored(&cloud, &id, &directory)? {
+            Some(secret) => Ok(secret),
+            None if is_in_use => bail!("{} {LOST}", directory.join(FILE).display()),
+            None => make(&cloud, &key, &id, &directory, &entropy),
+        }
     });
     Ok(fleet.platform.with_user_key(secret.await??))
 }
 
-fn secret(cloud: &Cloud, key: &str, id: &str, directory: &Path, entropy: &Entropy) -> Result<Zeroizing<[u8; 32]>> {
+fn refused(text: String) -> Error {
+    anyhow!("the key of the control plane's disks cannot be used: {text}")
+}
+
+fn stored(cloud: &Cloud, id: &str, directory: &Path) -> Result<Option<Zeroizing<[u8; 32]>>> {
     let path = directory.join(FILE);
-    let refused = |text: String| anyhow!("the key of the control plane's disks cannot be used: {text}");
     let text = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let secret = Zeroizing::new(entropy.bytes::<32>());
-            let sealed = cloud.encrypt_for_disk(key, secret.as_slice(), id).map_err(refused)?;
-            let wrapped = Wrapped { key: key.to_owned(), ciphertext: STANDARD.encode(sealed) };
-            write_private(&path, &serde_json::to_vec_pretty(&wrapped)?)?;
-            // What it is about to wrap is lost without it.
-            File::open(directory).and_then(|directory| directory.sync_all())?;
-            return Ok(secret);
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         other => other.with_context(|| format!("cannot read {}", path.display()))?,
     };
-    let damaged =
-        || format!("{} is damaged; restore it from a backup, the cluster's data is lost without it", path.display());
-    let wrapped: Wrapped = serde_json::from_slice(&text).with_context(damaged)?;
-    let sealed = STANDARD.decode(&wrapped.ciphertext).with_context(damaged)?;
+    let lost = || format!("{} {LOST}", path.display());
+    let wrapped: Wrapped = serde_json::from_slice(&text).with_context(lost)?;
+    let sealed = STANDARD.decode(&wrapped.ciphertext).with_context(lost)?;
     let opened = cloud.decrypt_for_disk(&wrapped.key, &sealed, id).map_err(refused)?;
-    Ok(Zeroizing::new(<[u8; 32]>::try_from(opened.as_slice()).ok().with_context(damaged)?))
+    Ok(Some(Zeroizing::new(<[u8; 32]>::try_from(opened.as_slice()).ok().with_context(lost)?)))
+}
+
+fn make(cloud: &Cloud, key: &str, id: &str, directory: &Path, entropy: &Entropy) -> Result<Zeroizing<[u8; 32]>> {
+    let secret = Zeroizing::new(entropy.bytes::<32>());
+    let sealed = cloud.encrypt_for_disk(key, secret.as_slice(), id).map_err(refused)?;
+    let wrapped = Wrapped { key: key.to_owned(), ciphertext: STANDARD.encode(sealed) };
+    write_private(&directory.join(FILE), &serde_json::to_vec_pretty(&wrapped)?)?;
+    // What it is about to wrap is lost without it.
+    File::open(directory).and_then(|directory| directory.sync_all())?;
+    Ok(secret)
 }

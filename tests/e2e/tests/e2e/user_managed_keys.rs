@@ -158,11 +158,19 @@ fn disks(clients: &Clients) -> Result<()> {
     })?;
     sandbox.kubectl_fails(&["get", "configmap", "kept", "--request-timeout", "5s"])?;
     // The statement of the data directory is of no use to who has the platform's key alone.
-    let kept = run(Command::new("find").arg(sandbox.data_dir()).args(["-name", "disk-key.json"]))?;
-    let kept: Value = serde_json::from_slice(&std::fs::read(kept.trim())?)?;
+    let file = run(Command::new("find").arg(sandbox.data_dir()).args(["-name", "disk-key.json"]))?;
+    let text = std::fs::read(file.trim())?;
+    let kept: Value = serde_json::from_slice(&text)?;
     ensure!(kept["key"] == format!("{PATH}/disk").as_str(), "{kept}");
     ensure!(STANDARD.decode(kept["ciphertext"].as_str().unwrap_or_default())?.len() > 32, "{kept}");
     clients.version("enable", "disk")?;
+    std::fs::remove_file(file.trim())?;
+    eventually(LIMIT, || {
+        let said = sandbox.status()?.to_string();
+        ensure!(said.contains("disk-key.json is missing or damaged; restore it"), "{said}");
+        Ok(())
+    })?;
+    std::fs::write(file.trim(), text)?;
     eventually(LIMIT, || sandbox.kubectl(&["get", "configmap", "kept"]))?;
     sandbox.pilothouse(&["rotate-keys"])?;
     clients.version("disable", "disk")?;
