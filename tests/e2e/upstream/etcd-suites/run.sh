@@ -28,6 +28,13 @@ command -v go >/dev/null || skip 'go is not installed'
 for name in etcdctl etcdutl; do
   [ -x "$peers/$name" ] || skip "there is no $peers/$name"
 done
+# Some tests start etcd where it listens by default.
+for port in 2379 2380; do
+  if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    echo "FAILED port $port is in use; stop what listens there"
+    exit 1
+  fi
+done
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/logs" "$out/tmp"
 ln -s "$etcd" "$out/bin/etcd"
