@@ -48,16 +48,17 @@ pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
 }
 
+/// An end of a pair, for this runtime. Needs one.
+pub(crate) fn stream(end: OwnedFd) -> io::Result<UnixStream> {
+    let stream = std::os::unix::net::UnixStream::from(end);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
 impl Channel {
     /// Takes one end. Needs a tokio runtime.
     pub(crate) fn new(end: OwnedFd) -> io::Result<Self> {
-        let socket = std::os::unix::net::UnixStream::from(end);
-        socket.set_nonblocking(true)?;
-        Ok(Self {
-            socket: UnixStream::from_std(socket)?,
-            sending: tokio::sync::Mutex::default(),
-            partial: Mutex::default(),
-        })
+        Ok(Self { socket: stream(end)?, sending: tokio::sync::Mutex::default(), partial: Mutex::default() })
     }
 
     /// The child's end: its standard input.

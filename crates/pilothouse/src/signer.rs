@@ -1,15 +1,12 @@
 //! The signer's process: opens its sealed directory with the key it was handed, then serves the streams it is given.
 
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use pki::SignerCore;
-use tokio::net::UnixStream;
 use tracing::{info, warn};
 
-use crate::channel::Channel;
+use crate::channel::{Channel, stream};
 use crate::cli::RoleArgs;
 use crate::confine::GaveUp;
 use crate::fleet::SealedDirectory;
@@ -79,10 +76,4 @@ async fn open(channel: &Channel, args: &RoleArgs) -> Result<(Arc<SignerCore>, Ar
     };
     let core = SignerCore::open_with(&cluster, Arc::clone(&directory) as _, outside, system::clock(), entropy)?;
     Ok((Arc::new(core), directory))
-}
-
-fn stream(end: OwnedFd) -> Result<UnixStream> {
-    let stream = StdUnixStream::from(end);
-    stream.set_nonblocking(true)?;
-    Ok(UnixStream::from_std(stream)?)
 }

@@ -24,7 +24,7 @@ use crate::fleet::machines::Machines;
 use crate::fleet::message::{ClusterSpec, MachineSpec, NodeSpec, Secret, UsedIdentity};
 use crate::fleet::questions::NodeQuestion;
 use crate::fleet::report::{Certificate, ClusterStatus, InstanceStatus, MemberStatus};
-use crate::fleet::supervise::SIGNER;
+use crate::fleet::starting::SIGNER;
 use crate::fleet::{Fleet, disk_key, key, user_files};
 use crate::layout::{Layout, make_directory, write_private};
 use crate::metadata::instance::InstanceMetadata;

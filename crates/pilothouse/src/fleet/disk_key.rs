@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::fleet::Fleet;
 use crate::fleet::cluster::Cluster;
-use crate::fleet::supervise::SIGNER;
+use crate::fleet::starting::SIGNER;
 use crate::layout::write_private;
 
 const FILE: &str = "disk-key.json";

@@ -8,10 +8,11 @@ use pki::{Requester, Signer, SignerCore};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use crate::channel::stream;
 use crate::edge::Delivery;
 use crate::fleet::cluster::{Cluster, Command, NewKeys, State, instance_name};
 use crate::fleet::report::InstanceStatus;
-use crate::fleet::supervise::{SIGNER, access, addresses, admit, start_message, stream};
+use crate::fleet::starting::{SIGNER, access, addresses, admit, start_message};
 use crate::fleet::{Fleet, MemberListeners, SealedDirectory, key, outside, user_files};
 use crate::instance::{Doors, Instance};
 

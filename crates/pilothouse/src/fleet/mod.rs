@@ -14,6 +14,7 @@ mod outside;
 mod process;
 pub(crate) mod questions;
 pub(crate) mod report;
+mod starting;
 mod supervise;
 pub(crate) mod trust;
 mod user_files;
@@ -35,7 +36,7 @@ pub(crate) use addresses::{MemberListeners, Wishes, listen_on_alias, parse_wish,
 pub(crate) use cluster::{Access, Cluster, Record, State};
 pub(crate) use key::SealedDirectory;
 pub(crate) use process::spawn_detached;
-pub(crate) use supervise::SIGNER;
+pub(crate) use starting::SIGNER;
 pub(crate) use user_files::make_default;
 
 use boot::Verifier;
@@ -390,7 +391,7 @@ impl Fleet {
         metadata::instance::Shared {
             spec: cluster.spec().clone(),
             project_number: self.project_number.clone(),
-            members: supervise::members(cluster),
+            members: starting::members(cluster),
             api_address: cluster.addresses.api,
             private_address: cluster.addresses.private.to_string(),
             signer: cluster.metadata_signer.subscribe(),

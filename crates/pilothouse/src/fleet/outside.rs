@@ -12,10 +12,9 @@ use pki::{Authority, OutsideAuthorities, OutsideCall, OutsideTokenKeys};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
-use crate::channel;
+use crate::channel::{self, stream};
 use crate::fleet::Fleet;
 use crate::fleet::cluster::Cluster;
-use crate::fleet::supervise::stream;
 
 /// What of a cluster's signing is done elsewhere.
 #[derive(Serialize, Deserialize)]

@@ -9,10 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
 
-use crate::channel;
+use crate::channel::{self, stream};
 use crate::fleet::cluster::{Cluster, Command};
 use crate::fleet::message::Secret;
-use crate::fleet::supervise::stream;
 
 /// An instance that is started again answers within this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

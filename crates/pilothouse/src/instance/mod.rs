@@ -9,15 +9,13 @@ mod questions;
 
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
 
 use anyhow::{Context, Result, bail};
 use pki::{Signer, SignerClient};
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
 use tracing::{info, warn};
 
-use crate::channel::Channel;
+use crate::channel::{Channel, stream};
 use crate::cli::RoleArgs;
 use crate::confine::GaveUp;
 use crate::fleet::MemberListeners;
@@ -107,10 +105,4 @@ async fn start(channel: &Channel, args: &RoleArgs) -> Result<(Instance, SignerCl
         metadata,
     };
     Ok((Instance::start(*start, doors).await?, signer))
-}
-
-fn stream(end: OwnedFd) -> Result<UnixStream> {
-    let stream = StdUnixStream::from(end);
-    stream.set_nonblocking(true)?;
-    Ok(UnixStream::from_std(stream)?)
 }
