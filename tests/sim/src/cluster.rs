@@ -11,6 +11,19 @@ use crate::node::{Envelope, Event, Node, State};
 /// Messages under way at most: beyond, the oldest are lost.
 const NETWORK_MAX: usize = 2000;
 
+/// What goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Faults {
+    /// Anything, anywhere; members come and go.
+    Anywhere,
+    /// What befalls leaders: they lose power soon after their election, or the others lose sight of them while their clock
+    /// stands, so that they believe to lead for long.
+    Leaders,
+}
+
+/// Bytes of entries in one message, usually.
+const MESSAGE_BYTES: usize = 200;
+
 /// A whole cluster under one seed.
 pub struct Cluster {
     rng: Rng,
@@ -22,7 +35,11 @@ pub struct Cluster {
     parted: BTreeSet<(MemberId, MemberId)>,
     rules: Rules,
     next_context: u64,
-    faults: bool,
+    faults: Option<Faults>,
+    /// A leader that loses power after so many messages.
+    doomed: Option<(MemberId, u64)>,
+    /// The member whose clock stands.
+    stopped: Option<MemberId>,
 }
 
 /// What has been seen, and must never be contradicted.
@@ -94,10 +111,12 @@ fn fake_entropy(seed: u64) -> Entropy {
 
 impl Cluster {
     /// A cluster of so many voters.
-    pub fn new(seed: u64, voters: u64) -> Self {
+    pub fn new(seed: u64, voters: u64, faults: Faults) -> Self {
         let entropy = fake_entropy(seed);
         let members = Membership::of_voters(1..=voters);
-        let node = |id| (id, Node::new(id, members.clone(), seed, &entropy));
+        // Leaders are to fail between two entries too.
+        let max_bytes = if faults == Faults::Leaders && seed.is_multiple_of(2) { 1 } else { MESSAGE_BYTES };
+        let node = |id| (id, Node::new(id, members.clone(), seed, &entropy, max_bytes));
         Self {
             rng: Rng::new(seed),
             nodes: (1..=voters).map(node).collect(),
@@ -107,7 +126,9 @@ impl Cluster {
             parted: BTreeSet::new(),
             rules: Rules::default(),
             next_context: 1,
-            faults: true,
+            faults: Some(faults),
+            doomed: None,
+            stopped: None,
         }
     }
 
@@ -124,8 +145,10 @@ impl Cluster {
     /// Faults, clients and time for so many rounds.
     pub fn run(&mut self, rounds: u32) {
         for _ in 0..rounds {
-            if self.faults {
-                self.break_something();
+            match self.faults {
+                Some(Faults::Anywhere) => self.break_something(),
+                Some(Faults::Leaders) => self.strike_leaders(),
+                None => {}
             }
             self.clients();
             self.time_and_messages();
@@ -138,8 +161,9 @@ impl Cluster {
     /// # Panics
     /// When they do not.
     pub fn heal(&mut self) {
-        self.faults = false;
-        self.parted.clear();
+        self.faults = None;
+        self.doomed = None;
+        self.reunite();
         for node in self.nodes.values_mut().filter(|node| !node.is_up()) {
             node.start();
         }
@@ -178,7 +202,7 @@ impl Cluster {
         match self.rng.below(60) {
             0 | 1 => self.crash_or_start(id),
             2 => self.part(&ids),
-            3 | 4 => self.parted.clear(),
+            3 | 4 => self.reunite(),
             5 | 6 => self.nodes.get_mut(&id).expect("it is there").checkpoint(),
             7 => self.input(id, Input::Campaign),
             8 => {
@@ -199,6 +223,33 @@ impl Cluster {
             }
             _ => {}
         }
+    }
+
+    fn strike_leaders(&mut self) {
+        let down = self.nodes.values_mut().filter(|node| !node.is_up());
+        for node in down {
+            if self.rng.one_in(20) {
+                node.start();
+            }
+        }
+        match self.rng.below(40) {
+            0 | 1 => {
+                if let Some(leader) = self.leader() {
+                    self.reunite();
+                    let others = self.nodes.keys().filter(|id| **id != leader);
+                    self.parted = others.flat_map(|id| [(*id, leader), (leader, *id)]).collect();
+                    self.stopped = Some(leader);
+                }
+            }
+            2 => self.reunite(),
+            _ => {}
+        }
+    }
+
+    /// Everybody hears everybody, and all clocks go.
+    fn reunite(&mut self) {
+        self.parted.clear();
+        self.stopped = None;
     }
 
     fn crash_or_start(&mut self, id: MemberId) {
@@ -230,7 +281,7 @@ impl Cluster {
             0 if members.members().count() < 6 => {
                 let id = self.nodes.keys().next_back().copied().unwrap_or(0) + 1;
                 let change = MembershipChange::AddLearner(id);
-                let node = Node::new(id, members.with(change), self.seed, &self.entropy);
+                let node = Node::new(id, members.with(change), self.seed, &self.entropy, MESSAGE_BYTES);
                 self.nodes.insert(id, node);
                 change
             }
@@ -276,9 +327,9 @@ impl Cluster {
     /// Everybody's clock moves, messages arrive in any order, disks finish when they please.
     fn time_and_messages(&mut self) {
         let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
-        for id in &ids {
-            let ticks = if self.faults { [0, 1, 1, 1, 1, 1, 1, 2][self.rng.below(8) as usize] } else { 1 };
-            (0..ticks).for_each(|_| self.input(*id, Input::Tick));
+        for id in ids.iter().filter(|id| self.stopped != Some(**id)).copied().collect::<Vec<_>>() {
+            let ticks = if self.faults.is_some() { [0, 1, 1, 1, 1, 1, 1, 2][self.rng.below(8) as usize] } else { 1 };
+            (0..ticks).for_each(|_| self.input(id, Input::Tick));
         }
         let deliveries = self.network.len() as u64 * 2 + 4;
         for _ in 0..deliveries {
@@ -288,13 +339,24 @@ impl Cluster {
                 self.follow(id, events);
             }
             self.deliver_one();
+            self.doom();
         }
-        if !self.faults {
+        if self.faults.is_none() {
             for id in ids {
                 let events = self.nodes.get_mut(&id).expect("it is there").sync();
                 self.follow(id, events);
             }
         }
+    }
+
+    fn doom(&mut self) {
+        self.doomed = match self.doomed.take() {
+            Some((id, 0)) => {
+                self.nodes.get_mut(&id).expect("it is there").crash();
+                None
+            }
+            other => other.map(|(id, messages)| (id, messages - 1)),
+        };
     }
 
     fn deliver_one(&mut self) {
@@ -304,9 +366,9 @@ impl Cluster {
         // Mostly near the front: late messages are late, not lost for good.
         let reach = if self.rng.one_in(5) { self.network.len() } else { self.network.len().min(6) };
         let place = self.rng.below(reach as u64) as usize;
-        let again = self.faults && self.rng.one_in(20);
+        let again = self.faults.is_some() && self.rng.one_in(20);
         let envelope = if again { self.network[place].clone() } else { self.network.remove(place) };
-        let lost = self.faults && self.rng.one_in(12);
+        let lost = self.faults.is_some() && self.rng.one_in(12);
         let Envelope { from, to, .. } = envelope;
         let reaches = !lost && !self.parted.contains(&(from, to)) && self.nodes.get(&to).is_some_and(Node::is_up);
         if let (raft::Body::Snapshot(Snapshot { index, .. }), false) = (&envelope.message.body, again) {
@@ -327,6 +389,10 @@ impl Cluster {
     fn follow(&mut self, id: MemberId, events: Vec<Event>) {
         for event in events {
             self.rules.see(id, &self.nodes[&id], &event);
+            if self.faults == Some(Faults::Leaders) && matches!(event, Event::Leads(_)) && !self.rng.one_in(4) {
+                let most = [3, 40][self.rng.below(2) as usize];
+                self.doomed = Some((id, self.rng.below(most)));
+            }
             if let Event::Sent(envelope) = event {
                 // What goes over the wire is what the codec makes of it.
                 let message = raft::Message::decode(envelope.message.encode()).expect("what was encoded decodes");

@@ -95,6 +95,7 @@ pub struct Node {
     seed: u64,
     /// The members it is configured with, for as long as its disk says nothing else.
     configured: Membership,
+    max_message_bytes: usize,
     disk: SimDisk,
     key: DataKey,
     entropy: Entropy,
@@ -117,10 +118,11 @@ struct Life {
 
 impl Node {
     /// A member with an empty disk.
-    pub fn new(id: MemberId, configured: Membership, seed: u64, entropy: &Entropy) -> Self {
+    pub fn new(id: MemberId, configured: Membership, seed: u64, entropy: &Entropy, max_message_bytes: usize) -> Self {
         let disk = SimDisk::new(seed ^ id);
         let key = DataKey::generate(&format!("member/{id}"), entropy);
-        let mut node = Self { id, seed, configured, disk, key, entropy: entropy.clone(), life: None };
+        let mut node =
+            Self { id, seed, configured, max_message_bytes, disk, key, entropy: entropy.clone(), life: None };
         node.start();
         node
     }
@@ -160,7 +162,7 @@ impl Node {
         let (hard_state, entries) = recover(&state, records);
         let mut config = Config::new(self.id, self.seed);
         config.max_inflight_messages = 4;
-        config.max_message_bytes = 200;
+        config.max_message_bytes = self.max_message_bytes;
         let restored = Restored {
             hard_state,
             members: state.members.clone(),
