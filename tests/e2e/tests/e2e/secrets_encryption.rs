@@ -1,7 +1,7 @@
 //! Application-layer encryption of Secrets (reference: GKE behaviour §2): gcloud gives a cluster its key, kubectl writes,
 //! etcdctl sees what is stored; and what becomes of it when the key is disabled and enabled again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Sandbox, client, eventually, on_path, skipped};
 use serde_json::Value;
 
-use crate::identities::run;
+use crate::kms::Gcloud;
 
 const LIMIT: Duration = Duration::from_secs(60);
-const RING: [&str; 4] = ["--location", "us-central1", "--keyring", "ring"];
+const ROLE: &str = "roles/cloudkms.cryptoKeyEncrypterDecrypter";
 const ZONE: [&str; 2] = ["--zone", "us-central1-a"];
 
 struct Clients {
@@ -21,11 +21,17 @@ struct Clients {
     etcdctl: PathBuf,
 }
 
-impl Clients {
-    fn gcloud(&self, arguments: &[&str]) -> Result<String> {
-        run(self.sandbox.command(&self.gcloud).args(arguments).arg("--quiet"))
+impl Gcloud for Clients {
+    fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
     }
 
+    fn program(&self) -> &Path {
+        &self.gcloud
+    }
+}
+
+impl Clients {
     fn cluster(&self, action: &[&str]) -> Result<String> {
         self.gcloud(&[&["container", "clusters"], action, &ZONE].concat())
     }
@@ -60,21 +66,8 @@ impl Clients {
     }
 
     fn key(&self, name: &str) -> Result<String> {
-        self.gcloud(&[&["kms", "keys", "create", name, "--purpose", "encryption"][..], &RING].concat())?;
-        let shown =
-            self.gcloud(&[&["kms", "keys", "describe", name, "--format", "value(name)"][..], &RING].concat())?;
-        Ok(shown.trim().to_owned())
-    }
-
-    fn let_gke_use(&self, name: &str) -> Result<()> {
-        let number = self.gcloud(&["projects", "list", "--format", "value(projectNumber)"])?;
-        let agent = format!("serviceAccount:service-{}@container-engine-robot.iam.gserviceaccount.com", number.trim());
-        let role = ["--member", &agent, "--role", "roles/cloudkms.cryptoKeyEncrypterDecrypter"];
-        self.gcloud(&[&["kms", "keys", "add-iam-policy-binding", name][..], &role, &RING].concat()).map(drop)
-    }
-
-    fn version(&self, action: &str, key: &str) -> Result<()> {
-        self.gcloud(&[&["kms", "keys", "versions", action, "1", "--key", key][..], &RING].concat()).map(drop)
+        self.keys(&["create", name, "--purpose", "encryption"])?;
+        Ok(self.keys(&["describe", name, "--format", "value(name)"])?.trim().to_owned())
     }
 
     /// Ends the control plane's process; the fleet starts it again.
@@ -100,12 +93,12 @@ fn secrets_are_encrypted_under_the_owners_key_and_depend_on_it() -> Result<()> {
     let clients = Clients { sandbox: Sandbox::start_with(&["--nodes", "0"])?, gcloud, etcdctl };
     clients.write("before")?;
     ensure!(clients.stored("before")?.starts_with(b"{"), "nothing is encrypted in the store by itself");
-    clients.gcloud(&["kms", "keyrings", "create", "ring", "--location", "us-central1"])?;
+    clients.make_ring()?;
     let key = clients.key("one")?;
     let update = ["update", "demo", "--database-encryption-key", &key];
     let denied = clients.cluster(&update).unwrap_err().to_string();
     ensure!(denied.contains("Permission 'cloudkms.cryptoKeyVersions.useToEncrypt' denied on resource"), "{denied}");
-    clients.let_gke_use("one")?;
+    clients.let_gke_use("one", ROLE)?;
     let elsewhere =
         ["container", "clusters", "create", "far", "--zone", "europe-west1-b", "--database-encryption-key", &key];
     let refused = clients.gcloud(&elsewhere).unwrap_err().to_string();
@@ -128,7 +121,7 @@ fn secrets_are_encrypted_under_the_owners_key_and_depend_on_it() -> Result<()> {
 
 /// The check list of the reference: the key's version is disabled, the control plane starts again, the version is enabled.
 fn disabled(clients: &Clients) -> Result<()> {
-    clients.version("disable", "one")?;
+    clients.first_version("disable", "one")?;
     eventually(LIMIT, || {
         let said = clients.write("t").err().context("a new Secret is still stored")?.to_string();
         ensure!(said.contains("encryptedDEKSource with keyID hash") && said.contains("expired at"), "{said}");
@@ -150,7 +143,7 @@ fn disabled(clients: &Clients) -> Result<()> {
             && message.ends_with("/cryptoKeys/one/cryptoKeyVersions/1 is not enabled, current state is: DISABLED"),
         "{condition}"
     );
-    clients.version("enable", "one")?;
+    clients.first_version("enable", "one")?;
     eventually(LIMIT, || {
         ensure!(clients.read("s")? == "MARKER-s");
         let listed = clients.sandbox.kubectl(&["get", "secrets", "-o", "name"])?;
@@ -163,7 +156,7 @@ fn disabled(clients: &Clients) -> Result<()> {
 
 fn another_key(clients: &Clients) -> Result<()> {
     let key = clients.key("two")?;
-    clients.let_gke_use("two")?;
+    clients.let_gke_use("two", ROLE)?;
     clients.cluster(&["update", "demo", "--database-encryption-key", &key])?;
     for secret in ["before", "s", "t"] {
         eventually(LIMIT, || clients.is_stored_under(secret, "two"))?;
@@ -172,7 +165,7 @@ fn another_key(clients: &Clients) -> Result<()> {
     let older = shown["databaseEncryption"]["decryptionKeys"][0].as_str().unwrap_or_default().to_owned();
     ensure!(older.ends_with("/cryptoKeys/one"), "{}", shown["databaseEncryption"]);
     // The key before is of no use any more, a restart included.
-    clients.version("disable", "one")?;
+    clients.first_version("disable", "one")?;
     clients.restart()?;
     ensure!(clients.read("t")? == "MARKER-t");
     clients.cluster(&["update", "demo", "--disable-database-encryption"])?;

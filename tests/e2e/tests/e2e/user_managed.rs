@@ -1,7 +1,7 @@
 //! Authorities that the user runs (reference: GKE behaviour §1, CMCA): gcloud makes CA pools and a cluster on them, openssl and
 //! kubectl look at what its certificates are issued by, and gcloud takes the pool's authority and the agent's role away.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Sandbox, eventually, on_path, skipped};
 
 use crate::identities::run;
+use crate::kms::Gcloud;
 
 const ZONE: &str = "us-central1-a";
 const REGION: &str = "us-central1";
@@ -22,11 +23,17 @@ struct Pools<'a> {
     gcloud: PathBuf,
 }
 
-impl Pools<'_> {
-    fn gcloud(&self, arguments: &[&str]) -> Result<String> {
-        run(self.sandbox.command(&self.gcloud).args(arguments).arg("--quiet"))
+impl Gcloud for Pools<'_> {
+    fn sandbox(&self) -> &Sandbox {
+        self.sandbox
     }
 
+    fn program(&self) -> &Path {
+        &self.gcloud
+    }
+}
+
+impl Pools<'_> {
     fn gcloud_fails(&self, arguments: &[&str]) -> Result<String> {
         let output = self.sandbox.command(&self.gcloud).args(arguments).arg("--quiet").output()?;
         ensure!(!output.status.success(), "gcloud {} succeeded", arguments.join(" "));
@@ -45,8 +52,7 @@ impl Pools<'_> {
     }
 
     fn grant(&self, action: &str, pool: &str) -> Result<()> {
-        let number = self.gcloud(&["projects", "describe", PROJECT, "--format", "value(projectNumber)"])?;
-        let agent = format!("serviceAccount:service-{}@container-engine-robot.iam.gserviceaccount.com", number.trim());
+        let agent = self.service_agent()?;
         let binding = ["--member", &agent, "--role", "roles/privateca.certificateManager"];
         self.at(&[&["privateca", "pools", action, pool], &binding[..]].concat())?;
         Ok(())

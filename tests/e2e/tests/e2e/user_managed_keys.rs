@@ -1,7 +1,7 @@
 //! Keys of a cluster that the user has in Cloud KMS (reference: GKE behaviour §1 and §2, CMCA): gcloud makes them and a cluster on
 //! them, openssl verifies a token, and gcloud disables them again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use e2e::{Sandbox, eventually, on_path, skipped};
 use serde_json::Value;
 
 use crate::identities::{openssl, run};
+use crate::kms::Gcloud;
 
 const LIMIT: Duration = Duration::from_secs(60);
-const RING: [&str; 4] = ["--location", "us-central1", "--keyring", "ring"];
 const PATH: &str = "projects/pilothouse-local/locations/us-central1/keyRings/ring/cryptoKeys";
 
 struct Clients {
@@ -22,11 +22,17 @@ struct Clients {
     gcloud: PathBuf,
 }
 
-impl Clients {
-    fn gcloud(&self, arguments: &[&str]) -> Result<String> {
-        run(self.sandbox.command(&self.gcloud).args(arguments).arg("--quiet"))
+impl Gcloud for Clients {
+    fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
     }
 
+    fn program(&self) -> &Path {
+        &self.gcloud
+    }
+}
+
+impl Clients {
     fn cluster(&self, action: &[&str]) -> Result<String> {
         self.gcloud(&[&["container", "clusters"], action, &["--zone", "us-central1-a"]].concat())
     }
@@ -36,19 +42,7 @@ impl Clients {
     }
 
     fn key(&self, name: &str, purpose: &str, algorithm: &str) -> Result<()> {
-        let kind = ["--purpose", purpose, "--default-algorithm", algorithm];
-        self.gcloud(&[&["kms", "keys", "create", name][..], &kind, &RING].concat()).map(drop)
-    }
-
-    fn let_gke_use(&self, name: &str, role: &str) -> Result<()> {
-        let number = self.gcloud(&["projects", "list", "--format", "value(projectNumber)"])?;
-        let agent = format!("serviceAccount:service-{}@container-engine-robot.iam.gserviceaccount.com", number.trim());
-        let role = ["--member", &agent, "--role", role];
-        self.gcloud(&[&["kms", "keys", "add-iam-policy-binding", name][..], &role, &RING].concat()).map(drop)
-    }
-
-    fn version(&self, action: &str, key: &str) -> Result<()> {
-        self.gcloud(&[&["kms", "keys", "versions", action, "1", "--key", key][..], &RING].concat()).map(drop)
+        self.keys(&["create", name, "--purpose", purpose, "--default-algorithm", algorithm]).map(drop)
     }
 
     fn instance(&self) -> Result<Option<u64>> {
@@ -75,7 +69,7 @@ fn tokens_and_disks_of_a_cluster_depend_on_the_user_s_keys() -> Result<()> {
         return Ok(());
     };
     let clients = Clients { sandbox: Sandbox::start_with(&["--no-cluster", "--profile", "2026"])?, gcloud };
-    clients.gcloud(&["kms", "keyrings", "create", "ring", "--location", "us-central1"])?;
+    clients.make_ring()?;
     clients.key("tokens", "asymmetric-signing", "rsa-sign-pkcs1-3072-sha256")?;
     clients.key("short", "asymmetric-signing", "rsa-sign-pkcs1-2048-sha256")?;
     clients.key("disk", "encryption", "google-symmetric-encryption")?;
@@ -105,8 +99,7 @@ fn tokens(clients: &Clients) -> Result<()> {
     let sandbox = &clients.sandbox;
     let token = sandbox.kubectl(&["create", "token", "default"])?;
     let public = sandbox.file("tokens.pem", "")?;
-    let get = ["kms", "keys", "versions", "get-public-key", "1", "--key", "tokens", "--output-file", &public];
-    clients.gcloud(&[&get[..], &RING].concat())?;
+    clients.keys(&["versions", "get-public-key", "1", "--key", "tokens", "--output-file", &public])?;
     let (signed, signature) = token.trim().rsplit_once('.').context("no token")?;
     let text = sandbox.file("token.txt", signed)?;
     let file = sandbox.file("token.sig", "")?;
@@ -129,11 +122,11 @@ fn tokens(clients: &Clients) -> Result<()> {
         anyhow::Ok(())
     };
     review()?;
-    clients.version("disable", "tokens")?;
+    clients.first_version("disable", "tokens")?;
     let refused = sandbox.kubectl_fails(&["create", "token", "default"])?;
     ensure!(refused.contains("tokens/cryptoKeyVersions/1 is not enabled, current state is: DISABLED"), "{refused}");
     review()?;
-    clients.version("enable", "tokens")?;
+    clients.first_version("enable", "tokens")?;
     sandbox.kubectl(&["create", "token", "default"]).map(drop)
 }
 
@@ -141,7 +134,7 @@ fn tokens(clients: &Clients) -> Result<()> {
 fn disks(clients: &Clients) -> Result<()> {
     let sandbox = &clients.sandbox;
     sandbox.kubectl(&["create", "configmap", "kept", "--from-literal=k=v"])?;
-    clients.version("disable", "disk")?;
+    clients.first_version("disable", "disk")?;
     sandbox.kubectl(&["get", "configmap", "kept"])?;
     let shown = clients.describe()?;
     let condition = &shown["conditions"][0];
@@ -163,7 +156,17 @@ fn disks(clients: &Clients) -> Result<()> {
     let kept: Value = serde_json::from_slice(&text)?;
     ensure!(kept["key"] == format!("{PATH}/disk").as_str(), "{kept}");
     ensure!(STANDARD.decode(kept["ciphertext"].as_str().unwrap_or_default())?.len() > 32, "{kept}");
-    clients.version("enable", "disk")?;
+    // Wrapped twice is longer than wrapped once.
+    let wrapped = |part: &str| -> Result<usize> {
+        let identity = Path::new(file.trim()).with_file_name(part).join("identity.json");
+        let identity: Value = serde_json::from_slice(&std::fs::read(identity)?)?;
+        Ok(identity["dataKey"]["wrapped"].as_str().context("no wrapped key")?.len())
+    };
+    ensure!(
+        wrapped("control-plane-0")? > wrapped("signer")?,
+        "the platform's key alone opens the instance's directory"
+    );
+    clients.first_version("enable", "disk")?;
     std::fs::remove_file(file.trim())?;
     eventually(LIMIT, || {
         let said = sandbox.status()?.to_string();
@@ -173,10 +176,10 @@ fn disks(clients: &Clients) -> Result<()> {
     std::fs::write(file.trim(), text)?;
     eventually(LIMIT, || sandbox.kubectl(&["get", "configmap", "kept"]))?;
     sandbox.pilothouse(&["rotate-keys"])?;
-    clients.version("disable", "disk")?;
+    clients.first_version("disable", "disk")?;
     let refused = sandbox.pilothouse(&["rotate-keys"]).unwrap_err().to_string();
     ensure!(refused.contains("the key of the control plane's disks cannot be used"), "{refused}");
-    clients.version("enable", "disk")?;
+    clients.first_version("enable", "disk")?;
     sandbox.pilothouse(&["rotate-keys"])?;
     sandbox.kubectl(&["get", "configmap", "kept"]).map(drop)
 }
