@@ -58,6 +58,8 @@ mod tests {
         for (seed, voters) in [(1057, 2), (4950, 1)] {
             simulate(seed, voters, Faults::Anywhere);
         }
+        // Votes came when others had begun a later term and committed in it: that is no fault, and the rule called it one.
+        simulate(4683, 3, Faults::Leaders);
     }
 
     #[test]
