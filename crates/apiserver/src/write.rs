@@ -30,6 +30,7 @@ pub(crate) fn store_error(error: &StoreError) -> Status {
         // etcd's own errors pass through as they are: 500 without a reason (`responsewriters.ErrorToAPIStatus`).
         StoreError::TooManyRequests
         | StoreError::Timeout
+        | StoreError::Deadline
         | StoreError::TransferTimeout
         | StoreError::NoLeader
         | StoreError::LeaderChanged

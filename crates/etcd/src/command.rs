@@ -241,7 +241,7 @@ pub async fn run_command(
     let failed = tokio::select! {
         () = &mut shutdown => None,
         Some(Ok(Err(error))) = serving.join_next() => Some(error),
-        () = member.ended() => Some(if member.is_removed() { EtcdError::Removed } else { EtcdError::Ended }),
+        () = member.ended() => (!member.is_removed()).then_some(EtcdError::Ended),
     };
     beside.shutdown().await;
     // Leadership is handed over while clients and members are still heard.

@@ -73,7 +73,7 @@ fn flag(
         (Kind::Number | Kind::Unsigned | Kind::Unsigned32, Value::Number(number)) => number.to_string(),
         // Go's durations are numbers of nanoseconds in a file.
         (Kind::Duration, Value::Number(nanos)) => format!("{nanos}ns"),
-        (Kind::Text | Kind::Urls | Kind::Origins, Value::String(text)) => text.clone(),
+        (Kind::Text | Kind::Urls | Kind::Origins | Kind::Features, Value::String(text)) => text.clone(),
         // YAML takes many a text for something else; the strings in Go's structure are strict about it, ours are not.
         (Kind::Text, Value::Number(number)) => number.to_string(),
         (Kind::Text, Value::Array(items)) => {
@@ -116,13 +116,14 @@ mod tests {
     #[test]
     fn a_file_sets_flags() {
         let text = "name: a\nmax-txn-ops: 7\ngrpc-keepalive-min-time: 1000000000\nclient-transport-security:\n  \
-                    cert-file: /c\n  client-cert-auth: true\ncipher-suites: [A, B]\nunknown: [1]\nlisten-client-urls: http://127.0.0.1:1\n";
+                    cert-file: /c\n  client-cert-auth: true\ncipher-suites: [A, B]\nfeature-gates: LeaseCheckpoint=true\nunknown: [1]\nlisten-client-urls: http://127.0.0.1:1\n";
         let mut read = read(text, kind_of).expect("good YAML");
         read.sort();
         let expect = [
             ("cert-file", "/c"),
             ("cipher-suites", "A,B"),
             ("client-cert-auth", "true"),
+            ("feature-gates", "LeaseCheckpoint=true"),
             ("grpc-keepalive-min-time", "1000000000ns"),
             ("listen-client-urls", "http://127.0.0.1:1"),
             ("max-txn-ops", "7"),

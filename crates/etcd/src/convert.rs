@@ -183,14 +183,14 @@ impl From<pb::Compare> for Compare {
             (Ok(Target::Value), _) => CompareTarget::Value(Bytes::new()),
             (Ok(Target::Lease), Some(TargetUnion::Lease(lease))) => CompareTarget::Lease(lease),
             (Ok(Target::Lease), _) => CompareTarget::Lease(0),
-            // An unknown target compares as equal there: only `=` holds.
-            (Err(_), _) => {
-                return Self { result, target: CompareTarget::Version(0), key: c.key, range_end: c.range_end };
-            }
+            (Err(_), _) => CompareTarget::Unknown,
         };
         Self { result, target, key: c.key, range_end: c.range_end }
     }
 }
+
+/// Stands in messages between members for every target that is none.
+const UNKNOWN_TARGET: i32 = -1;
 
 impl From<Compare> for pb::Compare {
     fn from(c: Compare) -> Self {
@@ -202,14 +202,15 @@ impl From<Compare> for pb::Compare {
             CompareResult::NotEqual => 3,
             CompareResult::Other => 4,
         };
-        let (target, union) = match c.target {
-            CompareTarget::Version(version) => (Target::Version, TargetUnion::Version(version)),
-            CompareTarget::Create(revision) => (Target::Create, TargetUnion::CreateRevision(revision)),
-            CompareTarget::Mod(revision) => (Target::Mod, TargetUnion::ModRevision(revision)),
-            CompareTarget::Value(value) => (Target::Value, TargetUnion::Value(value)),
-            CompareTarget::Lease(lease) => (Target::Lease, TargetUnion::Lease(lease)),
+        let (target, target_union) = match c.target {
+            CompareTarget::Version(version) => (Target::Version.into(), Some(TargetUnion::Version(version))),
+            CompareTarget::Create(revision) => (Target::Create.into(), Some(TargetUnion::CreateRevision(revision))),
+            CompareTarget::Mod(revision) => (Target::Mod.into(), Some(TargetUnion::ModRevision(revision))),
+            CompareTarget::Value(value) => (Target::Value.into(), Some(TargetUnion::Value(value))),
+            CompareTarget::Lease(lease) => (Target::Lease.into(), Some(TargetUnion::Lease(lease))),
+            CompareTarget::Unknown => (UNKNOWN_TARGET, None),
         };
-        Self { result, target: target.into(), key: c.key, range_end: c.range_end, target_union: Some(union) }
+        Self { result, target, key: c.key, range_end: c.range_end, target_union }
     }
 }
 

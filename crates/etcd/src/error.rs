@@ -25,6 +25,10 @@ pub enum StoreError {
     /// No answer in time: whether it was done is not known.
     #[error("etcdserver: request timed out")]
     Timeout,
+    /// There was no leader to propose anything to, for as long as a request may take. In Go's words: etcd hands its own
+    /// context's error on.
+    #[error("context deadline exceeded")]
+    Deadline,
     /// There is no leader.
     #[error("etcdserver: no leader")]
     NoLeader,
@@ -101,9 +105,6 @@ pub enum EtcdError {
     /// The member cannot join its cluster.
     #[error("{0}")]
     Join(String),
-    /// The member was removed from its cluster.
-    #[error("the member has been permanently removed from the cluster; its data directory is of no use any more")]
-    Removed,
     /// The options or keys of authentication tokens are not usable.
     #[error("{0}")]
     AuthToken(String),

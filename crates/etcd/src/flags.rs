@@ -226,10 +226,16 @@ impl Flags {
         }
         for flag in FLAGS {
             let variable = format!("ETCD_{}", flag.0.to_uppercase().replace('-', "_"));
+            let Some(value) = env(&variable).filter(|value| !value.is_empty()) else { continue };
             if flags.values.contains_key(flag.0) {
-                continue;
+                return Err(Refusal::invalid(format!(
+                    "conflicting environment variable {variable:?} is shadowed by corresponding command-line flag \
+                     {:?} (either unset environment variable or disable flag)",
+                    flag.0
+                )));
             }
-            if let Some(value) = env(&variable).filter(|value| !value.is_empty()) {
+            // These two end the program before etcd looks at its environment.
+            if !matches!(flag.0, "version" | "help") {
                 check(flag, &value)
                     .map_err(|why| Refusal::invalid(format!("invalid value {value:?} for {variable}: {why}")))?;
                 flags.set(flag, value);
@@ -402,13 +408,18 @@ mod tests {
     }
 
     #[test]
-    fn flags_come_before_the_environment_and_that_before_the_defaults() {
-        let env = [("ETCD_NAME", "from-env"), ("ETCD_MAX_TXN_OPS", "7")];
+    fn what_the_environment_says_comes_before_the_defaults_and_beside_a_flag_is_refused() {
+        let env = [("ETCD_VERSION", "true"), ("ETCD_MAX_TXN_OPS", "7")];
         let flags = parse(&["--name=a", "-data-dir", "/d", "--client-cert-auth"], &env).expect("good flags");
         assert_eq!((flags.text("name"), flags.text("data-dir")), ("a", "/d"));
         assert_eq!((flags.number("max-txn-ops"), flags.number("max-request-bytes")), (7, 1_572_864));
         assert!(flags.is_set("client-cert-auth"));
         assert_eq!(flags.duration("watch-progress-notify-interval").as_secs(), 600);
+        assert!(!flags.is_set("version"));
+        let both = parse(&["--max-txn-ops=7"], &env).expect_err("refused");
+        let text = "conflicting environment variable \"ETCD_MAX_TXN_OPS\" is shadowed by corresponding command-line flag \
+                    \"max-txn-ops\" (either unset environment variable or disable flag)";
+        assert_eq!(both, Refusal::invalid(text.to_owned()));
     }
 
     #[test]

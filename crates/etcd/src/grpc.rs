@@ -63,6 +63,14 @@ impl Api {
         self.store.shared.published().snapshot.revision()
     }
 
+    /// A learner answers serializable reads of keys, and nothing else of `KV` (`etcdserver/api/v3rpc/interceptor`).
+    fn check_vote(&self, serializable: bool) -> Result<(), Status> {
+        if !serializable && self.store.shared.published().learner {
+            return Err(status(StoreError::Learner));
+        }
+        Ok(())
+    }
+
     /// Requests that ask for a leader are refused when there is none (`etcdserver/api/v3rpc/interceptor`).
     fn check<T>(&self, request: &tonic::Request<T>) -> Result<(), Status> {
         let shared = &self.store.shared;
@@ -96,6 +104,7 @@ pub(crate) fn status(error: StoreError) -> Status {
         StoreError::TooManyRequests => Code::ResourceExhausted,
         StoreError::TransferTimeout => Code::Unknown,
         StoreError::Learner => Code::FailedPrecondition,
+        StoreError::Deadline => Code::DeadlineExceeded,
         StoreError::Timeout
         | StoreError::NoLeader
         | StoreError::LeaderChanged

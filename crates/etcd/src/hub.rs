@@ -229,8 +229,8 @@ pub(crate) struct Cursor {
 /// What [`Cursor::take`] found.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Taken {
-    /// Events of whole revisions.
-    Batch(WatchBatch),
+    /// Events of whole revisions; and the revision that the answer's header says, which for history is the store's.
+    Batch(WatchBatch, i64),
     /// Nothing at the moment: the ready queue will name this watch again.
     Idle,
     /// Overtaken by a compaction to this revision; the watch is over.
@@ -276,7 +276,7 @@ impl Cursor {
             };
             if let Some(last) = queued.back() {
                 self.next = last.revision + 1;
-                return Taken::Batch(self.collect(&queued, last.revision));
+                return Taken::Batch(self.collect(&queued, last.revision), last.revision);
             }
             if !behind {
                 return Taken::Idle;
@@ -305,7 +305,8 @@ impl Cursor {
         self.next = self.next.max(history.through + 1);
         if !history.events.is_empty() {
             let last = history.events.last().map_or(history.through, |event| event.kv.mod_revision);
-            return Some(Taken::Batch(WatchBatch { revision: last, events: history.events }));
+            let batch = WatchBatch { revision: last, events: history.events };
+            return Some(Taken::Batch(batch, published.snapshot.revision()));
         }
         let hub = lock(&self.shared.hub);
         if self.next > hub.revision {

@@ -80,7 +80,11 @@ pub(crate) fn local_address(flags: &Flags) -> Option<IpAddr> {
 }
 
 pub(crate) fn peer_urls(flags: &Flags) -> Result<Vec<Url>, EtcdError> {
-    flags.list("listen-peer-urls").iter().map(|url| Url::parse(url).map_err(EtcdError::Damaged)).collect()
+    let mut urls = flags.list("listen-peer-urls");
+    // One that is named twice is opened once, as etcd does.
+    urls.sort_unstable();
+    urls.dedup();
+    urls.iter().map(|url| Url::parse(url).map_err(EtcdError::Damaged)).collect()
 }
 
 pub(crate) fn hosts(urls: &[Url]) -> Vec<String> {

@@ -50,9 +50,6 @@ impl LocalStore {
             return Ok(());
         }
         let published = self.shared.published();
-        if published.learner {
-            return Err(StoreError::Learner);
-        }
         if published.alone {
             return if published.leader == 0 { Err(StoreError::NoLeader) } else { Ok(()) };
         }
@@ -283,9 +280,11 @@ impl LocalStore {
     /// # Errors
     /// As [`LocalStore::member_add`].
     pub async fn member_update(&self, id: u64, mut peer_urls: Vec<String>) -> Result<(), StoreError> {
+        if self.members().iter().all(|member| member.id != id) {
+            return Err(MemberError::NotFound.into());
+        }
         peer_urls.iter_mut().for_each(|url| *url = url.trim().to_owned());
         check_urls(&peer_urls)?;
-        peer_urls.sort_unstable();
         let member = pb::Member { id, peer_ur_ls: peer_urls, ..pb::Member::default() };
         self.change_members(Change::new(Kind::Update, member)).await
     }
@@ -436,6 +435,8 @@ impl LocalStore {
         match tokio::time::timeout(self.shared.limits.request_timeout(), answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(StoreError::Stopped),
+            // What a leader took and then did not answer is another matter than what nobody took.
+            Err(_) if published.leader == 0 && self.shared.published().leader == 0 => Err(StoreError::Deadline),
             Err(_) => Err(StoreError::Timeout),
         }
     }
@@ -464,8 +465,8 @@ impl LocalStore {
     }
 }
 
-fn check_urls(peer_urls: &[String]) -> Result<(), MemberError> {
-    if peer_urls.is_empty() || peer_urls.iter().any(|url| Url::parse(url).is_err()) {
+pub(crate) fn check_urls(peer_urls: &[String]) -> Result<(), MemberError> {
+    if peer_urls.is_empty() || peer_urls.iter().any(|url| Url::parse(url.trim()).is_err()) {
         return Err(MemberError::BadUrls);
     }
     Ok(())
@@ -521,7 +522,7 @@ impl LocalWatch {
             }
             if self.busy {
                 match self.cursor.take() {
-                    Taken::Batch(batch) => return Some(Ok(batch)),
+                    Taken::Batch(batch, _) => return Some(Ok(batch)),
                     Taken::Idle => self.busy = false,
                     Taken::Compacted(revision) => {
                         self.over = true;

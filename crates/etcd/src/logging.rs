@@ -26,14 +26,20 @@ pub struct Logging {
     outputs: Vec<String>,
 }
 
+/// The level that a text names as zap reads it: in any case, `info` for none, and what is above `error` counts as that.
+pub(crate) fn level(text: &str) -> Option<&'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "debug" => Some("debug"),
+        "" | "info" => Some("info"),
+        "warn" | "warning" => Some("warn"),
+        "error" | "dpanic" | "panic" | "fatal" => Some("error"),
+        _ => None,
+    }
+}
+
 impl Logging {
     pub(crate) fn new(flags: &Flags) -> Self {
-        let level = match flags.text("log-level") {
-            "debug" => "debug",
-            "info" => "info",
-            "warn" => "warn",
-            _ => "error",
-        };
+        let level = level(flags.text("log-level")).unwrap_or("error");
         let outputs = flags.list("log-outputs").into_iter().map(|output| match output.as_str() {
             "default" => "stderr".to_owned(),
             _ => output,
@@ -180,6 +186,20 @@ impl Visit for Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_are_read_in_any_case() {
+        let cases = [
+            ("DEBUG", Some("debug")),
+            ("", Some("info")),
+            ("Warn", Some("warn")),
+            ("FATAL", Some("error")),
+            ("loud", None),
+        ];
+        for (text, expect) in cases {
+            assert_eq!(level(text), expect, "{text}");
+        }
+    }
 
     #[test]
     fn lines_have_zaps_forms() {

@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, hea
 use hyper::body::Incoming;
 use tonic::Status;
 use tonic::body::Body;
+use tonic::codec::CompressionEncoding;
 use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service as _;
 
@@ -26,6 +27,9 @@ use crate::{LocalStore, StoreError, http_routes};
 
 /// A message may be larger than a request by this much before gRPC itself refuses it.
 const MESSAGE_SLACK_BYTES: usize = 512 << 10;
+
+/// What clients may compress their messages with, as gRPC for Go has it. Answers are never compressed.
+const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
 
 /// A service whose type has no name.
 type Served = Box<dyn Fn(Request<Received>) -> Serving + Send + Sync>;
@@ -89,17 +93,29 @@ impl Router {
             gateway: gateway.then(Gateway::default),
             bytes_max,
             api: api.clone(),
-            kv: pb::kv_server::KvServer::from_arc(api.clone()).max_decoding_message_size(limit),
-            watch: pb::watch_server::WatchServer::from_arc(api.clone()).max_decoding_message_size(limit),
-            lease: pb::lease_server::LeaseServer::from_arc(api.clone()).max_decoding_message_size(limit),
-            cluster: pb::cluster_server::ClusterServer::from_arc(api.clone()).max_decoding_message_size(limit),
+            kv: pb::kv_server::KvServer::from_arc(api.clone()).max_decoding_message_size(limit).accept_compressed(GZIP),
+            watch: pb::watch_server::WatchServer::from_arc(api.clone())
+                .max_decoding_message_size(limit)
+                .accept_compressed(GZIP),
+            lease: pb::lease_server::LeaseServer::from_arc(api.clone())
+                .max_decoding_message_size(limit)
+                .accept_compressed(GZIP),
+            cluster: pb::cluster_server::ClusterServer::from_arc(api.clone())
+                .max_decoding_message_size(limit)
+                .accept_compressed(GZIP),
             maintenance: pb::maintenance_server::MaintenanceServer::from_arc(api.clone())
-                .max_decoding_message_size(limit),
-            auth: pb::auth_server::AuthServer::from_arc(api.clone()).max_decoding_message_size(limit),
-            lock: pb::v3lockpb::lock_server::LockServer::from_arc(api.clone()).max_decoding_message_size(limit),
+                .max_decoding_message_size(limit)
+                .accept_compressed(GZIP),
+            auth: pb::auth_server::AuthServer::from_arc(api.clone())
+                .max_decoding_message_size(limit)
+                .accept_compressed(GZIP),
+            lock: pb::v3lockpb::lock_server::LockServer::from_arc(api.clone())
+                .max_decoding_message_size(limit)
+                .accept_compressed(GZIP),
             election: pb::v3electionpb::election_server::ElectionServer::from_arc(api.clone())
-                .max_decoding_message_size(limit),
-            health: HealthServer::from_arc(api),
+                .max_decoding_message_size(limit)
+                .accept_compressed(GZIP),
+            health: HealthServer::from_arc(api).accept_compressed(GZIP),
             reflection: OnceLock::new(),
         }
     }
@@ -160,7 +176,7 @@ impl Router {
             },
         };
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
-        // What a learner does answer of `KV` depends on the request.
+        // What a learner answers of `KV` depends on the request.
         if service != "etcdserverpb.KV" && shared.published().learner && !is_for_learners(request.uri().path()) {
             return Answer::to_call(grpc::status(StoreError::Learner).into_http::<Body>(), call, None, open);
         }
@@ -233,7 +249,7 @@ impl Router {
 /// Whether a member without a vote answers this (`etcdserver/api/v3rpc/interceptor`).
 fn is_for_learners(path: &str) -> bool {
     let (_, method) = path.split_at_checked("/etcdserverpb.".len()).unwrap_or_default();
-    matches!(method, "Maintenance/Status" | "Maintenance/Snapshot") || path.starts_with("/grpc.")
+    matches!(method, "Maintenance/Status" | "Maintenance/Snapshot") || path.starts_with("/grpc.reflection.")
 }
 
 fn is_grpc(content: &[u8]) -> bool {

@@ -27,6 +27,8 @@ use crate::tls::ServerTls;
 /// Received at once on one stream and on one connection before the client must wait.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// What the headers of one request may take, as in gRPC for Go.
+const HEADERS_BYTES_MAX: u32 = 16 << 20;
 /// A client must finish its TLS handshake in this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a client that does TLS begins with.
@@ -216,6 +218,7 @@ impl Server {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(HEADERS_BYTES_MAX)
             .max_concurrent_streams(options.streams_max);
         if !options.ping_interval.is_zero() && !options.ping_timeout.is_zero() {
             builder.http2().keep_alive_interval(options.ping_interval).keep_alive_timeout(options.ping_timeout);

@@ -3,6 +3,7 @@
 use crate::compactor::Keep;
 use crate::flags::Flags;
 use crate::listen::{Place, Url};
+use crate::logging::level;
 use crate::router::Traffic;
 use crate::serve::ServeOptions;
 use crate::tls::{Certificate, Settings as TlsSettings};
@@ -151,9 +152,9 @@ fn check_logging(flags: &Flags) -> Result<(), String> {
     if outputs.len() > 1 && outputs.iter().any(|output| output == "default") {
         return Err("multi logoutput for \"default\" is not supported yet".to_owned());
     }
-    match flags.text("log-level") {
-        "debug" | "info" | "warn" | "error" | "dpanic" | "panic" | "fatal" => Ok(()),
-        other => Err(format!("unrecognized level: {other:?}")),
+    match level(flags.text("log-level")) {
+        Some(_) => Ok(()),
+        None => Err(format!("unrecognized level: {:?}", flags.text("log-level"))),
     }
 }
 

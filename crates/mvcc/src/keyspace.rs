@@ -269,14 +269,9 @@ impl Write<'_> {
     }
 
     fn alarm_clear(&mut self, alarm: Alarm) -> Response {
-        let matches =
-            |active: &Alarm| active.kind == alarm.kind && (alarm.member == 0 || active.member == alarm.member);
-        let cleared: Vec<Alarm> = self.keyspace.state.alarms.iter().copied().filter(|a| matches(a)).collect();
-        for alarm in &cleared {
-            self.keyspace.state.alarms.remove(alarm);
-            self.batch.alarms.push((*alarm, false));
-        }
-        Response::Alarms(cleared)
+        let cleared = self.keyspace.state.alarms.remove(&alarm);
+        self.batch.alarms.extend(cleared.map(|alarm| (alarm, false)));
+        Response::Alarms(cleared.into_iter().collect())
     }
 
     fn auth(&mut self, command: &AuthCommand, tokens: &mut Option<TokenChange>) -> Result<Response, MvccError> {

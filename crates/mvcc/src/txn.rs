@@ -84,6 +84,7 @@ fn relates(compare: &Compare, kv: &KeyValue) -> bool {
         CompareTarget::Mod(revision) => kv.mod_revision.cmp(revision),
         CompareTarget::Value(value) => kv.value.cmp(value),
         CompareTarget::Lease(lease) => kv.lease.cmp(lease),
+        CompareTarget::Unknown => std::cmp::Ordering::Equal,
     };
     match compare.result {
         CompareResult::Equal => order == Ordering::Equal,
@@ -106,6 +107,8 @@ impl<'a> Write<'a> {
     }
 
     pub(crate) fn checked_put(&mut self, request: &PutRequest) -> Result<PutResponse, MvccError> {
+        // A put alone looks at its lease first; in a transaction the key comes first (`server/etcdserver/txn`).
+        self.check_lease(request)?;
         self.check_put(request)?;
         Ok(self.put(request))
     }
@@ -143,7 +146,11 @@ impl<'a> Write<'a> {
         {
             return Err(MvccError::KeyNotFound);
         }
-        if put.lease != 0 && !state.leases.contains_key(&put.lease) {
+        self.check_lease(put)
+    }
+
+    fn check_lease(&self, put: &PutRequest) -> Result<(), MvccError> {
+        if put.lease != 0 && !self.keyspace.state.leases.contains_key(&put.lease) {
             return Err(MvccError::LeaseNotFound);
         }
         Ok(())

@@ -227,6 +227,8 @@ pub enum CompareTarget {
     Value(Bytes),
     /// The lease.
     Lease(i64),
+    /// A target that is not known: every key compares as equal.
+    Unknown,
 }
 
 /// One condition of a transaction.

@@ -114,7 +114,7 @@ pub(crate) async fn run(args: &ApiServerArgs) -> Result<()> {
     tokio::select! {
         () = server.serve(listener) => {}
         () = args.authentication.follow(&server, &clock) => {}
-        () = commands::up::termination() => {}
+        _ = commands::up::termination() => {}
     }
     server.stop();
     Ok(())

@@ -158,10 +158,20 @@ fn etcd(arguments: Vec<OsString>) -> Result<String> {
         Some(logging) => logging.begin()?,
         None => log_to_stderr(),
     }
-    serve_store(async move {
-        let shutdown = commands::up::termination();
+    let ended_by = std::sync::OnceLock::new();
+    let done = serve_store(async {
+        let shutdown = async {
+            let _ = ended_by.set(commands::up::termination().await);
+        };
         Ok(etcd::run_command(command, system::clock(), system::entropy(), shutdown).await?)
-    })
+    })?;
+    match ended_by.get() {
+        // As etcd, once everything is put away: whoever waits for the process learns what ended it. A container's first
+        // process cannot be ended so.
+        Some(signal) if std::process::id() != 1 => signal_hook::low_level::emulate_default_handler(*signal)?,
+        _ => {}
+    }
+    Ok(done)
 }
 
 fn log_to_stderr() {

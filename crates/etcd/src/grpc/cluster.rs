@@ -3,6 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::{Api, status};
+use crate::local::check_urls;
 use crate::proto as pb;
 
 #[tonic::async_trait]
@@ -12,6 +13,8 @@ impl pb::cluster_server::Cluster for Api {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         self.check(&request)?;
+        // Addresses are looked at before it is asked who asks.
+        check_urls(&request.get_ref().peer_ur_ls).map_err(|error| status(error.into()))?;
         self.client(&request).permit_admin().await.map_err(status)?;
         let pb::MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
         let member = Some(self.store.member_add(peer_ur_ls, is_learner).await.map_err(status)?);

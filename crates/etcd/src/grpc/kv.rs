@@ -8,6 +8,7 @@ use crate::proto as pb;
 #[tonic::async_trait]
 impl pb::kv_server::Kv for Api {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        self.check_vote(request.get_ref().serializable)?;
         self.check(&request)?;
         let store = self.client(&request);
         let request = request.into_inner();
@@ -25,6 +26,7 @@ impl pb::kv_server::Kv for Api {
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        self.check_vote(false)?;
         self.check(&request)?;
         let store = self.client(&request);
         let answer = store.put(request.into_inner().into()).await.map_err(status)?;
@@ -36,6 +38,7 @@ impl pb::kv_server::Kv for Api {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        self.check_vote(false)?;
         self.check(&request)?;
         let store = self.client(&request);
         let answer = store.delete_range(request.into_inner().into()).await.map_err(status)?;
@@ -44,6 +47,7 @@ impl pb::kv_server::Kv for Api {
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+        self.check_vote(false)?;
         self.check(&request)?;
         let store = self.client(&request);
         let request = request.into_inner().try_into().map_err(bad_request)?;
@@ -56,6 +60,7 @@ impl pb::kv_server::Kv for Api {
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
+        self.check_vote(false)?;
         self.check(&request)?;
         let store = self.client(&request);
         let pb::CompactionRequest { revision, physical } = request.into_inner();

@@ -43,7 +43,12 @@ impl pb::lease_server::Lease for Api {
         let (answers, stream) = mpsc::channel(4);
         let api = self.clone();
         tokio::spawn(async move {
-            while let Ok(Some(pb::LeaseKeepAliveRequest { id })) = requests.message().await {
+            loop {
+                let id = match requests.message().await {
+                    Ok(Some(request)) => request.id,
+                    Ok(None) => return,
+                    Err(status) => return drop(answers.send(Err(status)).await),
+                };
                 // The header is filled before the lease is renewed, as in etcd.
                 let header = api.header(api.revision());
                 let answer = store.lease_keep_alive(id).await.map_err(status);

@@ -14,7 +14,6 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Api;
 use crate::hub::{Cursor, Ready, Taken};
 use crate::proto as pb;
-use crate::store::WatchBatch;
 
 /// The id that stands for no watch, or for all of a stream.
 const NO_WATCH: i64 = -1;
@@ -78,7 +77,10 @@ impl Stream {
                     Ok(Some(request)) => self.request(request).await,
                     // The client says no more, but may still listen.
                     Ok(None) => { open = false; Ok(()) }
-                    Err(_) => Err(Gone),
+                    Err(status) => {
+                        let _ = self.answers.try_send(Err(status));
+                        Err(Gone)
+                    }
                 },
                 id = ready.next() => self.deliver(id).await,
                 _ = ticks.tick() => self.tick().await,
@@ -183,21 +185,21 @@ impl Stream {
                     pb::WatchResponse { header, watch_id: id, canceled: true, compact_revision, ..Default::default() };
                 self.send(answer).await
             }
-            Taken::Batch(batch) => {
+            Taken::Batch(batch, revision) => {
                 self.ready.push(id);
-                self.send_batch(id, batch).await
+                self.send_batch(id, batch.events, revision).await
             }
         }
     }
 
-    async fn send_batch(&mut self, id: i64, batch: WatchBatch) -> Result<(), Gone> {
+    async fn send_batch(&mut self, id: i64, events: Vec<Event>, revision: i64) -> Result<(), Gone> {
         let Some(watching) = self.watches.get_mut(&id) else { return Ok(()) };
         let (no_put, no_delete) = (watching.no_put, watching.no_delete);
         let wanted = |event: &Event| match event.kind {
             EventKind::Put => !no_put,
             EventKind::Delete => !no_delete,
         };
-        let events: Vec<pb::Event> = batch.events.into_iter().filter(wanted).map(Into::into).collect();
+        let events: Vec<pb::Event> = events.into_iter().filter(wanted).map(Into::into).collect();
         if events.is_empty() {
             return Ok(());
         }
@@ -205,7 +207,7 @@ impl Stream {
             *quiet = false;
         }
         let fragment = watching.fragment;
-        let header = self.api.header(batch.revision);
+        let header = self.api.header(revision);
         let answer = pb::WatchResponse { header, watch_id: id, events, ..Default::default() };
         if !fragment {
             return self.send(answer).await;

@@ -91,6 +91,13 @@ async fn streams_are_lines_for_every_message_of_the_body() {
     let event = r#"{"kv":{"key":"Zm9v","create_revision":"2","mod_revision":"2","version":"1","value":"YmFy"}}"#;
     let expect = format!(r#"{{"result":{{"header":{},"watch_id":"3","events":[{event}]}}}}"#, header(2));
     assert_eq!(watch.next().await, Some(expect));
+    // What was before comes with the revision that the store has, as etcd tells it.
+    rig.post("/v3/kv/put", r#"{"key":"YQ=="}"#).await;
+    let from = r#"{"create_request":{"key":"Zm9v","start_revision":"2"}}"#;
+    let mut late = rig.lines("/v3/watch", from).await;
+    late.next().await.expect("created");
+    let expect = format!(r#"{{"result":{{"header":{},"events":[{event}]}}}}"#, header(3));
+    assert_eq!(late.next().await, Some(expect));
     rig.member.stop();
     let expect = r#"{"error":{"code":14,"message":"etcdserver: server stopped"}}"#;
     assert_eq!(watch.next().await.as_deref(), Some(expect));

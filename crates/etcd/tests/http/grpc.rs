@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use tonic::client::Grpc;
+use tonic::codec::CompressionEncoding;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -104,6 +105,37 @@ async fn what_is_not_there_or_too_large_is_refused_as_by_grpc_for_go() {
     check(put, large(1_600_000), Code::InvalidArgument, "etcdserver: request is too large").await;
     let text = "grpc: received message larger than max (2200008 vs. 2097152)";
     check(put, large(2_200_000), Code::ResourceExhausted, text).await;
+}
+
+#[tokio::test]
+async fn requests_may_be_compressed_and_have_large_headers() {
+    let rig = Rig::start().await;
+    let codec = ProstCodec::<Message, Message>::default;
+    let value = Bytes::from(vec![7; 1_000_000]);
+    for path in ["/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range"] {
+        let mut client = Grpc::new(channel(&rig).await).send_compressed(CompressionEncoding::Gzip);
+        client.ready().await.expect("ready");
+        let value = if path.ends_with("Put") { value.clone() } else { Bytes::new() };
+        let mut request = tonic::Request::new(Message { key: "a".into(), value });
+        request.metadata_mut().insert("x-large", "x".repeat(100_000).parse().expect("letters"));
+        client.unary(request, PathAndQuery::from_static(path), codec()).await.expect("understood");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_what_was_wrong_about_its_message() {
+    let rig = Rig::start().await;
+    let large = Message { key: Bytes::from(vec![0; 2_200_000]), value: Bytes::new() };
+    for path in ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"] {
+        let mut client = Grpc::new(channel(&rig).await);
+        client.ready().await.expect("ready");
+        let requests = tonic::Request::new(tokio_stream::once(large.clone()));
+        let codec = ProstCodec::<Message, Message>::default();
+        let answers = client.streaming(requests, PathAndQuery::from_static(path), codec).await.expect("a stream");
+        let ended = answers.into_inner().message().await.expect_err("too large");
+        let text = "grpc: received message larger than max (2200005 vs. 2097152)";
+        assert_eq!((ended.code(), ended.message()), (Code::ResourceExhausted, text), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -12,9 +12,13 @@ use etcd::{
     Compare, Member, MemberConfig, MemberError, PeerNetwork, PutRequest, RangeRequest, RequestOp, Storage, Store,
     StoreError, TxnRequest, WatchRequest, inquire,
 };
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tonic::Code;
+
+use crate::support::{Client, listen_for_clients};
 
 struct SystemClock(Instant);
 
@@ -289,8 +293,8 @@ async fn members_join_as_learners_are_promoted_and_leave_by_themselves_when_remo
         learner.range(serializable.clone()).await.is_ok_and(|answer| answer.count == 1)
     })
     .await;
-    assert_eq!(learner.range(RangeRequest::key("k")).await, Err(StoreError::Learner));
     assert_eq!(put(&learner, "k", 2).await, Err(StoreError::Learner));
+    clients_of_a_learner(&members[1].member).await;
 
     local.member_promote(id).await.expect("in sync");
     assert_eq!(local.member_promote(id).await, Err(MemberError::NotLearner.into()));
@@ -307,6 +311,35 @@ async fn members_join_as_learners_are_promoted_and_leave_by_themselves_when_remo
     assert!(members[1].member.is_removed());
     put(&store, "k", 4).await.expect("the other goes on alone");
     assert_eq!(local.member_remove(id).await, Err(MemberError::NotFound.into()));
+}
+
+/// They may read what is there, no more; that the member is well is asked past that rule.
+async fn clients_of_a_learner(learner: &Arc<Member>) {
+    let address = listen_for_clients(learner).await;
+    let client = Client::connect(&format!("http://{address}"));
+    for call in ["range k", "put k", "delete k", "txn read k", "compact", "lease grant", "user list"] {
+        let refused = client.call(call).await.expect_err(call);
+        let expect = (Code::FailedPrecondition, "etcdserver: rpc not supported for learner");
+        assert_eq!((refused.code(), refused.message()), expect, "{call}");
+    }
+    for path in ["/health", "/readyz/linearizable_read"] {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_leader_what_nobody_takes_ends_as_a_context_does_in_go() {
+    let cluster = Cluster::new(2).await;
+    let mut members = cluster.start_all().await;
+    put(&members[0].store(), "k", 1).await.expect("written");
+    members.remove(1).kill().await;
+    eventually("nobody leads", async || members[0].member.status().leader == 0).await;
+    assert_eq!(put(&members[0].store(), "k", 2).await, Err(StoreError::Deadline));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

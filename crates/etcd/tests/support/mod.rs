@@ -121,3 +121,10 @@ async fn serve(member: &Arc<Member>, tls: Option<Arc<rustls::ServerConfig>>) -> 
     });
     (Port { stop, serving }, address)
 }
+
+/// Serves the clients of a member for as long as the test lasts.
+pub(crate) async fn listen_for_clients(member: &Arc<Member>) -> SocketAddr {
+    let (port, address) = serve(member, None).await;
+    std::mem::forget(port.stop);
+    address
+}

@@ -92,7 +92,7 @@ async fn stay(child: &mut Child) -> Result<String> {
             let status = status?;
             if status.success() { Ok(String::new()) } else { bail!("the sandbox ended: {}", ended(status)) }
         }
-        () = termination() => {
+        _ = termination() => {
             say("Stopping…\n");
             let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
             if let Some(pid) = pid {
@@ -148,14 +148,14 @@ fn arguments(args: &UpArgs, config: &Config) -> Vec<OsString> {
     line
 }
 
-/// Resolves when the process is asked to end.
-pub(crate) async fn termination() {
+/// Resolves when the process is asked to end, to the number of the signal.
+pub(crate) async fn termination() -> i32 {
     let listen = || -> Result<_> { Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)) };
     match listen().context("cannot listen for signals") {
         Ok((mut terminate, mut interrupt)) => {
             tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+                _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
+                _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
             }
         }
         Err(error) => {

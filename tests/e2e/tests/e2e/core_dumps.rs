@@ -1,6 +1,7 @@
 //! A process that crashes with secrets in its memory leaves none of them behind: no core dump, in whatever directory it runs
 //! and whatever limits it was given, nothing in its logs and its data; and nobody of the same user reads its memory.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -45,7 +46,7 @@ fn without_limit(directory: &Path, arguments: &[String]) -> Result<Child> {
     Ok(command.current_dir(directory).stdout(Stdio::null()).stderr(log).spawn()?)
 }
 
-fn signal(pid: u32, number: i32) -> Result<()> {
+pub(crate) fn signal(pid: u32, number: impl Display) -> Result<()> {
     ensure!(Command::new("kill").args([format!("-{number}"), pid.to_string()]).status()?.success(), "kill {pid}");
     Ok(())
 }

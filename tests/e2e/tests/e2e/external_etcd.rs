@@ -1,7 +1,8 @@
 //! The store and the API server apart: our API server on any etcd, and snapshots that go from our etcd to a real one and
 //! back. The real one is built by `tests/clients.sh` in the full tier, or taken from `$PEERS_DIR/bin` or PATH.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,6 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::{client, eventually, on_path, program, skipped};
 
+use crate::core_dumps::signal;
+
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
 /// How long a process may take to answer on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
@@ -42,7 +47,7 @@ fn output(command: &mut Command) -> Result<String> {
 /// An etcd on a directory; both kinds take the same flags.
 struct Etcd {
     endpoint: String,
-    _process: Process,
+    process: Process,
 }
 
 impl Etcd {
@@ -59,7 +64,7 @@ impl Etcd {
             ])
             .stderr(Stdio::null())
             .spawn();
-        Ok(Self { endpoint, _process: Process(child.with_context(|| format!("{command:?}"))?) })
+        Ok(Self { endpoint, process: Process(child.with_context(|| format!("{command:?}"))?) })
     }
 
     /// Runs etcdctl until it succeeds once.
@@ -145,6 +150,24 @@ fn our_api_server_runs_on_any_etcd() -> Result<()> {
         let _running = api()?;
         ready()?;
         ensure!(kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.by}"])? == "us", "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_store_that_is_told_to_stop_ends_by_the_signal() -> Result<()> {
+    for (name, etcd) in every_etcd() {
+        for number in [SIGTERM, SIGINT] {
+            let dir = tempfile::tempdir()?;
+            let mut command = Command::new(etcd.get_program());
+            command.args(etcd.get_args());
+            let mut etcd = Etcd::start(command, dir.path())?;
+            let address = etcd.endpoint.trim_start_matches("http://").to_owned();
+            eventually(LIMIT, || Ok(TcpStream::connect(&address)?))?;
+            signal(etcd.process.0.id(), number)?;
+            let ended = etcd.process.0.wait()?;
+            ensure!(ended.signal() == Some(number), "{name} by {number}: {ended}");
+        }
     }
     Ok(())
 }
