@@ -226,7 +226,7 @@ pub(crate) struct EnvArgs {
     /// For a program that runs on this node: the node's metadata server, and none of the owner's credentials
     #[arg(long, value_name = "NAME", conflicts_with = "unset")]
     pub(crate) node: Option<String>,
-    /// In which cluster pod or node are [default: the only one]
+    /// In which cluster pod or node are, `NAME` or `LOCATION/NAME` [default: the only one]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) cluster: String,
 }
@@ -277,7 +277,7 @@ pub(crate) struct CanIArgs {
     /// A part of the resource, as `log` or `status`
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) subresource: String,
-    /// In which cluster [default: the first one]
+    /// In which cluster, `NAME` or `LOCATION/NAME` [default: the first one]
     #[arg(long)]
     pub(crate) cluster: Option<String>,
     /// Output format

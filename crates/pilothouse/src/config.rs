@@ -248,6 +248,20 @@ pub(crate) fn is_at(wish: &str, address: &str) -> bool {
     }
 }
 
+/// Does `wish` (`NAME` or `LOCATION/NAME`) mean the cluster of this name in this location?
+pub(crate) fn is_meant(wish: &str, location: &str, name: &str) -> bool {
+    match wish.split_once('/') {
+        Some(both) => both == (location, name),
+        None => wish == name,
+    }
+}
+
+/// What is said when several clusters are meant: how to name one of them.
+pub(crate) fn several<'a>(clusters: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let all: Vec<String> = clusters.map(|(location, name)| format!("{location}/{name}")).collect();
+    format!("there are {} such clusters; name one with --cluster: {}", all.len(), all.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;

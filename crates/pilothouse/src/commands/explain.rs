@@ -20,6 +20,7 @@ use policy::{Attributes, Rbac, RbacKind, UserInfo};
 use serde::Serialize;
 
 use crate::cli::{CanIArgs, OutputFormat};
+use crate::config::{is_meant, several};
 use crate::control::{self, AccountRoles, AccountWish};
 use crate::edge::management_source;
 use crate::fleet::report::{ClusterStatus, Status};
@@ -69,10 +70,12 @@ pub(crate) async fn can_i(args: &CanIArgs) -> Result<String> {
 }
 
 fn chosen<'a>(status: &'a Status, args: &CanIArgs) -> Result<&'a ClusterStatus> {
-    let mut all = status.clusters.iter();
-    match &args.cluster {
-        Some(name) => all.find(|cluster| cluster.name == *name).with_context(|| format!("no cluster {name} runs here")),
-        None => all.next().context("no cluster runs here"),
+    let Some(wish) = &args.cluster else { return status.clusters.first().context("no cluster runs here") };
+    let meant = status.clusters.iter().filter(|cluster| is_meant(wish, &cluster.location, &cluster.name));
+    match &meant.collect::<Vec<_>>()[..] {
+        [cluster] => Ok(cluster),
+        [] => bail!("no cluster {wish} runs here"),
+        all => bail!(several(all.iter().map(|cluster| (&*cluster.location, &*cluster.name)))),
     }
 }
 

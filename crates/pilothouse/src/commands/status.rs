@@ -103,7 +103,8 @@ fn text(status: &Status) -> Result<String> {
         }
         for instance in &cluster.instances {
             let alive = match (instance.pid, &instance.trouble) {
-                (Some(pid), _) => format!("pid {pid}"),
+                (Some(pid), None) => format!("pid {pid}"),
+                (Some(pid), Some(why)) => format!("pid {pid} ({why})"),
                 (None, cause) => format!("DOWN ({})", cause.as_deref().unwrap_or("it is being started")),
             };
             writeln!(out, "  {:<15}{alive}  restarts {}  {}", instance.role, instance.restarts, instance.name)?;

@@ -161,21 +161,13 @@ pub(crate) fn bind(
 }
 
 fn choose(instances: usize, wishes: &Wishes, entropy: &Entropy) -> Result<Listeners> {
-    let (free_api, first) = match alias_with_all(entropy) {
-        Some(found) => found,
-        None => (listen(loopback(0))?, member_at_any_port()?),
-    };
     let api = match wishes.api {
-        None => free_api,
+        None => listen_on_alias(HTTPS, entropy)?,
         Some((ip, port)) => listen_as_wished(ip, port)?,
     };
-    let mut members = vec![wishes.well_known_etcd.then(well_known_member).flatten().unwrap_or(first)];
+    let mut members: Vec<_> = wishes.well_known_etcd.then(well_known_member).flatten().into_iter().collect();
     while members.len() < instances {
-        let another = match alias_with_all(entropy) {
-            Some((_, member)) => member,
-            None => member_at_any_port()?,
-        };
-        members.push(another);
+        members.push(member_on_alias(entropy).map_or_else(member_at_any_port, Ok)?);
     }
     Ok(Listeners { api, internal: listen_on_alias(HTTPS, entropy)?, dns: listen_on_alias(HTTPS, entropy)?, members })
 }
@@ -237,13 +229,13 @@ fn listen_or_free(ip: IpAddr, port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// An alias where all ports are free.
-fn alias_with_all(entropy: &Entropy) -> Option<(TcpListener, MemberListeners)> {
+/// An alias for a member's two ports. It is an instance's own: a cluster's endpoints, which others may reach, are elsewhere.
+fn member_on_alias(entropy: &Entropy) -> Option<MemberListeners> {
     for _ in 0..ALIAS_TRIES_MAX {
         let ip = alias(entropy);
-        match (listen_or_free(ip, HTTPS), TcpListener::bind((ip, ETCD_CLIENT)), TcpListener::bind((ip, ETCD_PEER))) {
-            (Ok(api), Ok(client), Ok(peer)) => return Some((api, MemberListeners { client, peer })),
-            (Err(e), _, _) if e.kind() == io::ErrorKind::AddrNotAvailable => return None,
+        match (TcpListener::bind((ip, ETCD_CLIENT)), TcpListener::bind((ip, ETCD_PEER))) {
+            (Ok(client), Ok(peer)) => return Some(MemberListeners { client, peer }),
+            (Err(e), _) if e.kind() == io::ErrorKind::AddrNotAvailable => return None,
             _ => {}
         }
     }
@@ -315,6 +307,12 @@ mod tests {
         let (second, _listeners) = bind(directory.path(), 3, &Wishes::default(), &entropy).unwrap();
         assert_eq!((first.api, &first.members, first.internal), (second.api, &second.members, second.internal));
         assert_eq!(first.members.len(), 3);
+        // What is reached at an endpoint is decided there; the store is not.
+        for member in &first.members {
+            for endpoint in [first.api, first.internal, first.dns] {
+                assert!(![member.client.ip(), member.peer.ip()].contains(&endpoint.ip()), "{first:?}");
+            }
+        }
     }
 
     #[test]

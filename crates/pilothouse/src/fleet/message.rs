@@ -33,6 +33,8 @@ pub(crate) enum ToInstance {
     Report,
     /// A metadata server asks. File: a stream for the answer.
     Ask { question: NodeQuestion },
+    /// Does it hear? File: a stream to close.
+    Hear,
     /// The rules of access from now on.
     Access { settings: AccessSettings },
     /// Stop in order: finish requests, sync, end.

@@ -6,6 +6,7 @@ mod cluster;
 mod disk_key;
 mod exposure;
 pub(crate) mod hardening;
+mod hearing;
 mod in_process;
 pub(crate) mod key;
 mod machines;
@@ -41,6 +42,7 @@ pub(crate) use user_files::make_default;
 
 use boot::Verifier;
 
+use crate::config::{is_meant, several};
 use crate::confine::GaveUp;
 use crate::edge::{Denials, EndpointDeny, Ground, PublicRoot};
 use crate::identity_server::TokenDoor;
@@ -257,17 +259,18 @@ impl Fleet {
         Ok(pki::request_identity(&signer, &profile, None).await?)
     }
 
-    /// Where a node, or a pod, of a cluster finds its metadata server; `cluster` is a name, or empty where there is but one.
+    /// Where a node, or a pod, of a cluster finds its metadata server; `cluster` is a name, with its
+    /// location before it where others have the same name, or empty where there is but one.
     ///
     /// # Errors
     /// When there is no such cluster, node or pod; the text says which.
     pub(crate) async fn metadata_server(&self, cluster: &str, whose: &Machine) -> Result<SocketAddr> {
         let mut named = self.clusters();
-        named.retain(|found| cluster.is_empty() || found.spec().name == cluster);
+        named.retain(|found| cluster.is_empty() || is_meant(cluster, &found.spec().location, &found.spec().name));
         let found = match &named[..] {
             [found] => found,
             [] => bail!("no cluster {cluster} runs here"),
-            _ => bail!("there are {} such clusters; name one with --cluster", named.len()),
+            all => bail!(several(all.iter().map(|found| (&*found.spec().location, &*found.spec().name)))),
         };
         let servers = found.node_metadata.get().context("the cluster is still being made")?;
         match whose {

@@ -12,12 +12,14 @@ use tokio::process::{Child, Command};
 
 use crate::channel::{self, Channel};
 use crate::confine::{Enforced, GaveUp};
+use crate::fleet::hearing::Hearing;
 
 /// A running child and the fleet's end of its channel. Dropping it closes the channel, which ends the child.
 pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) channel: Arc<Channel>,
     pub(crate) pid: u32,
+    pub(crate) hearing: Hearing,
     gave_up: OnceLock<Vec<GaveUp>>,
 }
 
@@ -84,7 +86,13 @@ fn start(path: &Path, arguments: &[OsString], log: &Path, ends_with_parent: bool
         .spawn()
         .context("cannot start a process")?;
     let pid = child.id().context("the process ended at once")?;
-    Ok(Process { child, channel: Arc::new(Channel::new(ours)?), pid, gave_up: OnceLock::new() })
+    Ok(Process {
+        child,
+        channel: Arc::new(Channel::new(ours)?),
+        pid,
+        hearing: Hearing::default(),
+        gave_up: OnceLock::new(),
+    })
 }
 
 /// Children get no part of the user's environment (it may hold credentials) but what steers logging.

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use gke::exposure::Endpoint;
 use pki::{Requester, Signer, SignerClient};
 use tokio::io::AsyncReadExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::channel::{self, stream};
@@ -97,6 +97,8 @@ struct Supervisor {
     door: Option<SignerClient>,
     /// That of the instances' metadata servers.
     metadata_door: Option<SignerClient>,
+    /// An instance stopped answering, or answers again.
+    heard: Arc<Notify>,
 }
 
 /// The place of an instance, and its member's sockets.
@@ -140,6 +142,12 @@ impl Slot {
         self.trouble = Some(cause);
     }
 
+    /// That it runs and does not answer.
+    fn silence(&self) -> Option<String> {
+        let silent = self.process.as_ref().is_some_and(|process| !process.hearing.answers());
+        silent.then(|| "it does not answer; new connections go to the others".to_owned())
+    }
+
     fn has_ended(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.child.try_wait().is_ok_and(|status| status.is_some()))
     }
@@ -160,12 +168,21 @@ enum Event {
     Told(Option<Command>),
     SignerEnded,
     InstanceEnded(usize),
+    Heard,
 }
 
 impl Supervisor {
     fn new(fleet: Arc<Fleet>, cluster: Arc<Cluster>, members: Vec<MemberListeners>) -> Self {
         let instances = members.into_iter().map(|sockets| InstanceSlot { slot: Slot::default(), sockets }).collect();
-        Self { fleet, cluster, signer: Slot::default(), instances, door: None, metadata_door: None }
+        Self {
+            fleet,
+            cluster,
+            signer: Slot::default(),
+            instances,
+            door: None,
+            metadata_door: None,
+            heard: Arc::default(),
+        }
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
@@ -181,6 +198,10 @@ impl Supervisor {
             match event {
                 Event::SignerEnded => self.signer_failed("it ended".to_owned(), Cause::Passing),
                 Event::InstanceEnded(place) => self.instance_failed(place, "it ended".to_owned(), Cause::Passing),
+                Event::Heard => {
+                    self.deliver();
+                    self.report();
+                }
                 Event::Told(Some(Command::Nodes)) => self.tell_nodes().await,
                 Event::Told(Some(Command::Keys(keys))) => self.tell_keys(keys).await,
                 Event::Told(Some(Command::Report(answer))) => self.ask_instances(answer),
@@ -208,6 +229,7 @@ impl Supervisor {
             command = inbox.recv() => Event::Told(command),
             () = self.signer.ended() => Event::SignerEnded,
             place = any_ended(&mut self.instances) => Event::InstanceEnded(place),
+            () = self.heard.notified() => Event::Heard,
         }
     }
 
@@ -361,6 +383,10 @@ impl Supervisor {
         for ((place, mut process), result) in instances.into_iter().zip(started) {
             match result {
                 Ok(access) => {
+                    // One that is alone is waited for, whatever it does.
+                    if self.instances.len() > 1 {
+                        process.hearing.watch(&process.channel, Arc::clone(&self.heard));
+                    }
                     self.instances[place].slot.started(process, self.fleet.clock.monotonic());
                     self.report();
                     self.deliver();
@@ -378,10 +404,12 @@ impl Supervisor {
         }
     }
 
-    /// Connections go to the instances that run.
+    /// Connections go to the instances that run and answer; where none answers, to all that run.
     fn deliver(&self) {
-        let running = self.instances.iter().filter_map(|instance| instance.slot.process.as_ref());
-        let ready = running.map(|process| Delivery::Process(Arc::clone(&process.channel))).collect();
+        let running: Vec<_> = self.instances.iter().filter_map(|instance| instance.slot.process.as_ref()).collect();
+        let any = running.iter().any(|process| process.hearing.answers());
+        let ready = running.iter().filter(|process| process.hearing.answers() || !any);
+        let ready = ready.map(|process| Delivery::Process(Arc::clone(&process.channel))).collect();
         self.cluster.delivery.send_replace(ready);
     }
 
@@ -514,7 +542,7 @@ impl Supervisor {
             metadata: None,
             restarts: slot.restarts,
             gave_up: slot.process.as_ref().map(Process::gave_up).unwrap_or_default(),
-            trouble: slot.trouble.clone(),
+            trouble: slot.trouble.clone().or_else(|| slot.silence()),
         };
         let instance = |(place, instance): (usize, &InstanceSlot)| {
             let listening = addresses(&self.cluster, place).iter().map(SocketAddr::to_string).collect();

@@ -72,6 +72,7 @@ pub(crate) async fn run(args: &RoleArgs, gave_up: &[GaveUp]) -> Result<()> {
                 Some(Ok(end)) => instance.answer(question, end),
                 other => warn!(?other, "a question without a stream"),
             },
+            ToInstance::Hear => drop(files),
             ToInstance::Access { settings } => instance.set_access(settings),
             ToInstance::Stop => {
                 instance.stop().await;

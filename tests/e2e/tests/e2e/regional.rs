@@ -67,6 +67,34 @@ fn a_regional_cluster_serves_on_when_the_leader_of_its_store_is_killed() -> Resu
 }
 
 #[test]
+fn an_instance_that_is_frozen_gets_no_connections_until_it_answers_again() -> Result<()> {
+    let sandbox = start()?;
+    eventually(LIMIT, || all_healthy(&sandbox))?;
+    let instances = list(&sandbox, "instances")?;
+    let frozen = instances.first().context("there are three")?["pid"].as_u64().context("it runs")?;
+    let signal = |name: &str| crate::core_dumps::signal(frozen.try_into()?, name);
+    let serves = || {
+        // Connections go round: none of these may be the frozen one's.
+        for _ in 0..6 {
+            sandbox.kubectl(&["get", "--raw", "/livez", "--request-timeout=3s"])?;
+        }
+        Ok(())
+    };
+    signal("STOP")?;
+    eventually(LIMIT, serves)?;
+    let shown = sandbox.pilothouse(&["status"])?;
+    ensure!(shown.contains("it does not answer"), "{shown}");
+    signal("CONT")?;
+    eventually(LIMIT, || all_healthy(&sandbox))?;
+    eventually(LIMIT, || {
+        let shown = sandbox.pilothouse(&["status"])?;
+        ensure!(!shown.contains("it does not answer"), "{shown}");
+        Ok(())
+    })?;
+    serves()
+}
+
+#[test]
 fn members_hear_only_certificates_of_their_own_authority() -> Result<()> {
     let Some(etcdctl) = client("etcdctl") else {
         skipped("peers without certificate", "etcdctl is not built and not on PATH");
