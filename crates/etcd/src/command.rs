@@ -12,6 +12,7 @@ use crate::corruption::{Checker, Times};
 use crate::error::storage;
 use crate::features::Features;
 use crate::flags::{Flags, kind_of};
+use crate::grpc_proxy::{Asked, GrpcProxy};
 use crate::journal::Storage;
 use crate::listen::Url;
 use crate::listeners::{hosts, listen, listen_to_peers, local_address, peer_urls, serve_clients, serve_peers};
@@ -34,6 +35,8 @@ pub enum Command {
     Run(Box<Flags>),
     /// Carry connections to a cluster.
     Gateway(Gateway),
+    /// Carry calls to a cluster.
+    GrpcProxy(Box<GrpcProxy>),
     /// Print this and leave.
     Print(String),
 }
@@ -67,6 +70,12 @@ impl From<String> for Refusal {
 pub fn command(args: Vec<OsString>, env: impl Fn(&str) -> Option<String>) -> Result<Command, Refusal> {
     if args.first().is_some_and(|first| first == "gateway") {
         return Gateway::parse(args.into_iter().skip(1).collect()).map(Command::Gateway);
+    }
+    if args.first().is_some_and(|first| first == "grpc-proxy") {
+        return Ok(match GrpcProxy::parse(args.into_iter().skip(1).collect())? {
+            Asked::Start(proxy) => Command::GrpcProxy(proxy),
+            Asked::Help(text) => Command::Print(text),
+        });
     }
     let mut flags = Flags::parse(args, env)?;
     if flags.is_set("help") {
@@ -167,6 +176,7 @@ impl Command {
         match self {
             Self::Run(flags) => Some(Logging::new(flags)),
             Self::Gateway(_) => Some(Logging::standard()),
+            Self::GrpcProxy(proxy) => Some(Logging::of_proxy(proxy.debug())),
             Self::Print(_) => None,
         }
     }
@@ -193,6 +203,7 @@ pub async fn run_command(
     let mut flags = match command {
         Command::Run(flags) => flags,
         Command::Gateway(gateway) => return gateway.run(shutdown).await,
+        Command::GrpcProxy(proxy) => return proxy.run(clock, shutdown).await,
         Command::Print(_) => return Ok(()),
     };
     for name in &flags.ignored {

@@ -27,15 +27,28 @@ pub(crate) struct Connector {
 impl Connector {
     /// gRPC is HTTP/2, so the configuration's protocols are set to that.
     pub(crate) fn new(tls: Option<Arc<rustls::ClientConfig>>) -> Self {
+        Self::speaking(b"h2", tls)
+    }
+
+    /// For plain HTTP.
+    pub(crate) fn http1(tls: Option<Arc<rustls::ClientConfig>>) -> Self {
+        Self::speaking(b"http/1.1", tls)
+    }
+
+    fn speaking(protocol: &[u8], tls: Option<Arc<rustls::ClientConfig>>) -> Self {
         let tls = tls.map(|tls| {
             let mut tls = (*tls).clone();
-            tls.alpn_protocols = vec![b"h2".to_vec()];
+            tls.alpn_protocols = vec![protocol.to_vec()];
             Arc::new(tls)
         });
         Self { tls }
     }
 
-    async fn connect(self, uri: Uri) -> io::Result<TokioIo<Box<dyn Wire>>> {
+    /// Connects, and does TLS if it is to.
+    ///
+    /// # Errors
+    /// When the address makes no sense or cannot be reached, or TLS fails.
+    pub(crate) async fn connect(self, uri: Uri) -> io::Result<TokioIo<Box<dyn Wire>>> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
         let host = uri.host().ok_or_else(|| invalid("the address has no host"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']');

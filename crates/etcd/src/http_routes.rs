@@ -118,7 +118,8 @@ pub(crate) fn version(store: &LocalStore) -> String {
     format!(r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{cluster}"}}"#, crate::VERSION)
 }
 
-fn get_only<B>(request: &Request<B>) -> Option<Response<Body>> {
+/// Refuses whatever is not GET.
+pub(crate) fn get_only<B>(request: &Request<B>) -> Option<Response<Body>> {
     if request.method() == Method::GET {
         return None;
     }

@@ -52,6 +52,11 @@ impl Logging {
         Self { level: "info", json: true, outputs: vec!["stderr".to_owned()] }
     }
 
+    /// As etcd's proxies log.
+    pub(crate) fn of_proxy(debug: bool) -> Self {
+        Self { level: if debug { "debug" } else { "info" }, ..Self::standard() }
+    }
+
     /// Writes the process's log so from now on, unless it is being written already. A filter in the environment
     /// (`RUST_LOG`) goes before the level; other parts of the program than the member are heard from `warn` upwards.
     ///

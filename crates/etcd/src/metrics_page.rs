@@ -8,7 +8,8 @@ use crate::metrics::HEALTH_CHECKS;
 use crate::{LocalStore, process};
 
 /// Writes families of one line.
-struct Page(String);
+#[derive(Default)]
+pub(crate) struct Page(pub(crate) String);
 
 impl Page {
     fn one(&mut self, kind: &str, name: &str, value: impl Display) {
@@ -16,11 +17,11 @@ impl Page {
         let _ = writeln!(self.0, "# TYPE {bare} {kind}\n{name} {value}");
     }
 
-    fn gauge(&mut self, name: &str, value: impl Display) {
+    pub(crate) fn gauge(&mut self, name: &str, value: impl Display) {
         self.one("gauge", name, value);
     }
 
-    fn counter(&mut self, name: &str, value: impl Display) {
+    pub(crate) fn counter(&mut self, name: &str, value: impl Display) {
         self.one("counter", name, value);
     }
 }
@@ -121,7 +122,8 @@ fn health(store: &LocalStore, page: &mut Page) {
     }
 }
 
-fn of_process(process: &process::Process, page: &mut Page) {
+/// What the system knows of this process.
+pub(crate) fn of_process(process: &process::Process, page: &mut Page) {
     page.counter("process_cpu_seconds_total", process.cpu_seconds);
     page.gauge("process_open_fds", process.open_fds);
     page.gauge("process_max_fds", process.max_fds);

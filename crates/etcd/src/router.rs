@@ -22,6 +22,7 @@ use crate::grpc::{self, Api};
 use crate::leaderless::leaderless;
 use crate::methods::{self, Kind};
 use crate::proto as pb;
+use crate::serve::Route;
 use crate::unary::{self, Outcome};
 use crate::{LocalStore, StoreError, http_routes};
 
@@ -80,6 +81,34 @@ pub(crate) struct Router {
     reflection: OnceLock<Option<[(&'static str, Served); 2]>>,
 }
 
+impl Route for Router {
+    /// Without TLS, all of HTTP/2 is gRPC's (etcd tells them apart by the protocol); with TLS the content type decides.
+    async fn route(self: Arc<Self>, mut request: Request<Incoming>, connection: &Connection) -> Response<Answer> {
+        let content = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let is_grpc = is_grpc(content);
+        let http2 = request.version() == Version::HTTP_2;
+        let to_grpc = match self.traffic {
+            Traffic::All if connection.tls => http2 && is_grpc,
+            Traffic::All => http2,
+            Traffic::Grpc => true,
+            Traffic::Http | Traffic::Metrics => false,
+        };
+        if !to_grpc {
+            return Answer::plain(self.http(request, connection).await);
+        }
+        if !is_grpc {
+            return Answer::plain(no_grpc(content));
+        }
+        // The service that is asked most does not pay for a name that nobody will look at.
+        if let Some(name) = &connection.name
+            && (self.store.shared.auth.is_enabled() || !request.uri().path().starts_with("/etcdserverpb.KV/"))
+        {
+            request.extensions_mut().insert(name.clone());
+        }
+        self.call(request.map(Inbound::Wire), Some(Open::new(&connection.open))).await
+    }
+}
+
 impl Router {
     pub(crate) fn new(store: LocalStore, traffic: Traffic, access: Access, gateway: bool) -> Self {
         let api = Arc::new(Api::new(&store));
@@ -123,37 +152,6 @@ impl Router {
     /// The largest message that gRPC takes.
     pub(crate) fn bytes_max(&self) -> usize {
         self.bytes_max
-    }
-
-    /// Answers a request. Without TLS, all of HTTP/2 is gRPC's (etcd tells them apart by the protocol); with TLS the
-    /// content type decides.
-    pub(crate) async fn route(
-        self: Arc<Self>,
-        mut request: Request<Incoming>,
-        connection: &Connection,
-    ) -> Response<Answer> {
-        let content = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        let is_grpc = is_grpc(content);
-        let http2 = request.version() == Version::HTTP_2;
-        let to_grpc = match self.traffic {
-            Traffic::All if connection.tls => http2 && is_grpc,
-            Traffic::All => http2,
-            Traffic::Grpc => true,
-            Traffic::Http | Traffic::Metrics => false,
-        };
-        if !to_grpc {
-            return Answer::plain(self.http(request, connection).await);
-        }
-        if !is_grpc {
-            return Answer::plain(no_grpc(content));
-        }
-        // The service that is asked most does not pay for a name that nobody will look at.
-        if let Some(name) = &connection.name
-            && (self.store.shared.auth.is_enabled() || !request.uri().path().starts_with("/etcdserverpb.KV/"))
-        {
-            request.extensions_mut().insert(name.clone());
-        }
-        self.call(request.map(Inbound::Wire), Some(Open::new(&connection.open))).await
     }
 
     /// Answers a gRPC call.
@@ -252,13 +250,14 @@ fn is_for_learners(path: &str) -> bool {
     matches!(method, "Maintenance/Status" | "Maintenance/Snapshot") || path.starts_with("/grpc.reflection.")
 }
 
-fn is_grpc(content: &[u8]) -> bool {
+/// Whether this is a content type of gRPC.
+pub(crate) fn is_grpc(content: &[u8]) -> bool {
     let rest = content.strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// What gRPC for Go says of a request with another content type.
-fn no_grpc(content: &[u8]) -> Response<Body> {
+pub(crate) fn no_grpc(content: &[u8]) -> Response<Body> {
     let content = String::from_utf8_lossy(content);
     let status = Status::invalid_argument(format!("invalid gRPC request content-type {content:?}"));
     let mut response = status.into_http();

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::AsyncReadExt as _;
@@ -14,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::EtcdError;
 use crate::access::Access;
 use crate::auth::CertificateName;
+use crate::calls::Answer;
 use crate::connector::Wire;
 use crate::corked;
 use crate::eager::Eager;
@@ -58,6 +61,8 @@ pub struct ServeOptions {
     pub(crate) tls: Option<ServerTls>,
     /// Whether clients may come without TLS where there is TLS.
     pub(crate) plain_too: bool,
+    /// Whether clients with TLS may not ping as they like either.
+    pub(crate) police_tls: bool,
 }
 
 impl Default for ServeOptions {
@@ -73,8 +78,34 @@ impl Default for ServeOptions {
             ping_timeout: Duration::from_secs(20),
             tls: None,
             plain_too: false,
+            police_tls: false,
         }
     }
+}
+
+/// What answers the requests of connections.
+pub(crate) trait Route: Send + Sync + 'static {
+    /// Answers one.
+    fn route(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> impl Future<Output = Response<Answer>> + Send;
+}
+
+/// Serves clients until `shutdown` is done; then closes the listener and every connection.
+///
+/// # Errors
+/// When the listener fails.
+pub(crate) async fn serve(
+    router: Arc<impl Route>,
+    listener: Listener,
+    options: ServeOptions,
+    clock: base::Clock,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), EtcdError> {
+    let server = Arc::new(Server { router, options, clock });
+    accept_all(listener, |(stream, remote)| server.clone().accept(stream, remote), shutdown).await
 }
 
 impl Member {
@@ -101,11 +132,10 @@ impl Member {
     ) -> Result<(), EtcdError> {
         let access = Access { origins: options.origins.clone(), hosts: options.hosts.clone() };
         let router = Arc::new(Router::new(self.local(), options.traffic, access, options.gateway));
-        let server = Arc::new(Server { router, options, clock: self.shared.clock.clone() });
         let courier = self.shared.delivery.courier();
         let mut tasks = JoinSet::new();
         tasks.spawn(courier.run());
-        accept_all(listener, |(stream, remote)| server.clone().accept(stream, remote), shutdown).await
+        serve(router, listener, options, self.shared.clock.clone(), shutdown).await
     }
 }
 
@@ -165,13 +195,13 @@ fn rejected(remote: &str, error: &str) {
 }
 
 /// What the connections of a listener share.
-struct Server {
-    router: Arc<Router>,
+struct Server<R> {
+    router: Arc<R>,
     options: ServeOptions,
     clock: base::Clock,
 }
 
-impl Server {
+impl<R: Route> Server<R> {
     async fn accept(self: Arc<Self>, mut stream: Box<dyn Wire>, remote: String) {
         let mut tls = self.options.tls.as_ref();
         if self.options.plain_too {
@@ -185,15 +215,7 @@ impl Server {
             stream = Box::new(tokio::io::join(std::io::Cursor::new(first).chain(read), write));
         }
         let mut connection = Connection { tls: tls.is_some(), open: Arc::default(), name: None };
-        let Some(tls) = tls else {
-            let min = self.options.client_ping_interval_min;
-            if min.is_zero() {
-                return self.serve(stream, connection).await;
-            }
-            // etcd hands connections with TLS to Go's own HTTP server, which lets clients ping as they like.
-            let policed = Policed::new(stream, self.clock.clone(), min, connection.open.clone());
-            return self.serve(Box::new(policed), connection).await;
-        };
+        let Some(tls) = tls else { return self.police(stream, connection).await };
         let handshake = TlsAcceptor::from(tls.config.clone()).accept(stream);
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => match tls.check(stream.get_ref().1) {
@@ -201,13 +223,28 @@ impl Server {
                     // There is one only if clients must show it, and then it was verified.
                     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                     connection.name = certificate.and_then(|certificate| CertificateName::of(certificate));
-                    self.serve(Box::new(stream), connection).await;
+                    // A member of etcd's hands these to Go's own HTTP server, which lets clients ping as they like.
+                    if self.options.police_tls {
+                        self.police(Box::new(stream), connection).await;
+                    } else {
+                        self.serve(Box::new(stream), connection).await;
+                    }
                 }
                 Err(error) => rejected(&remote, &error),
             },
             Ok(Err(error)) => rejected(&remote, &in_words(&error)),
             Err(_) => tracing::debug!(target: "etcd", "a client did not finish its TLS handshake"),
         }
+    }
+
+    /// Serves a connection whose client may not ping too often.
+    async fn police(&self, stream: Box<dyn Wire>, connection: Connection) {
+        let min = self.options.client_ping_interval_min;
+        if min.is_zero() {
+            return self.serve(stream, connection).await;
+        }
+        let policed = Policed::new(stream, self.clock.clone(), min, connection.open.clone());
+        self.serve(Box::new(policed), connection).await;
     }
 
     async fn serve(&self, stream: Box<dyn Wire>, connection: Connection) {

@@ -35,7 +35,20 @@ impl Authority {
     /// Writes `name.pem` and `name-key.pem` for a host.
     fn issue(&self, name: &str, host: &str, serial: u64) {
         let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
+        params.distinguished_name = rcgen::DistinguishedName::new();
         params.serial_number = Some(SerialNumber::from(serial));
+        self.write(name, params);
+    }
+
+    /// As [`Authority::issue`], with a common name.
+    fn issue_named(&self, name: &str, common: &str) {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, common);
+        self.write(name, params);
+    }
+
+    fn write(&self, name: &str, params: CertificateParams) {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         std::fs::write(self.path(&format!("{name}-key.pem")), key.serialize_pem()).expect("written");
@@ -71,6 +84,10 @@ impl Authority {
 
     /// Asks for the version as this client, or as nobody; the server's certificate, when there is an answer.
     async fn ask(&self, port: u16, client: Option<&str>) -> Option<CertificateDer<'static>> {
+        self.ask_for("/version", port, client).await
+    }
+
+    async fn ask_for(&self, path: &str, port: u16, client: Option<&str>) -> Option<CertificateDer<'static>> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.certificate.clone()).expect("a certificate");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -94,7 +111,8 @@ impl Authority {
             };
             let name = ServerName::try_from("localhost").expect("a name");
             let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
-            stream.write_all(b"GET /version HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.ok()?;
+            let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.ok()?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).await.ok()?;
             answer.starts_with(b"HTTP/1.1 200").then_some(())?;
@@ -163,6 +181,58 @@ async fn a_certificate_is_made_when_there_is_none() {
     let shown = stream.get_ref().1.peer_certificates().expect("a certificate")[0].clone();
     let shown = rustls::server::ParsedCertificate::try_from(&shown).expect("readable");
     rustls::client::verify_server_name(&shown, &name).expect("made for the host that is listened on");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_shows_etcd_its_own_certificate_and_asks_its_clients_for_theirs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(dir.path());
+    authority.issue("server", "localhost", 1);
+    authority.issue("client", "client.example", 2);
+    authority.issue("revoked", "client.example", 3);
+    authority.revoke(3);
+    let (member, proxy) = (port().await, port().await);
+    let running = Running::start(read(
+        dir.path(),
+        &[
+            format!("--listen-client-urls=https://127.0.0.1:{member}"),
+            format!("--advertise-client-urls=https://127.0.0.1:{member}"),
+            authority.flag("cert-file", "server.pem"),
+            authority.flag("key-file", "server-key.pem"),
+            authority.flag("trusted-ca-file", "ca.pem"),
+        ],
+    ));
+    authority.ask(member, Some("client")).await.expect("the member is there");
+    let flags = |certificate: &str| {
+        let flags = [
+            "grpc-proxy".to_owned(),
+            "start".to_owned(),
+            format!("--listen-addr=127.0.0.1:{proxy}"),
+            format!("--advertise-client-url=localhost:{proxy}"),
+            format!("--endpoints=https://localhost:{member}"),
+            authority.flag("cacert", "ca.pem"),
+            authority.flag("cert", &format!("{certificate}.pem")),
+            authority.flag("key", &format!("{certificate}-key.pem")),
+            authority.flag("cert-file", "server.pem"),
+            authority.flag("key-file", "server-key.pem"),
+            authority.flag("trusted-ca-file", "ca.pem"),
+            authority.flag("client-crl-file", "revoked.crl"),
+        ];
+        etcd::command(flags.iter().map(std::ffi::OsString::from).collect(), |_| None).expect("good flags")
+    };
+    let through = Running::start(flags("client"));
+    for path in ["/health", "/proxy/health", "/metrics"] {
+        assert!(authority.ask_for(path, proxy, Some("client")).await.is_some(), "{path}");
+    }
+    assert!(authority.ask_for("/health", proxy, None).await.is_none(), "no certificate");
+    assert!(authority.ask_for("/health", proxy, Some("revoked")).await.is_none(), "revoked");
+    through.stop().await;
+    authority.issue_named("named", "a user");
+    let (clock, entropy) = (crate::rig::clock(), crate::rig::entropy());
+    let refused = etcd::run_command(flags("named"), clock, entropy, std::future::pending()).await;
+    let text = refused.expect_err("every client would be that user").to_string();
+    assert!(text.starts_with("cert has non empty Common Name (a user): "), "{text}");
     running.stop().await;
 }
 

@@ -3,6 +3,7 @@
 mod auth;
 mod cluster;
 mod member;
+mod proxy;
 mod recovery;
 mod restore;
 #[path = "../support/mod.rs"]

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 /// What a member is made of.
 pub(crate) struct Rig {
     pub(crate) clock: FakeClock,
-    entropy: Entropy,
+    pub(crate) entropy: Entropy,
     storage: Option<Storage>,
 }
 
@@ -66,6 +66,7 @@ impl Rig {
 /// A member and its port.
 pub(crate) struct Server {
     pub(crate) member: Arc<Member>,
+    pub(crate) address: SocketAddr,
     client: Client,
     ports: Vec<Port>,
 }
@@ -80,7 +81,7 @@ impl Server {
         let member = Arc::new(Member::start(config).expect("starts"));
         let (port, address) = serve(&member, None).await;
         let client = Client::connect(&format!("http://{address}"));
-        Self { member, client, ports: vec![port] }
+        Self { member, address, client, ports: vec![port] }
     }
 
     /// Serves on another port, with TLS; returns its address.

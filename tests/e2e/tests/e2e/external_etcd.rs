@@ -13,7 +13,7 @@ use e2e::{client, eventually, on_path, program, skipped};
 use crate::core_dumps::signal;
 
 const SIGINT: i32 = 2;
-const SIGTERM: i32 = 15;
+pub(crate) const SIGTERM: i32 = 15;
 /// How long a process may take to answer on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
@@ -45,13 +45,13 @@ fn output(command: &mut Command) -> Result<String> {
 }
 
 /// An etcd on a directory; both kinds take the same flags.
-struct Etcd {
-    endpoint: String,
+pub(crate) struct Etcd {
+    pub(crate) endpoint: String,
     process: Process,
 }
 
 impl Etcd {
-    fn start(mut command: Command, data_dir: &Path) -> Result<Self> {
+    pub(crate) fn start(mut command: Command, data_dir: &Path) -> Result<Self> {
         let (endpoint, peers) =
             (format!("http://127.0.0.1:{}", free_port()?), format!("http://127.0.0.1:{}", free_port()?));
         let child = command
@@ -68,27 +68,24 @@ impl Etcd {
     }
 
     /// Runs etcdctl until it succeeds once.
-    fn ctl(&self, etcdctl: &Path, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn ctl(&self, etcdctl: &Path, arguments: &[&str]) -> Result<String> {
         let run = || output(Command::new(etcdctl).env("ETCDCTL_ENDPOINTS", &self.endpoint).args(arguments));
         eventually(LIMIT, run)
     }
 }
 
-fn ours() -> Command {
+pub(crate) fn ours() -> Command {
     let mut command = Command::new(program());
     command.arg("etcd");
     command
 }
 
 /// Our own and, where there is one, a real one.
-fn every_etcd() -> Vec<(&'static str, Command)> {
+pub(crate) fn every_etcd() -> Vec<(&'static str, Command)> {
     let mut all = vec![("pilothouse etcd", ours())];
     match peer("etcd") {
         Some(path) => all.push(("etcd", Command::new(path))),
-        None => skipped(
-            "our API server on a real etcd",
-            "etcd is neither built (the full tier does) nor in PEERS_DIR nor on PATH",
-        ),
+        None => skipped("a real etcd", "etcd is neither built (the full tier does) nor in PEERS_DIR nor on PATH"),
     }
     all
 }

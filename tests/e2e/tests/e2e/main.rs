@@ -17,6 +17,7 @@ mod failures;
 mod fleet;
 mod gcloud;
 mod google_groups;
+mod grpc_proxy;
 mod history;
 mod identities;
 mod impersonation;

@@ -4,7 +4,8 @@
 #   run.sh [REGEX]     the tests whose name matches, all without one
 #
 # `tests/common`, `tests/e2e` and `tests/robustness` of etcd's Go module drive binaries named etcd, etcdctl and etcdutl: the first is ours, the
-# others are etcd's own, which `tests/clients.sh` builds in the full tier. The module comes from the Go module cache or
+# others are etcd's own, which `tests/clients.sh` builds in the full tier. common and e2e run a second time with etcd's build
+# tag cluster_proxy, by which clients reach each member through an `etcd grpc-proxy` of its own, ours as well. The module comes from the Go module cache or
 # proxy, as go.sum says. The robustness tests have a runner of our own (robustness/), as etcd's reads etcd's log; traffic,
 # faults and judgement are etcd's. Each test is a process of its own, as etcd's harness gives up once a test has left something
 # running. What is not run stands in not-run.txt with its reason; a test that fails is tried once more, as many of them
@@ -46,9 +47,13 @@ module=$(go mod download -json go.etcd.io/etcd/tests/v3 | sed -n 's/.*"Dir": "\(
 for part in common e2e fixtures; do
   cp -r "$module/$part" "$out/$part"
 done
-chmod -R u+w "$out/common" "$out/e2e" "$out/fixtures"
+cp -r "$module/common" "$out/common-proxy"
+cp -r "$module/e2e" "$out/e2e-proxy"
+chmod -R u+w "$out"
 go test -c -tags e2e -o "$out/common.test" go.etcd.io/etcd/tests/v3/common
 go test -c -o "$out/e2e.test" go.etcd.io/etcd/tests/v3/e2e
+go test -c -tags e2e,cluster_proxy -o "$out/common-proxy.test" go.etcd.io/etcd/tests/v3/common
+go test -c -tags cluster_proxy -o "$out/e2e-proxy.test" go.etcd.io/etcd/tests/v3/e2e
 go test -c -o "$out/robustness.test" ./robustness
 mkdir "$out/robustness"
 
@@ -74,7 +79,7 @@ one() { # package, test
 }
 
 failed=0
-for package in common e2e; do
+for package in common e2e common-proxy e2e-proxy; do
   passed=0 again=0 skipped=0 left=0
   failures=()
   for test in $(cd "$out/$package" && "$out/$package.test" -test.list "$wanted" | grep '^Test' | grep -v '^TestMain$'); do
