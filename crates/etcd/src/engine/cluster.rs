@@ -96,10 +96,13 @@ impl Engine {
         !self.failed && self.cluster.role == Role::Leader
     }
 
-    /// How long until the next tick; for ever while nobody else takes part.
+    /// How long until the next tick; for ever while nobody else takes part. Who is left alone has to take the lead first.
     pub(super) fn until_tick(&self) -> Option<Duration> {
         let members = self.raft.members();
-        let quiet = self.is_alone() && members.learners.is_empty() && self.cluster.leaving.is_none();
+        let quiet = self.is_alone()
+            && self.cluster.role == Role::Leader
+            && members.learners.is_empty()
+            && self.cluster.leaving.is_none();
         (!quiet).then(|| self.cluster.next_tick.saturating_sub(self.shared.clock.monotonic()))
     }
 

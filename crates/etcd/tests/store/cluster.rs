@@ -381,6 +381,18 @@ async fn a_leader_that_is_removed_by_another_member_is_gone_for_whoever_asked() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_left_leads_when_the_leader_of_two_is_removed() {
+    let cluster = Cluster::new(2).await;
+    let members = cluster.start_all().await;
+    let leader = leader_of(&members).await;
+    let left = &members[1 - leader];
+    let Store::Local(local) = left.store() else { unreachable!("a member in this process") };
+    local.member_remove(members[leader].member.id()).await.expect("removed");
+    eventually("it leads", async || put(&left.store(), "k", 1).await.is_ok()).await;
+    assert_eq!(left.leader(), left.member.id());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_voter_is_added_before_it_runs() {
     let mut cluster = Cluster::new(1).await;
     let mut members = cluster.start_all().await;
