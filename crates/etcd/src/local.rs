@@ -21,6 +21,8 @@ use crate::shared::{Message, PENDING_MAX, Published, Shared};
 use crate::store::{LeaseGranted, LeaseTimeToLive, StoreStatus, WatchBatch, WatchRequest};
 use pb::member_change::Kind;
 
+/// Until the leader is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// What a write costs beside its bytes, for the quota (etcd counts 256 for keys and revisions).
 const ROW_OVERHEAD_BYTES: i64 = 256;
 
@@ -226,24 +228,35 @@ impl LocalStore {
         })
     }
 
-    /// Asks the leader; nothing when this member leads itself.
+    /// Asks the leader; nothing when this member leads itself. Where there is none, or no line to it yet, again until a request
+    /// has taken too long, as etcd does.
     async fn ask_leader(
         &self,
         ask: impl Fn() -> pb::peer_request::Ask,
     ) -> Result<Option<pb::peer_reply::Answer>, StoreError> {
-        let published = self.shared.published();
-        if published.learner {
-            return Err(StoreError::Learner);
+        let deadline = tokio::time::Instant::now() + self.shared.limits.request_timeout();
+        loop {
+            let published = self.shared.published();
+            if published.learner {
+                return Err(StoreError::Learner);
+            }
+            if published.leader == self.shared.member_id {
+                return Ok(None);
+            }
+            let answer = match self.shared.peers.as_ref().filter(|_| published.leader != 0) {
+                None => Err(StoreError::NoLeader),
+                Some(peers) => tokio::time::timeout_at(deadline, peers.ask(published.leader, ask()))
+                    .await
+                    .map_err(|_| StoreError::Timeout)?,
+            };
+            if !answer.as_ref().is_err_and(is_leaderless) || tokio::time::Instant::now() > deadline {
+                return answer.map(Some);
+            }
+            if self.shared.is_stopped() {
+                return Err(StoreError::Stopped);
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
         }
-        if published.leader == self.shared.member_id {
-            return Ok(None);
-        }
-        let Some(peers) = self.shared.peers.as_ref().filter(|_| published.leader != 0) else {
-            return Err(StoreError::NoLeader);
-        };
-        let patience = self.shared.limits.request_timeout();
-        let answer = tokio::time::timeout(patience, peers.ask(published.leader, ask())).await;
-        answer.map_err(|_| StoreError::Timeout)?.map(Some)
     }
 
     /// All members as this one knows them.
@@ -463,6 +476,12 @@ impl LocalStore {
         let bytes: [u8; 8] = self.shared.entropy.bytes();
         (i64::from_le_bytes(bytes) & i64::MAX).max(1)
     }
+}
+
+/// Whether nobody was asked, or somebody who no longer leads.
+fn is_leaderless(error: &StoreError) -> bool {
+    let told = |message: &str| message == StoreError::NoLeader.to_string();
+    matches!(error, StoreError::NoLeader) || matches!(error, StoreError::Remote { message, .. } if told(message))
 }
 
 pub(crate) fn check_urls(peer_urls: &[String]) -> Result<(), MemberError> {
