@@ -80,7 +80,7 @@ impl Inner {
         if let Some(token) = bearer(headers) {
             return self.identify_token(token, &self.config.audiences()).await.map(|(who, _)| who);
         }
-        if headers.contains_key(http::header::AUTHORIZATION) || refused || !self.access.load().anonymous.admits(path) {
+        if is_basic(headers) || refused || !self.access.load().anonymous.admits(path) {
             return Err(Status::unauthorized());
         }
         Ok(UserInfo::anonymous().into())
@@ -235,10 +235,18 @@ pub(crate) fn groundless(headers: &HeaderMap) -> Option<String> {
     (!all.is_empty()).then(|| format!("requested [{}] without impersonating a user", all.join(" ")))
 }
 
+/// The second word of an `Authorization` header whose first is `Bearer`. Further words count for nothing, and after two spaces
+/// there is no second word (`apiserver/pkg/authentication/request/bearertoken`).
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let header = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = header.trim().split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+    let mut words = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?.trim().split(' ');
+    let is_bearer = words.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer"));
+    words.next().filter(|token| is_bearer && !token.is_empty())
+}
+
+/// Whether a password is shown. GKE has no use for one and says so; who shows anything else that is no token is anonymous.
+fn is_basic(headers: &HeaderMap) -> bool {
+    let header = headers.get(http::header::AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    header.trim_ascii().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"))
 }
 
 impl RequestHeader {
@@ -277,4 +285,28 @@ fn prefixed(headers: &HeaderMap, prefix: &str) -> BTreeMap<String, Vec<String>> 
         }
     }
     extra
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorization_headers_are_read_as_upstream_reads_them() {
+        let cases = [
+            ("Bearer t", Some("t"), false),
+            (" bearer t more", Some("t"), false),
+            ("Bearer  t", None, false),
+            ("Bearer", None, false),
+            ("Token t", None, false),
+            ("Negotiate t", None, false),
+            ("Basic dTpw", None, true),
+            ("", None, false),
+        ];
+        for (text, token, basic) in cases {
+            let value = http::HeaderValue::from_str(text).unwrap();
+            let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]);
+            assert_eq!((bearer(&headers), is_basic(&headers)), (token, basic), "{text:?}");
+        }
+    }
 }

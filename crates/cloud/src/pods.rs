@@ -25,7 +25,7 @@ impl PodIdentity {
 
     /// The subject of a service-account token, in a pool.
     pub(crate) fn of_subject(pool: &str, subject: &str) -> Option<Self> {
-        let (namespace, account) = subject.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        let (namespace, account) = policy::user::split_service_account(subject)?;
         Self::parse(&format!("{pool}[{namespace}/{account}]"))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use machinery::Value;
+use machinery::names::{is_dns1123_label, is_dns1123_subdomain};
 
 /// Everybody who proved an identity.
 pub const AUTHENTICATED: &str = "system:authenticated";
@@ -82,10 +83,7 @@ impl UserInfo {
 
     /// Namespace and name when this is a service account.
     pub fn as_service_account(&self) -> Option<(&str, &str)> {
-        self.name
-            .strip_prefix(SERVICE_ACCOUNT_PREFIX)?
-            .split_once(':')
-            .filter(|(ns, n)| !ns.is_empty() && !n.is_empty())
+        split_service_account(&self.name)
     }
 
     /// The form in `SelfSubjectReview`, `TokenReview`, audit entries and `AdmissionReview`.
@@ -120,6 +118,14 @@ impl UserInfo {
     }
 }
 
+/// Namespace and name in a service account's user name. `None` for any other user, also for one whose name only begins
+/// like that: both parts must be names that such objects can have (`k8s.io/apiserver` `serviceaccount.SplitUsername`).
+pub fn split_service_account(user_name: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = user_name.strip_prefix(SERVICE_ACCOUNT_PREFIX)?.split_once(':')?;
+    let valid = is_dns1123_label(namespace).is_empty() && is_dns1123_subdomain(name).is_empty();
+    valid.then_some((namespace, name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +137,27 @@ mod tests {
         assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:ns", AUTHENTICATED]);
         assert_eq!(user.as_service_account(), Some(("ns", "sa")));
         assert_eq!(UserInfo::from_value(&user.to_value()), user);
+    }
+
+    #[test]
+    fn only_names_that_accounts_can_have_are_split() {
+        let cases = [
+            ("system:serviceaccount:ns:sa", Some(("ns", "sa"))),
+            ("system:serviceaccount:ns:s.a-1", Some(("ns", "s.a-1"))),
+            ("system:serviceaccount:a_b:c", None),
+            ("system:serviceaccount:a.b:c", None),
+            ("system:serviceaccount:a:B", None),
+            ("system:serviceaccount:a:b:c", None),
+            ("system:serviceaccount::c", None),
+            ("system:serviceaccount:a:", None),
+            ("system:serviceaccount:a", None),
+            ("system:serviceaccounts:a:b", None),
+            ("alice", None),
+        ];
+        for (name, expect) in cases {
+            assert_eq!(split_service_account(name), expect, "{name}");
+            assert_eq!(UserInfo::new(name, &[]).as_service_account(), expect, "{name}");
+        }
     }
 
     #[test]

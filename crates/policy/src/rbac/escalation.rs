@@ -25,7 +25,7 @@ pub struct EscalationRequest<'a> {
 /// `authorize` allows the verbs `escalate` (roles) or `bind` (bindings).
 ///
 /// # Errors
-/// 403 with upstream's text, 404 when a binding refers to a role that does not exist.
+/// 403 with upstream's text; when a binding refers to a role that does not exist, the 404 of the look-up, about the role.
 pub fn check_escalation(
     rbac: &Rbac,
     request: &EscalationRequest<'_>,
@@ -88,9 +88,7 @@ fn check_binding(
     if matches!(kind, "Role" | "ClusterRole") && authorize(&bind).allowed {
         return Ok(());
     }
-    // Upstream tells the missing role under the resource that is being written.
-    let missing = |_| Status::not_found(&GroupResource::new(GROUP, resource), role);
-    let rules = rbac.role_rules(kind, role, request.namespace).map_err(missing)?;
+    let rules = rbac.role_rules(kind, role, request.namespace).map_err(|missing| missing.status())?;
     confirm(rbac, request, rules).map_err(|why| {
         Status::forbidden(&GroupResource::new(GROUP, resource), machinery::meta::name(request.object), &why)
     })
@@ -98,7 +96,7 @@ fn check_binding(
 
 /// Do the user's own rules cover `wanted`? The error lists what is missing.
 fn confirm(rbac: &Rbac, request: &EscalationRequest<'_>, wanted: &[Rule]) -> Result<(), String> {
-    let (own, errors) = rbac.rules_for(request.user, request.namespace);
+    let (own, unresolved) = rbac.rules_for(request.user, request.namespace);
     let missing: Vec<Rule> =
         wanted.iter().flat_map(Rule::atoms).filter(|atom| !own.iter().any(|rule| rule.covers(atom))).collect();
     if missing.is_empty() {
@@ -113,8 +111,17 @@ fn confirm(rbac: &Rbac, request: &EscalationRequest<'_>, wanted: &[Rule]) -> Res
         go_list(&request.user.groups),
         lines.join("\n")
     );
-    if !errors.is_empty() {
-        text.push_str(&format!("; resolution errors: [{}]", errors.join(" ")));
+    let mut errors: Vec<String> = Vec::new();
+    for error in unresolved.iter().map(|role| role.status().message) {
+        if !errors.contains(&error) {
+            errors.push(error);
+        }
+    }
+    // Go prints a list whose one element is the aggregate, and an aggregate of several has brackets of its own.
+    match errors.as_slice() {
+        [] => {}
+        [error] => text.push_str(&format!("; resolution errors: [{error}]")),
+        several => text.push_str(&format!("; resolution errors: [[{}]]", several.join(", "))),
     }
     Err(text)
 }

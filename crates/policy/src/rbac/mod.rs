@@ -7,6 +7,7 @@
 
 mod escalation;
 mod explain;
+mod missing_role;
 mod review;
 mod rules;
 
@@ -17,6 +18,7 @@ use machinery::{CompactString, ObjectKey, Value};
 
 pub use escalation::{EscalationRequest, check_escalation};
 pub use explain::{Grant, minimal_rule};
+pub use missing_role::MissingRole;
 pub(crate) use rules::go_list;
 pub use rules::{Rule, missing_rules};
 
@@ -143,8 +145,8 @@ impl Rbac {
                         return Decision::allow(format!("RBAC: allowed by {}", binding.describe(attributes.user)));
                     }
                     Ok(_) => wanting.push(role),
-                    Err(text) if missing.contains(&text) => {}
-                    Err(text) => missing.push(text),
+                    Err(role) if missing.contains(&role.to_string()) => {}
+                    Err(role) => missing.push(role.to_string()),
                 }
             }
         }
@@ -164,23 +166,22 @@ impl Rbac {
             .flat_map(OrdMap::values)
     }
 
-    fn rules_of(&self, binding: &Binding) -> Result<&Arc<Vec<Rule>>, String> {
+    fn rules_of(&self, binding: &Binding) -> Result<&Arc<Vec<Rule>>, MissingRole> {
         self.role_rules(&binding.role_kind, &binding.role, &binding.key.namespace)
     }
 
     /// The rules of a role that a binding in `namespace` refers to.
     ///
     /// # Errors
-    /// The text of the not-found error when there is no such role.
-    pub(crate) fn role_rules(&self, kind: &str, name: &str, namespace: &str) -> Result<&Arc<Vec<Rule>>, String> {
-        let (namespace, resource) = match kind {
-            "ClusterRole" => ("", "clusterrole"),
-            "Role" => (namespace, "role"),
-            other => return Err(format!("unsupported role reference kind: {other:?}")),
+    /// What is missing when there is no such role, or no such kind of role.
+    pub(crate) fn role_rules(&self, kind: &str, name: &str, namespace: &str) -> Result<&Arc<Vec<Rule>>, MissingRole> {
+        let key = match kind {
+            "ClusterRole" => Some(ObjectKey::new("", name)),
+            "Role" => Some(ObjectKey::new(namespace, name)),
+            _ => None,
         };
-        self.roles
-            .get(&ObjectKey::new(namespace, name))
-            .ok_or_else(|| format!("{resource}.rbac.authorization.k8s.io {name:?} not found"))
+        let missing = || MissingRole { kind: kind.into(), name: name.into() };
+        key.and_then(|key| self.roles.get(&key)).ok_or_else(missing)
     }
 }
 

@@ -2,14 +2,14 @@
 
 use machinery::{Value, json};
 
-use super::{Rbac, Rule};
+use super::{MissingRole, Rbac, Rule};
 use crate::UserInfo;
 
 impl Rbac {
-    /// All rules that apply to the user in a namespace (empty: cluster-wide ones only), and the texts of roles that
-    /// bindings name but that do not exist.
-    pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> (Vec<Rule>, Vec<String>) {
-        let (mut rules, mut errors, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+    /// All rules that apply to the user in a namespace (empty: cluster-wide ones only), and the roles that bindings name
+    /// but that do not exist.
+    pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> (Vec<Rule>, Vec<MissingRole>) {
+        let (mut rules, mut missing, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         let scopes = if namespace.is_empty() { vec![""] } else { vec!["", namespace] };
         for scope in scopes {
             for binding in self.bindings_of(user, scope) {
@@ -19,16 +19,17 @@ impl Rbac {
                 seen.push(&binding.key);
                 match self.rules_of(binding) {
                     Ok(found) => rules.extend(found.iter().cloned()),
-                    Err(text) => errors.push(text),
+                    Err(role) => missing.push(role),
                 }
             }
         }
-        (rules, errors)
+        (rules, missing)
     }
 
     /// The `status` of a `SelfSubjectRulesReview`.
     pub fn rules_review(&self, user: &UserInfo, namespace: &str) -> Value {
-        let (mut rules, mut errors) = self.rules_for(user, namespace);
+        let (mut rules, missing) = self.rules_for(user, namespace);
+        let mut errors: Vec<String> = missing.iter().map(MissingRole::to_string).collect();
         if user.in_group(crate::user::MASTERS) {
             rules.insert(0, Rule::resources(&["*"], &["*"], &["*"]));
             rules.insert(1, Rule::urls(&["*"], &["*"]));

@@ -97,10 +97,29 @@ fn binding_needs_the_role_the_rights_or_the_verb_bind() {
         escalate(&nobody, RbacKind::ClusterRoleBinding, "", &to("y"), "").unwrap_err().contains("not currently held")
     );
     assert_eq!(escalate(&nobody, RbacKind::ClusterRoleBinding, "", &to("y"), "bind"), Ok(()));
-    assert_eq!(
-        escalate(&nobody, RbacKind::ClusterRoleBinding, "", &to("none"), "").unwrap_err(),
-        "clusterrolebindings.rbac.authorization.k8s.io \"none\" not found"
-    );
+}
+
+#[test]
+fn a_role_that_is_not_there_is_told_as_the_look_up_tells_it() {
+    let nobody = UserInfo::new("n", &[]);
+    let to = |kind: &str, role: &str| json!({"metadata": {"name": "b"}, "roleRef": {"kind": kind, "name": role}});
+    let cases = [
+        (RbacKind::RoleBinding, "a", "Role", "roles.rbac.authorization.k8s.io \"nope\" not found"),
+        (RbacKind::RoleBinding, "a", "ClusterRole", "clusterroles.rbac.authorization.k8s.io \"nope\" not found"),
+        (RbacKind::ClusterRoleBinding, "", "ClusterRole", "clusterroles.rbac.authorization.k8s.io \"nope\" not found"),
+        (RbacKind::RoleBinding, "a", "Group", "unsupported role reference kind: \"Group\""),
+    ];
+    for (binding, namespace, kind, expect) in cases {
+        assert_eq!(escalate(&nobody, binding, namespace, &to(kind, "nope"), "").unwrap_err(), expect);
+    }
+    let missing = MissingRole { kind: "Role".into(), name: "nope".into() }.status();
+    assert_eq!((missing.code, missing.to_value()["details"].str_at(&["kind"])), (404, "roles"));
+    // The user's own bindings may be broken as well: that is told in the same words.
+    let user = UserInfo::new("u", &[]);
+    let more = json!({"metadata": {"name": "r"}, "rules": [{"nonResourceURLs": ["/x"], "verbs": ["get"]}]});
+    let text = escalate(&user, RbacKind::Role, "a", &more, "").unwrap_err();
+    let expect = "; resolution errors: [clusterroles.rbac.authorization.k8s.io \"gone\" not found]";
+    assert!(text.ends_with(expect), "{text}");
 }
 
 #[test]
