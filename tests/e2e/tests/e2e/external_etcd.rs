@@ -153,18 +153,14 @@ fn our_api_server_runs_on_any_etcd() -> Result<()> {
 
 #[test]
 fn a_store_that_is_told_to_stop_ends_by_the_signal() -> Result<()> {
-    for (name, etcd) in every_etcd() {
-        for number in [SIGTERM, SIGINT] {
-            let dir = tempfile::tempdir()?;
-            let mut command = Command::new(etcd.get_program());
-            command.args(etcd.get_args());
-            let mut etcd = Etcd::start(command, dir.path())?;
-            let address = etcd.endpoint.trim_start_matches("http://").to_owned();
-            eventually(LIMIT, || Ok(TcpStream::connect(&address)?))?;
-            signal(etcd.process.0.id(), number)?;
-            let ended = etcd.process.0.wait()?;
-            ensure!(ended.signal() == Some(number), "{name} by {number}: {ended}");
-        }
+    for number in [SIGTERM, SIGINT] {
+        let dir = tempfile::tempdir()?;
+        let mut etcd = Etcd::start(ours(), dir.path())?;
+        let address = etcd.endpoint.trim_start_matches("http://").to_owned();
+        eventually(LIMIT, || Ok(TcpStream::connect(&address)?))?;
+        signal(etcd.process.0.id(), number)?;
+        let ended = etcd.process.0.wait()?;
+        ensure!(ended.signal() == Some(number), "by {number}: {ended}");
     }
     Ok(())
 }
