@@ -15,6 +15,7 @@ mod outside;
 mod process;
 pub(crate) mod questions;
 pub(crate) mod report;
+mod slot;
 mod starting;
 mod supervise;
 pub(crate) mod trust;
