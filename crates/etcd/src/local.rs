@@ -13,12 +13,12 @@ use tokio::sync::oneshot;
 
 use crate::StoreError;
 use crate::auth::Credentials;
-use crate::hub::{Cursor, Ready, Taken};
 use crate::listen::Url;
+use crate::local_watch::LocalWatch;
 use crate::members::{Change, MemberError, member_id};
 use crate::proto as pb;
 use crate::shared::{Message, PENDING_MAX, Published, Shared};
-use crate::store::{LeaseGranted, LeaseTimeToLive, StoreStatus, WatchBatch, WatchRequest};
+use crate::store::{LeaseGranted, LeaseTimeToLive, StoreStatus, WatchRequest};
 use pb::member_change::Kind;
 
 /// Until the leader is asked again.
@@ -249,7 +249,7 @@ impl LocalStore {
                     .await
                     .map_err(|_| StoreError::Timeout)?,
             };
-            if !answer.as_ref().is_err_and(is_leaderless) || tokio::time::Instant::now() > deadline {
+            if answer != Err(StoreError::NoLeader) || tokio::time::Instant::now() > deadline {
                 return answer.map(Some);
             }
             if self.shared.is_stopped() {
@@ -380,12 +380,7 @@ impl LocalStore {
         if self.shared.is_stopped() {
             return Err(StoreError::Stopped);
         }
-        let ready = Arc::new(Ready::default());
-        let range = (request.key, request.range_end);
-        let (cursor, _) = Cursor::new(&self.shared, &ready, 0, range, request.start_revision, request.prev_kv);
-        let asked = self.shared.progress_asked.load(Ordering::Acquire);
-        let interval = request.progress_notify.then_some(self.shared.watch_progress_interval);
-        Ok(LocalWatch { shared: self.shared.clone(), ready, cursor, busy: false, over: false, asked, interval })
+        Ok(LocalWatch::new(&self.shared, request))
     }
 
     pub(crate) fn progress(&self) -> Result<(), StoreError> {
@@ -478,12 +473,6 @@ impl LocalStore {
     }
 }
 
-/// Whether nobody was asked, or somebody who no longer leads.
-fn is_leaderless(error: &StoreError) -> bool {
-    let told = |message: &str| message == StoreError::NoLeader.to_string();
-    matches!(error, StoreError::NoLeader) || matches!(error, StoreError::Remote { message, .. } if told(message))
-}
-
 pub(crate) fn check_urls(peer_urls: &[String]) -> Result<(), MemberError> {
     if peer_urls.is_empty() || peer_urls.iter().any(|url| Url::parse(url.trim()).is_err()) {
         return Err(MemberError::BadUrls);
@@ -518,55 +507,4 @@ fn cost(request: &TxnRequest) -> (usize, i64) {
         }
     }
     total
-}
-
-/// A watch on a member in this process.
-pub struct LocalWatch {
-    shared: Arc<Shared>,
-    ready: Arc<Ready>,
-    cursor: Cursor,
-    /// The cursor may have more.
-    busy: bool,
-    over: bool,
-    /// Requests for progress already answered.
-    asked: u64,
-    interval: Option<Duration>,
-}
-
-impl LocalWatch {
-    pub(crate) async fn next(&mut self) -> Option<Result<WatchBatch, StoreError>> {
-        loop {
-            if self.over || self.shared.is_stopped() {
-                return None;
-            }
-            if self.busy {
-                match self.cursor.take() {
-                    Taken::Batch(batch, _) => return Some(Ok(batch)),
-                    Taken::Idle => self.busy = false,
-                    Taken::Compacted(revision) => {
-                        self.over = true;
-                        return Some(Err(StoreError::Compacted { revision }));
-                    }
-                }
-            }
-            let asked = self.shared.progress_asked.load(Ordering::Acquire);
-            if asked != self.asked
-                && let Some(revision) = self.cursor.synced()
-            {
-                self.asked = asked;
-                return Some(Ok(WatchBatch { revision, events: Vec::new() }));
-            }
-            match self.interval {
-                None => drop(self.ready.next().await),
-                Some(interval) => {
-                    if tokio::time::timeout(interval, self.ready.next()).await.is_err()
-                        && let Some(revision) = self.cursor.synced()
-                    {
-                        return Some(Ok(WatchBatch { revision, events: Vec::new() }));
-                    }
-                }
-            }
-            self.busy = true;
-        }
-    }
 }

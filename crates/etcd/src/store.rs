@@ -183,7 +183,7 @@ impl Store {
 /// A running watch; dropping it ends it.
 pub enum Watch {
     /// On a member in this process.
-    Local(crate::local::LocalWatch),
+    Local(crate::local_watch::LocalWatch),
     /// On a remote etcd.
     Remote(crate::remote::RemoteWatch),
 }

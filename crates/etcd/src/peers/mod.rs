@@ -176,7 +176,12 @@ impl Peers {
         }
         match reply.await {
             Ok(pb::PeerReply { answer: Some(pb::peer_reply::Answer::Refusal(refusal)), .. }) => {
-                Err(StoreError::Remote { code: refusal.code, message: refusal.message })
+                let no_leader = StoreError::NoLeader;
+                // Who was asked may have lost the lead meanwhile.
+                Err(match refusal.message == no_leader.to_string() {
+                    true => no_leader,
+                    false => StoreError::Remote { code: refusal.code, message: refusal.message },
+                })
             }
             Ok(pb::PeerReply { answer: Some(answer), .. }) => Ok(answer),
             _ => Err(StoreError::Timeout),
