@@ -25,6 +25,8 @@ use crate::local::Who;
 use crate::members::MemberError;
 use crate::{LocalStore, StoreError, proto as pb};
 
+pub(crate) use watch::refused as refused_watch;
+
 /// Implements every service; cloned for each connection.
 #[derive(Clone)]
 pub(crate) struct Api {

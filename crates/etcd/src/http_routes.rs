@@ -11,8 +11,8 @@ use crate::metrics::HEALTH_CHECKS;
 use crate::router::full;
 use crate::{LocalStore, metrics_page};
 
-const TEXT: &str = "text/plain; charset=utf-8";
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
+pub(crate) const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
 /// Answers a request that is not gRPC.
 pub(crate) async fn answer<B>(store: &LocalStore, request: &Request<B>) -> Response<Body> {

@@ -161,15 +161,7 @@ impl Stream {
     }
 
     async fn refuse(&mut self, reason: &str) -> Result<(), Gone> {
-        let answer = pb::WatchResponse {
-            header: self.api.header(self.api.revision()),
-            watch_id: NO_WATCH,
-            created: true,
-            canceled: true,
-            cancel_reason: reason.to_owned(),
-            ..Default::default()
-        };
-        self.send(answer).await
+        self.send(refused(self.api.header(self.api.revision()), reason)).await
     }
 
     /// Sends one batch of a watch, and comes back to it later: the others get their turn.
@@ -251,6 +243,18 @@ impl Stream {
 
     async fn send(&self, answer: pb::WatchResponse) -> Result<(), Gone> {
         self.answers.send(Ok(answer)).await.map_err(|_| Gone)
+    }
+}
+
+/// What is said of a watch that cannot be: that it was made, and is over.
+pub(crate) fn refused(header: Option<pb::ResponseHeader>, reason: &str) -> pb::WatchResponse {
+    pb::WatchResponse {
+        header,
+        watch_id: NO_WATCH,
+        created: true,
+        canceled: true,
+        cancel_reason: reason.to_owned(),
+        ..Default::default()
     }
 }
 

@@ -15,14 +15,12 @@ use super::kv::Kv;
 use super::upstream::Caller;
 use crate::calls::Calls;
 use crate::connector::Connector;
-use crate::http_routes::{get_only, plain_error, redirect, typed};
+use crate::http_routes::{METRICS, TEXT, get_only, plain_error, redirect, typed};
 use crate::metrics::Counter;
 use crate::metrics_page::{Page, of_process};
 use crate::proto as pb;
 use crate::router::full;
 
-const TEXT: &str = "text/plain; charset=utf-8";
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 /// How long etcd, and a watch of the proxy's own, may take before they count as ill.
 const READ_PATIENCE: Duration = Duration::from_secs(1);
 const WATCH_PATIENCE: Duration = Duration::from_secs(3);

@@ -12,12 +12,11 @@ use tonic::{Status, Streaming};
 use super::broadcast::{Queue, Range, Ranges, Watcher};
 use super::kv::Kv;
 use super::upstream::Caller;
+use crate::grpc::refused_watch as refused;
 use crate::proto as pb;
 use pb::watch_create_request::FilterType;
 use pb::watch_request::RequestUnion;
 
-/// The id of a watch that was refused.
-const NO_WATCH: i64 = -1;
 /// Answers of watches that may wait for one client's stream.
 const QUEUE_MAX: usize = 1024;
 /// Answers that may wait for its connection.
@@ -155,15 +154,7 @@ impl Stream {
     }
 
     async fn refuse(&mut self, reason: &str) -> Result<(), Gone> {
-        let answer = pb::WatchResponse {
-            header: Some(pb::ResponseHeader::default()),
-            watch_id: NO_WATCH,
-            created: true,
-            canceled: true,
-            cancel_reason: reason.to_owned(),
-            ..Default::default()
-        };
-        self.send(answer).await
+        self.send(refused(Some(pb::ResponseHeader::default()), reason)).await
     }
 
     /// Hands on what came from etcd, unless the client has cancelled that watch meanwhile.

@@ -12,13 +12,7 @@ use crate::support::{Client, Rig, Server, pb, pki};
 /// `root`, and `eve` who may read and write `e`…; lease 7 holds `y`. Then callers are asked who they are.
 async fn enable(server: &Server) {
     let anybody = server.client();
-    for (name, password) in [("root", "rp"), ("eve", "ep")] {
-        anybody.user_add(name, password).await.expect("a new name");
-    }
-    anybody.role_add("r").await.expect("a new name");
-    anybody.grant("r", "e", "f").await.expect("a role");
-    anybody.user_grant_role("eve", "r").await.expect("both are there");
-    anybody.user_grant_role("root", "root").await.expect("it need not be there");
+    anybody.make_root_and_eve().await;
     anybody.lease_grant(7).await.expect("a new lease");
     anybody.put_on("y", 7).await.expect("a lease");
     anybody.enable().await.expect("root has its role");

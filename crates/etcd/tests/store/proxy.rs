@@ -401,13 +401,7 @@ async fn each_call_is_made_with_its_clients_token() {
     let server = Server::start(rig.config()).await;
     let proxy = Proxy::start(&rig, &server.address.to_string(), &[]).await;
     let anybody = proxy.client();
-    for (name, password) in [("root", "rp"), ("eve", "ep")] {
-        anybody.user_add(name, password).await.expect("a new name");
-    }
-    anybody.role_add("r").await.expect("a new name");
-    anybody.grant("r", "e", "f").await.expect("a role");
-    anybody.user_grant_role("eve", "r").await.expect("both are there");
-    anybody.user_grant_role("root", "root").await.expect("it need not be there");
+    anybody.make_root_and_eve().await;
     anybody.enable().await.expect("root has its role");
     let login = async |name, password| {
         let token = anybody.authenticate(name, password).await.expect("a token");

@@ -69,6 +69,17 @@ impl Client {
         LeaseClient::new(self.channel.clone())
     }
 
+    /// `root`, and `eve` who may read and write `e`…; their passwords are `rp` and `ep`.
+    pub(crate) async fn make_root_and_eve(&self) {
+        for (name, password) in [("root", "rp"), ("eve", "ep")] {
+            self.user_add(name, password).await.expect("a new name");
+        }
+        self.role_add("r").await.expect("a new name");
+        self.grant("r", "e", "f").await.expect("a role");
+        self.user_grant_role("eve", "r").await.expect("both are there");
+        self.user_grant_role("root", "root").await.expect("it need not be there");
+    }
+
     /// Makes a call by name.
     pub(crate) async fn call(&self, line: &str) -> Done {
         let words: Vec<&str> = line.split(' ').collect();
