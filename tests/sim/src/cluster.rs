@@ -330,7 +330,10 @@ impl Cluster {
     /// Everybody's clock moves, messages arrive in any order, disks finish when they please.
     fn time_and_messages(&mut self) {
         let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
-        for id in ids.iter().filter(|id| self.stopped != Some(**id)).copied().collect::<Vec<_>>() {
+        for id in ids.iter().copied() {
+            if self.stopped == Some(id) {
+                continue;
+            }
             let ticks = if self.faults.is_some() { [0, 1, 1, 1, 1, 1, 1, 2][self.rng.below(8) as usize] } else { 1 };
             (0..ticks).for_each(|_| self.input(id, Input::Tick));
         }

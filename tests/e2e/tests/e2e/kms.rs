@@ -1,6 +1,6 @@
 //! `gcloud kms`: key rings, keys, versions and their life, what keys do, and who may use them.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
@@ -14,35 +14,37 @@ use crate::identities::{openssl, run};
 const LIMIT: Duration = Duration::from_secs(30);
 const PLACE: [&str; 4] = ["--location", "us-central1", "--keyring", "ring"];
 
-/// gcloud as the project's owner, for those who want keys for clusters; their ring is called `ring`.
-pub(crate) trait Gcloud {
-    fn sandbox(&self) -> &Sandbox;
-    fn program(&self) -> &Path;
+/// gcloud as the owner of a sandbox' project, for those who want keys for clusters; their ring is called `ring`.
+pub(crate) struct Owner {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) program: PathBuf,
+}
 
-    fn gcloud(&self, arguments: &[&str]) -> Result<String> {
-        run(self.sandbox().command(self.program()).args(arguments).arg("--quiet"))
+impl Owner {
+    pub(crate) fn gcloud(&self, arguments: &[&str]) -> Result<String> {
+        run(self.sandbox.command(&self.program).args(arguments).arg("--quiet"))
     }
 
-    fn make_ring(&self) -> Result<()> {
+    pub(crate) fn make_ring(&self) -> Result<()> {
         self.gcloud(&["kms", "keyrings", "create", PLACE[3], PLACE[0], PLACE[1]]).map(drop)
     }
 
     /// `gcloud kms keys …` in the ring.
-    fn keys(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn keys(&self, arguments: &[&str]) -> Result<String> {
         self.gcloud(&[&["kms", "keys"], arguments, &PLACE].concat())
     }
 
-    fn first_version(&self, action: &str, key: &str) -> Result<()> {
+    pub(crate) fn first_version(&self, action: &str, key: &str) -> Result<()> {
         self.keys(&["versions", action, "1", "--key", key]).map(drop)
     }
 
     /// GKE's own account in the project, as a member of policies.
-    fn service_agent(&self) -> Result<String> {
+    pub(crate) fn service_agent(&self) -> Result<String> {
         let number = self.gcloud(&["projects", "list", "--format", "value(projectNumber)"])?;
         Ok(format!("serviceAccount:service-{}@container-engine-robot.iam.gserviceaccount.com", number.trim()))
     }
 
-    fn let_gke_use(&self, key: &str, role: &str) -> Result<()> {
+    pub(crate) fn let_gke_use(&self, key: &str, role: &str) -> Result<()> {
         let agent = self.service_agent()?;
         self.keys(&["add-iam-policy-binding", key, "--member", &agent, "--role", role]).map(drop)
     }
@@ -51,7 +53,7 @@ pub(crate) trait Gcloud {
 /// `gcloud kms …` of one caller.
 struct Kms<'a> {
     sandbox: &'a Sandbox,
-    gcloud: std::path::PathBuf,
+    gcloud: PathBuf,
     token: Option<String>,
 }
 

@@ -1,7 +1,6 @@
 //! Authorities that the user runs (reference: GKE behaviour §1, CMCA): gcloud makes CA pools and a cluster on them, openssl and
 //! kubectl look at what its certificates are issued by, and gcloud takes the pool's authority and the agent's role away.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Sandbox, eventually, on_path, skipped};
 
 use crate::identities::run;
-use crate::kms::Gcloud;
+use crate::kms::Owner;
 
 const ZONE: &str = "us-central1-a";
 const REGION: &str = "us-central1";
@@ -18,41 +17,30 @@ const PROJECT: &str = "pilothouse-local";
 const PATIENCE: Duration = Duration::from_secs(60);
 const POOLS: [&str; 4] = ["cluster-ca", "etcd-api-ca", "etcd-peer-ca", "aggregation-ca"];
 
-struct Pools<'a> {
-    sandbox: &'a Sandbox,
-    gcloud: PathBuf,
+struct Pools {
+    owner: Owner,
 }
 
-impl Gcloud for Pools<'_> {
-    fn sandbox(&self) -> &Sandbox {
-        self.sandbox
-    }
-
-    fn program(&self) -> &Path {
-        &self.gcloud
-    }
-}
-
-impl Pools<'_> {
+impl Pools {
     fn gcloud_fails(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.sandbox.command(&self.gcloud).args(arguments).arg("--quiet").output()?;
+        let output = self.owner.sandbox.command(&self.owner.program).args(arguments).arg("--quiet").output()?;
         ensure!(!output.status.success(), "gcloud {} succeeded", arguments.join(" "));
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     fn at(&self, arguments: &[&str]) -> Result<String> {
-        self.gcloud(&[arguments, &["--location", REGION]].concat())
+        self.owner.gcloud(&[arguments, &["--location", REGION]].concat())
     }
 
     /// The certificate of a pool's root, in a file.
     fn root(&self, pool: &str) -> Result<String> {
         let described = ["privateca", "roots", "describe", "root", "--pool", pool];
         let pem = self.at(&[&described[..], &["--format", "value(pemCaCertificates)"]].concat())?;
-        self.sandbox.file(&format!("{pool}.pem"), &pem)
+        self.owner.sandbox.file(&format!("{pool}.pem"), &pem)
     }
 
     fn grant(&self, action: &str, pool: &str) -> Result<()> {
-        let agent = self.service_agent()?;
+        let agent = self.owner.service_agent()?;
         let binding = ["--member", &agent, "--role", "roles/privateca.certificateManager"];
         self.at(&[&["privateca", "pools", action, pool], &binding[..]].concat())?;
         Ok(())
@@ -73,7 +61,7 @@ fn refs(words: &[String]) -> Vec<&str> {
 }
 
 /// The subjects of what a pool has issued.
-fn issued(pools: &Pools<'_>, pool: &str) -> Result<String> {
+fn issued(pools: &Pools, pool: &str) -> Result<String> {
     let format = "value(certificateDescription.subjectDescription.subject.commonName)";
     pools.at(&["privateca", "certificates", "list", "--issuer-pool", pool, "--format", format])
 }
@@ -101,7 +89,7 @@ fn a_cluster_s_certificates_are_issued_by_the_user_s_authorities() -> Result<()>
         return Ok(());
     };
     let sandbox = Sandbox::start_with(&["--no-cluster", "--profile", "2026"])?;
-    let pools = Pools { sandbox: &sandbox, gcloud };
+    let pools = Pools { owner: Owner { sandbox, program: gcloud } };
     let all = create(
         &["--cluster-ca", "--etcd-api-ca", "--etcd-peer-ca", "--aggregation-ca"]
             .map(|flag| (flag, flag.trim_start_matches("--").to_owned())),
@@ -133,7 +121,7 @@ fn a_cluster_s_certificates_are_issued_by_the_user_s_authorities() -> Result<()>
     ensure!(refused.contains("no enabled CA with an EC P-256 key"), "{refused}");
     let second = ["privateca", "roots", "create", "root2", "--pool", "etcd-peer-ca", "--auto-enable"];
     pools.at(&[&second[..], &["--subject", "CN=peers", "--key-algorithm", "ec-p256-sha256"]].concat())?;
-    pools.gcloud(&refs(&all))?;
+    pools.owner.gcloud(&refs(&all))?;
 
     check_certificates(&pools)?;
     check_refusals(&pools)?;
@@ -141,10 +129,10 @@ fn a_cluster_s_certificates_are_issued_by_the_user_s_authorities() -> Result<()>
 }
 
 /// Everything that the cluster shows was issued by its pools, and can be seen in them.
-fn check_certificates(pools: &Pools<'_>) -> Result<()> {
-    let sandbox = pools.sandbox;
+fn check_certificates(pools: &Pools) -> Result<()> {
+    let sandbox = &pools.owner.sandbox;
     let describe = |field: &str| {
-        pools.gcloud(&[
+        pools.owner.gcloud(&[
             "container",
             "clusters",
             "describe",
@@ -195,8 +183,8 @@ fn check_certificates(pools: &Pools<'_>) -> Result<()> {
 }
 
 /// Without an enabled authority, or without its role on the pool, the control plane gets nothing; and then it does again.
-fn check_refusals(pools: &Pools<'_>) -> Result<()> {
-    let sandbox = pools.sandbox;
+fn check_refusals(pools: &Pools) -> Result<()> {
+    let sandbox = &pools.owner.sandbox;
     let ask = |name: &str| -> Result<()> {
         sandbox.kubectl_with_input(&["apply", "-f", "-"], &user_csr(sandbox, name)?)?;
         sandbox.kubectl(&["certificate", "approve", name])?;
@@ -221,13 +209,13 @@ fn check_refusals(pools: &Pools<'_>) -> Result<()> {
     let root = ["root", "--pool", "cluster-ca", "--location", REGION];
     let refused = pools.gcloud_fails(&[&["privateca", "roots", "disable"], &root[..]].concat())?;
     ensure!(refused.contains("is used by clusters (own)"), "{refused}");
-    pools.gcloud(&[&["privateca", "roots", "disable"], &root[..], &["--ignore-dependent-resources"]].concat())?;
+    pools.owner.gcloud(&[&["privateca", "roots", "disable"], &root[..], &["--ignore-dependent-resources"]].concat())?;
     ask("while-disabled")?;
     says("There are no enabled CAs in CaPool")?;
     ensure!(certificate("while-disabled")?.is_empty(), "issued by nobody");
     // What runs goes on.
     sandbox.kubectl(&["get", "namespaces"])?;
-    pools.gcloud(&[&["privateca", "roots", "enable"], &root[..]].concat())?;
+    pools.owner.gcloud(&[&["privateca", "roots", "enable"], &root[..]].concat())?;
     there("while-disabled")?;
 
     pools.grant("remove-iam-policy-binding", "cluster-ca")?;
@@ -246,7 +234,7 @@ fn the_classic_profile_has_no_authorities_of_the_user_s() -> Result<()> {
         return Ok(());
     };
     let sandbox = Sandbox::start_with(&["--no-cluster"])?;
-    let pools = Pools { sandbox: &sandbox, gcloud };
+    let pools = Pools { owner: Owner { sandbox, program: gcloud } };
     let refused = pools.gcloud_fails(&refs(&create(&[("--cluster-ca", "cluster-ca".to_owned())])))?;
     ensure!(refused.contains("cluster.userManagedKeysConfig is not implemented"), "{refused}");
     Ok(())

@@ -1,7 +1,7 @@
 //! Keys of a cluster that the user has in Cloud KMS (reference: GKE behaviour §1 and §2, CMCA): gcloud makes them and a cluster on
 //! them, openssl verifies a token, and gcloud disables them again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,29 +12,18 @@ use e2e::{Sandbox, eventually, on_path, skipped};
 use serde_json::Value;
 
 use crate::identities::{openssl, run};
-use crate::kms::Gcloud;
+use crate::kms::Owner;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PATH: &str = "projects/pilothouse-local/locations/us-central1/keyRings/ring/cryptoKeys";
 
 struct Clients {
-    sandbox: Sandbox,
-    gcloud: PathBuf,
-}
-
-impl Gcloud for Clients {
-    fn sandbox(&self) -> &Sandbox {
-        &self.sandbox
-    }
-
-    fn program(&self) -> &Path {
-        &self.gcloud
-    }
+    owner: Owner,
 }
 
 impl Clients {
     fn cluster(&self, action: &[&str]) -> Result<String> {
-        self.gcloud(&[&["container", "clusters"], action, &["--zone", "us-central1-a"]].concat())
+        self.owner.gcloud(&[&["container", "clusters"], action, &["--zone", "us-central1-a"]].concat())
     }
 
     fn describe(&self) -> Result<Value> {
@@ -42,11 +31,11 @@ impl Clients {
     }
 
     fn key(&self, name: &str, purpose: &str, algorithm: &str) -> Result<()> {
-        self.keys(&["create", name, "--purpose", purpose, "--default-algorithm", algorithm]).map(drop)
+        self.owner.keys(&["create", name, "--purpose", purpose, "--default-algorithm", algorithm]).map(drop)
     }
 
     fn instance(&self) -> Result<Option<u64>> {
-        Ok(self.sandbox.status()?["clusters"][0]["instances"][0]["pid"].as_u64())
+        Ok(self.owner.sandbox.status()?["clusters"][0]["instances"][0]["pid"].as_u64())
     }
 }
 
@@ -68,19 +57,21 @@ fn tokens_and_disks_of_a_cluster_depend_on_the_user_s_keys() -> Result<()> {
         skipped("user-managed keys", "gcloud or openssl is not on PATH");
         return Ok(());
     };
-    let clients = Clients { sandbox: Sandbox::start_with(&["--no-cluster", "--profile", "2026"])?, gcloud };
-    clients.make_ring()?;
+    let clients = Clients {
+        owner: Owner { sandbox: Sandbox::start_with(&["--no-cluster", "--profile", "2026"])?, program: gcloud },
+    };
+    clients.owner.make_ring()?;
     clients.key("tokens", "asymmetric-signing", "rsa-sign-pkcs1-3072-sha256")?;
     clients.key("short", "asymmetric-signing", "rsa-sign-pkcs1-2048-sha256")?;
     clients.key("disk", "encryption", "google-symmetric-encryption")?;
     let attempt = |tokens: &str| clients.cluster(&create(tokens).each_ref().map(String::as_str));
     let refused = attempt("tokens").unwrap_err().to_string();
     ensure!(refused.contains("Permission 'cloudkms.cryptoKeyVersions.viewPublicKey' denied on resource"), "{refused}");
-    clients.let_gke_use("tokens", "roles/container.cloudKmsKeyUser")?;
+    clients.owner.let_gke_use("tokens", "roles/container.cloudKmsKeyUser")?;
     let refused = attempt("tokens").unwrap_err().to_string();
     ensure!(refused.contains("Permission 'cloudkms.cryptoKeyVersions.useToEncrypt' denied on resource"), "{refused}");
-    clients.let_gke_use("disk", "roles/cloudkms.cryptoKeyEncrypterDecrypterViaDelegation")?;
-    clients.let_gke_use("short", "roles/container.cloudKmsKeyUser")?;
+    clients.owner.let_gke_use("disk", "roles/cloudkms.cryptoKeyEncrypterDecrypterViaDelegation")?;
+    clients.owner.let_gke_use("short", "roles/container.cloudKmsKeyUser")?;
     let refused = attempt("short").unwrap_err().to_string();
     ensure!(refused.contains("RSA_SIGN_PKCS1_2048_SHA256; service account tokens need"), "{refused}");
     attempt("tokens")?;
@@ -89,17 +80,17 @@ fn tokens_and_disks_of_a_cluster_depend_on_the_user_s_keys() -> Result<()> {
     ensure!(keys["serviceAccountSigningKeys"][0] == format!("{PATH}/tokens/cryptoKeyVersions/1").as_str(), "{keys}");
     let version = format!("{PATH}/disk/cryptoKeyVersions/1");
     ensure!(keys["controlPlaneDiskEncryptionKeyVersions"][0] == version.as_str(), "{keys}");
-    clients.sandbox.kubectl(&["wait", "--for", "condition=Ready", "node", "--all", "--timeout", "60s"])?;
+    clients.owner.sandbox.kubectl(&["wait", "--for", "condition=Ready", "node", "--all", "--timeout", "60s"])?;
     tokens(&clients)?;
     disks(&clients)
 }
 
 /// The key that is shown verifies the tokens, and without it there are no new ones; those of before are good.
 fn tokens(clients: &Clients) -> Result<()> {
-    let sandbox = &clients.sandbox;
+    let sandbox = &clients.owner.sandbox;
     let token = sandbox.kubectl(&["create", "token", "default"])?;
     let public = sandbox.file("tokens.pem", "")?;
-    clients.keys(&["versions", "get-public-key", "1", "--key", "tokens", "--output-file", &public])?;
+    clients.owner.keys(&["versions", "get-public-key", "1", "--key", "tokens", "--output-file", &public])?;
     let (signed, signature) = token.trim().rsplit_once('.').context("no token")?;
     let text = sandbox.file("token.txt", signed)?;
     let file = sandbox.file("token.sig", "")?;
@@ -122,19 +113,19 @@ fn tokens(clients: &Clients) -> Result<()> {
         anyhow::Ok(())
     };
     review()?;
-    clients.first_version("disable", "tokens")?;
+    clients.owner.first_version("disable", "tokens")?;
     let refused = sandbox.kubectl_fails(&["create", "token", "default"])?;
     ensure!(refused.contains("tokens/cryptoKeyVersions/1 is not enabled, current state is: DISABLED"), "{refused}");
     review()?;
-    clients.first_version("enable", "tokens")?;
+    clients.owner.first_version("enable", "tokens")?;
     sandbox.kubectl(&["create", "token", "default"]).map(drop)
 }
 
 /// What runs goes on without the key of its disks; it does not start again before it is enabled.
 fn disks(clients: &Clients) -> Result<()> {
-    let sandbox = &clients.sandbox;
+    let sandbox = &clients.owner.sandbox;
     sandbox.kubectl(&["create", "configmap", "kept", "--from-literal=k=v"])?;
-    clients.first_version("disable", "disk")?;
+    clients.owner.first_version("disable", "disk")?;
     sandbox.kubectl(&["get", "configmap", "kept"])?;
     let shown = clients.describe()?;
     let condition = &shown["conditions"][0];
@@ -166,7 +157,7 @@ fn disks(clients: &Clients) -> Result<()> {
         wrapped("control-plane-0")? > wrapped("signer")?,
         "the platform's key alone opens the instance's directory"
     );
-    clients.first_version("enable", "disk")?;
+    clients.owner.first_version("enable", "disk")?;
     std::fs::remove_file(file.trim())?;
     eventually(LIMIT, || {
         let said = sandbox.status()?.to_string();
@@ -176,10 +167,10 @@ fn disks(clients: &Clients) -> Result<()> {
     std::fs::write(file.trim(), text)?;
     eventually(LIMIT, || sandbox.kubectl(&["get", "configmap", "kept"]))?;
     sandbox.pilothouse(&["rotate-keys"])?;
-    clients.first_version("disable", "disk")?;
+    clients.owner.first_version("disable", "disk")?;
     let refused = sandbox.pilothouse(&["rotate-keys"]).unwrap_err().to_string();
     ensure!(refused.contains("the key of the control plane's disks cannot be used"), "{refused}");
-    clients.first_version("enable", "disk")?;
+    clients.owner.first_version("enable", "disk")?;
     sandbox.pilothouse(&["rotate-keys"])?;
     sandbox.kubectl(&["get", "configmap", "kept"]).map(drop)
 }
