@@ -9,8 +9,9 @@ struct Role {
     except: &'static [&'static str],
 }
 
-/// Changing who may do what inside a cluster belongs to owners and Kubernetes Engine admins.
-const RBAC_WRITES: &[&str] = &[
+/// Changing who may do what inside a cluster belongs to owners and Kubernetes Engine admins; using keys and being somebody
+/// else, to the roles made for it.
+const EDITOR_EXCEPT: &[&str] = &[
     "container.roles.create",
     "container.roles.update",
     "container.roles.delete",
@@ -28,10 +29,18 @@ const RBAC_WRITES: &[&str] = &[
     "container.clusterRoleBindings.update",
     "container.clusterRoleBindings.delete",
     "container.*.impersonate",
+    "container.certificateSigningRequests.approve",
+    "container.localSubjectAccessReviews.create",
+    "container.serviceAccounts.createToken",
+    "container.subjectAccessReviews.create",
     "*.*.setIamPolicy",
+    "cloudkms.cryptoKeyVersions.destroy",
+    "cloudkms.cryptoKeyVersions.restore",
     "cloudkms.cryptoKeyVersions.useToDecrypt",
     "cloudkms.cryptoKeyVersions.useToEncrypt",
     "cloudkms.cryptoKeyVersions.useToSign",
+    "cloudkms.cryptoKeyVersions.useToVerify",
+    "cloudkms.cryptoKeyVersions.viewPublicKey",
     "iam.serviceAccounts.getAccessToken",
     "iam.serviceAccounts.getOpenIdToken",
     "iam.serviceAccounts.implicitDelegation",
@@ -62,12 +71,21 @@ const DEVELOPER_EXCEPT: &[&str] = &[
     "container.clusters.delete",
     "container.clusters.getCredentials",
     "container.clusters.setIamPolicy",
-    "container.operations.cancel",
+    "container.operations.*",
     "container.certificateSigningRequests.approve",
-    "container.mutatingWebhookConfigurations.*",
-    "container.validatingWebhookConfigurations.*",
+    "container.certificateSigningRequests.getStatus",
+    "container.controllerRevisions.create",
+    "container.controllerRevisions.update",
+    "container.controllerRevisions.delete",
+    "container.mutatingWebhookConfigurations.create",
+    "container.mutatingWebhookConfigurations.update",
+    "container.mutatingWebhookConfigurations.delete",
+    "container.validatingWebhookConfigurations.create",
+    "container.validatingWebhookConfigurations.update",
+    "container.validatingWebhookConfigurations.delete",
 ];
 
+/// Logs of pods are not among them, nor questions about rights: those about one's own RBAC allows to everybody.
 const READS: &[&str] = &[
     "container.*.get",
     "container.*.list",
@@ -75,10 +93,6 @@ const READS: &[&str] = &[
     "container.*.getScale",
     "container.clusters.connect",
     "container.tokenReviews.create",
-    "container.subjectAccessReviews.create",
-    "container.localSubjectAccessReviews.create",
-    "container.selfSubjectAccessReviews.create",
-    "container.selfSubjectRulesReviews.create",
     "resourcemanager.projects.get",
     "resourcemanager.projects.list",
 ];
@@ -91,8 +105,6 @@ const ALL_READS: &[&str] = &[
     "container.pods.getLogs",
     "container.clusters.connect",
     "container.tokenReviews.create",
-    "container.subjectAccessReviews.create",
-    "container.localSubjectAccessReviews.create",
     "container.selfSubjectAccessReviews.create",
     "container.selfSubjectRulesReviews.create",
     "resourcemanager.projects.getIamPolicy",
@@ -111,7 +123,7 @@ const PRIVATECA_READS: &[&str] =
 
 const ROLES: &[Role] = &[
     Role { name: "roles/owner", allows: &["*.*.*"], except: &[] },
-    Role { name: "roles/editor", allows: &["*.*.*"], except: RBAC_WRITES },
+    Role { name: "roles/editor", allows: &["*.*.*"], except: EDITOR_EXCEPT },
     Role { name: "roles/viewer", allows: ALL_READS, except: &["container.secrets.get", "container.secrets.list"] },
     Role {
         name: "roles/browser",
@@ -158,7 +170,11 @@ const ROLES: &[Role] = &[
             "resourcemanager.projects.get",
             "resourcemanager.projects.list",
         ],
-        except: &["container.clusters.setIamPolicy", "container.clusters.impersonate"],
+        except: &[
+            "container.clusters.setIamPolicy",
+            "container.clusters.impersonate",
+            "container.clusters.getCredentials",
+        ],
     },
     Role {
         name: "roles/container.serviceAgent",
@@ -544,6 +560,36 @@ mod tests {
             assert_eq!(role_allows(role, permission), expected, "{role} {permission}");
         }
     }
+
+    /// By the lists that Google publishes of each role (`gcloud iam roles describe`).
+    #[test]
+    fn neighbouring_roles_differ_where_googles_do() {
+        let cases = [
+            ("roles/container.viewer", "container.pods.getStatus", true),
+            ("roles/container.viewer", "container.tokenReviews.create", true),
+            ("roles/container.viewer", "container.subjectAccessReviews.create", false),
+            ("roles/container.viewer", "container.selfSubjectAccessReviews.create", false),
+            ("roles/viewer", "container.pods.getLogs", true),
+            ("roles/viewer", "container.selfSubjectAccessReviews.create", true),
+            ("roles/viewer", "container.subjectAccessReviews.create", false),
+            ("roles/container.developer", "container.operations.list", false),
+            ("roles/container.developer", "container.controllerRevisions.get", true),
+            ("roles/container.developer", "container.controllerRevisions.delete", false),
+            ("roles/container.developer", "container.validatingWebhookConfigurations.list", true),
+            ("roles/container.developer", "container.validatingWebhookConfigurations.update", false),
+            ("roles/container.clusterAdmin", "container.clusters.getCredentials", false),
+            ("roles/container.clusterAdmin", "container.clusters.connect", true),
+            ("roles/container.admin", "container.clusters.getCredentials", true),
+            ("roles/editor", "container.certificateSigningRequests.approve", false),
+            ("roles/editor", "container.serviceAccounts.createToken", false),
+            ("roles/editor", "container.subjectAccessReviews.create", false),
+            ("roles/editor", "cloudkms.cryptoKeyVersions.destroy", false),
+        ];
+        for (role, permission, expected) in cases {
+            assert_eq!(role_allows(role, permission), expected, "{role} {permission}");
+        }
+    }
+
     #[test]
     fn roles_that_cannot_be_are_told_from_those_that_hold_nothing_here() {
         for role in ["roles/owner", "roles/container.viewer", "roles/storage.admin", "roles/container.nodeServiceAgent"]
