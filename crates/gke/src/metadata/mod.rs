@@ -152,7 +152,7 @@ pub struct Wait {
     pub timeout: Option<Duration>,
 }
 
-/// Does the caller want to wait for a change?
+/// Does the caller want to wait for a change? What it says of the time was looked at by [`guard`].
 pub fn waits(request: &Request) -> Option<Wait> {
     let given = |name| Some(request.query(name)).filter(|text: &&str| !text.is_empty());
     request.says_yes("wait_for_change").then(|| Wait {
@@ -162,9 +162,11 @@ pub fn waits(request: &Request) -> Option<Wait> {
 }
 
 /// The guards before anything is looked at: no other host's name (a page of a rebound name is asking), no proxy, and the
-/// header that no page can make a browser send. `own` is the server's address, with and without its port.
+/// header that no page can make a browser send; and no wait that nobody can tell the end of. `own` is the server's address,
+/// with and without its port.
 pub fn guard(request: &Request, own: &[String]) -> Option<Reply> {
-    let known = HOSTS.contains(&host_name(&request.host)) || own.contains(&request.host);
+    let named = host_name(&request.host);
+    let known = HOSTS.iter().any(|host| host.eq_ignore_ascii_case(named)) || own.contains(&request.host);
     let path = &request.path;
     if !known {
         return Some(page::forbidden(
@@ -179,7 +181,12 @@ pub fn guard(request: &Request, own: &[String]) -> Option<Reply> {
     if !public && !request.flavor.eq_ignore_ascii_case("google") {
         return Some(page::forbidden(path, "Missing Metadata-Flavor:Google header."));
     }
-    (request.method != "GET").then(|| page::method_not_allowed(&request.method, path))
+    if request.method != "GET" {
+        return Some(page::method_not_allowed(&request.method, path));
+    }
+    let seconds = request.query("timeout_sec");
+    (!seconds.is_empty() && seconds.parse::<u64>().is_err())
+        .then(|| page::bad_request(path, "timeout_sec is not a number of seconds."))
 }
 
 fn host_name(host: &str) -> &str {

@@ -135,7 +135,14 @@ fn guards_refuse_pages_proxies_and_callers_without_the_header() {
         guard(&request, &own).map(|reply| (reply.code, reply.body))
     };
     assert_eq!(refused(&|_| ()), None);
-    for host in ["metadata", "169.254.169.254", "metadata.google.internal:80", "127.3.2.1", "127.3.2.1:80"] {
+    for host in [
+        "metadata",
+        "169.254.169.254",
+        "metadata.google.internal:80",
+        "Metadata.Google.Internal",
+        "127.3.2.1",
+        "127.3.2.1:80",
+    ] {
         assert_eq!(refused(&|request| request.host = host.to_owned()), None, "{host}");
     }
     for host in ["", "evil.example", "127.0.0.1", "127.3.2.1.evil.example", "metadata.evil.example", "127.3.2.1:81"] {
@@ -147,6 +154,10 @@ fn guards_refuse_pages_proxies_and_callers_without_the_header() {
     assert_eq!(refused(&|request| request.flavor = "Microsoft".to_owned()).unwrap().0, 403);
     assert_eq!(refused(&|request| request.forwarded = true).unwrap().0, 403);
     assert_eq!(refused(&|request| request.method = "PUT".to_owned()).unwrap().0, 405);
+    for (seconds, code) in [("7", None), ("", None), ("-1", Some(400)), ("1s", Some(400)), ("1e3", Some(400))] {
+        let answer = refused(&|request| request.query = vec![("timeout_sec".to_owned(), seconds.to_owned())]);
+        assert_eq!(answer.map(|(code, _)| code), code, "{seconds}");
+    }
     let mut root = request("/");
     root.flavor.clear();
     assert_eq!(guard(&root, &own), None, "clients look whether somebody is there");
