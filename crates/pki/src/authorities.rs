@@ -116,7 +116,7 @@ pub(crate) fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, SignerEr
     if !rest.is_empty() {
         return Err(bad("bytes after the request".to_owned()));
     }
-    request.verify_signature().map_err(|_| bad("its signature is wrong".to_owned()))?;
+    base::request_signature::verify(&request).map_err(|_| bad("its signature is wrong".to_owned()))?;
     let key = request.certification_request_info.subject_pki.raw;
     SubjectPublicKeyInfo::from_der(key).map_err(|e| bad(format!("its public key: {e}")))
 }

@@ -36,8 +36,10 @@ pub fn verify_jwt(token: &str, jwks: &Value, algorithms: &[impl AsRef<str>]) -> 
     }
     let signature = decode(signature)?;
     let signed = &token.as_bytes()[..header.len() + 1 + claims.len()];
+    // An empty name is none, as in go-oidc: every key is tried.
+    let is_unnamed = head["kid"].is_null() || head["kid"] == "";
     let fits = |key: &&Value| {
-        (head["kid"].is_null() || key["kid"] == head["kid"])
+        (is_unnamed || key["kid"] == head["kid"])
             && (key["alg"].is_null() || key["alg"] == algorithm)
             && (key["use"].is_null() || key["use"] == "sig")
     };
@@ -138,6 +140,7 @@ mod tests {
         let es = by_curve(json!({"alg": "ES256", "kid": "e"}));
         assert!(good(&es, all) && !good(&es, &["RS256"]));
         assert!(good(&by_curve(json!({"alg": "ES256"})), all), "without kid every key is tried");
+        assert!(good(&by_curve(json!({"alg": "ES256", "kid": ""})), all), "an empty kid is none");
         assert!(!good(&by_curve(json!({"alg": "ES256", "kid": "r"})), all), "the other key's name");
         assert!(good(&by_rsa(json!({"alg": "RS512"}), &RSA_PKCS1_SHA512), all));
         assert!(good(&by_rsa(json!({"alg": "PS256", "kid": "r"}), &RSA_PSS_SHA256), all));

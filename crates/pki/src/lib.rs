@@ -21,6 +21,7 @@ pub mod pem;
 mod profile;
 mod public;
 mod request;
+mod server_verifier;
 mod signer;
 mod subject;
 mod tls;

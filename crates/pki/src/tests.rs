@@ -167,6 +167,25 @@ async fn requests_of_other_programs_are_read_whatever_their_key_and_the_form_of_
     }
 }
 
+/// Go's `crypto/rsa` takes keys from 1024 bits up.
+#[tokio::test]
+async fn short_rsa_keys_get_certificates_and_forgers_do_not() {
+    let clock = clock().clock();
+    let door = Signer::InProcess(signer(&clock), Requester::Instance);
+    for text in [
+        include_str!("../../base/testdata/rsa-1024-sha256.csr"),
+        include_str!("../../base/testdata/rsa-1024-sha512.csr"),
+    ] {
+        let csr = pem::signing_request(text).unwrap();
+        let certificate = door.issue(&csr, &kube_client("jane", "devs"), None).await.unwrap();
+        assert_eq!(subject(&certificate).unwrap().common_name, "jane");
+        let mut forged = csr;
+        *forged.last_mut().unwrap() ^= 1;
+        let refused = door.issue(&forged, &kube_client("jane", "devs"), None).await.unwrap_err();
+        assert_eq!(refused.to_string(), "the certificate request is not valid: its signature is wrong");
+    }
+}
+
 #[tokio::test]
 async fn the_fleet_cannot_make_itself_a_cluster_administrator() {
     let clock = clock().clock();

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertSto
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::identity::Identity;
+use crate::server_verifier::ServerVerifier;
 use crate::{SignerError, pem};
 
 #[derive(Debug)]
@@ -128,7 +129,8 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// A client's configuration: trusts this authority alone, shows this identity where it is asked to.
+/// A client's configuration: trusts servers of this authority alone, or one that shows its very certificate; shows this
+/// identity where it is asked to.
 ///
 /// # Errors
 /// When the authority is not PEM or the key does not fit the certificate.
@@ -138,10 +140,13 @@ pub fn client_config(
     alpn: &[&[u8]],
     clock: &Clock,
 ) -> Result<Arc<ClientConfig>, SignerError> {
-    let builder = ClientConfig::builder_with_details(provider(), Arc::new(WallTime(clock.clone())))
+    let provider = provider();
+    let verifier = ServerVerifier::new(pem::certificates(authority_pem)?, Arc::clone(&provider))?;
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(WallTime(clock.clone())))
         .with_safe_default_protocol_versions()
         .map_err(bad)?
-        .with_root_certificates(roots(authority_pem)?);
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
     let mut config = match identity {
         Some(identity) => {
             builder.with_client_auth_cert(identity.chain().to_vec(), identity.private_key()).map_err(bad)?

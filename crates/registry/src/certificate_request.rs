@@ -68,7 +68,7 @@ pub fn verify(pem: &[u8]) -> Result<CertificateRequest, String> {
     let request = read(&der)?;
     let found = names(&request)?;
     // Go lets requests be signed with SHA-1, as certificates may not be.
-    request.verify_signature().map_err(|error| match error {
+    base::request_signature::verify(&request).map_err(|error| match error {
         x509_parser::error::X509Error::SignatureVerificationError => wrong_signature(&request).to_owned(),
         _ => "x509: cannot verify signature: algorithm unimplemented".to_owned(),
     })?;

@@ -97,6 +97,22 @@ fn what_is_no_request_or_not_signed_by_its_key_is_refused_in_gos_words() {
     assert_eq!(verify(&armoured(&longer)).unwrap_err(), "asn1: syntax error: trailing data");
 }
 
+/// Go's `crypto/rsa` takes keys from 1024 bits up. Made by openssl for the name jane.
+#[test]
+fn short_rsa_keys_count() {
+    let testdata = [
+        include_str!("../../../base/testdata/rsa-1024-sha256.csr"),
+        include_str!("../../../base/testdata/rsa-1024-sha512.csr"),
+    ];
+    for pem in testdata {
+        let found = verify(pem.as_bytes()).unwrap();
+        assert_eq!((found.common_name.as_str(), found.organizations.as_slice()), ("jane", &["devs".to_owned()][..]));
+        let mut forged = Pem::iter_from_buffer(pem.as_bytes()).next().unwrap().unwrap().contents;
+        *forged.last_mut().unwrap() ^= 1;
+        assert_eq!(verify(&armoured(&forged)).unwrap_err(), "crypto/rsa: verification error");
+    }
+}
+
 fn pem_of(der: &[u8]) -> String {
     String::from_utf8(armoured(der)).unwrap()
 }
