@@ -22,14 +22,26 @@ impl Call<'_> {
         if row.namespaced && self.info.namespace.is_empty() {
             return Err(Status::bad_request("an empty namespace may not be set during creation"));
         }
-        let (object, warnings) = self.object_of(row, options.validation)?;
+        let (mut object, mut warnings) = self.object_of(row, options.validation)?;
+        self.admit_metadata(row, &mut object)?;
         let object = self.create_object(row, object, &options).await?;
+        warnings.extend(row.strategy.warnings_on_create(&object.object));
         let mut reply = Reply::new(201, Content::Object { object, row: row.clone() });
         reply.warnings = warnings;
         Ok(reply)
     }
 
-    /// Creates a decoded object.
+    /// What every object that is sent to be created goes through, stored or not, before admission sees it (upstream's
+    /// `createHandler`): the system's own fields are emptied, and its namespace is that of the request.
+    ///
+    /// # Errors
+    /// 400 when it names another namespace.
+    pub(crate) fn admit_metadata(&self, row: &Resource, object: &mut Value) -> Result<(), Status> {
+        registry::wipe_system_fields(object);
+        registry::ensure_namespace(self.namespace(row), object)
+    }
+
+    /// Creates a decoded object whose namespace is that of the request.
     pub(crate) async fn create_object(
         &self,
         row: &Arc<Resource>,
@@ -42,13 +54,7 @@ impl Call<'_> {
         for last in (0..tries).rev() {
             let mut cx = self.context(row, Subresource::None, options.dry_run);
             let mut object = given.clone();
-            if object["metadata"].as_object().is_none() {
-                object.set("metadata", Value::object());
-            }
             registry::fill_name(&mut object, &cx);
-            if row.namespaced && meta::namespace(&object).is_empty() {
-                object["metadata"].set("namespace", self.namespace(row));
-            }
             let name = meta::name(&object).to_owned();
             let asked = Asked {
                 operation: Operation::Create,

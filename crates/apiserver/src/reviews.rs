@@ -26,6 +26,7 @@ impl Call<'_> {
         let options = WriteOptions::parse(&self.query, "CreateOptions")?;
         let expected = Expected { gvk: &row.gvk, type_name: row.type_name() };
         let (mut review, warnings) = self.object_as(&expected, options.validation)?;
+        self.admit_metadata(row, &mut review)?;
         let status = match row.plural.as_str() {
             "selfsubjectreviews" => json!({"userInfo": {}}).with("userInfo", self.user.to_value()),
             "selfsubjectaccessreviews" => self.access(&review, Kind::Own)?,
@@ -49,8 +50,6 @@ impl Call<'_> {
         if row.plural == "selfsubjectreviews" {
             // Upstream makes a new one of its own.
             review.set("metadata", json!({"creationTimestamp": self.server.config.clock.now().rfc3339()}));
-        } else if review["metadata"].as_object().is_none() {
-            review.set("metadata", json!({"creationTimestamp": null}));
         }
         if row.plural == "selfsubjectrulesreviews" {
             review.set("spec", Value::object());

@@ -82,6 +82,9 @@ impl Call<'_> {
         let options = WriteOptions::parse(&self.query, "CreateOptions")?;
         let (mut given, _) =
             self.object_as(&Expected { gvk: &gvk, type_name: "core/v1.Binding" }, options.validation)?;
+        // Its uid and resourceVersion are preconditions on the pod, and stay
+        // (`PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate`).
+        registry::ensure_namespace(self.namespace(row), &mut given)?;
         if meta::name(&given).is_empty() {
             *given.at_mut(&["metadata", "name"]) = self.info.name.as_str().into();
         }
@@ -95,8 +98,10 @@ impl Call<'_> {
     pub(crate) async fn bind_by_body(&self, registry: &Registry) -> Result<Reply, Status> {
         let gvk = GroupVersionKind::new("", "v1", "Binding");
         let options = WriteOptions::parse(&self.query, "CreateOptions")?;
-        let (given, _) = self.object_as(&Expected { gvk: &gvk, type_name: "core/v1.Binding" }, options.validation)?;
+        let (mut given, _) =
+            self.object_as(&Expected { gvk: &gvk, type_name: "core/v1.Binding" }, options.validation)?;
         let row = registry.lookup("", "v1", "pods").cloned().ok_or_else(Status::path_not_found)?;
+        self.admit_metadata(&row, &mut given)?;
         let mut info = self.info.clone();
         meta::name(&given).clone_into(&mut info.name);
         "pods".clone_into(&mut info.resource);
@@ -154,7 +159,8 @@ impl Call<'_> {
         Err(Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 10))
     }
 
-    /// Admission of what is created under another object: the object as it was sent, before anything is filled in.
+    /// Admission of what is created under another object: the object as it was sent, before more than its namespace is
+    /// filled in.
     fn admit_new(
         &self,
         row: &Resource,
@@ -162,6 +168,7 @@ impl Call<'_> {
         dry_run: bool,
         given: &mut Value,
     ) -> Result<(), Status> {
+        self.admit_metadata(row, given)?;
         let (operation, subresource, name) =
             (Operation::Create, self.info.subresource.as_str(), self.info.name.as_str());
         self.mutate(row, &Asked { operation, kind, subresource, name, old: None, dry_run }, given)

@@ -53,6 +53,7 @@ impl Call<'_> {
     pub(crate) async fn update(&self, row: &Arc<Resource>, subresource: Subresource) -> Result<Reply, Status> {
         let options = WriteOptions::parse(&self.query, "UpdateOptions")?;
         let (mut object, warnings) = self.object_of(row, options.validation)?;
+        registry::ensure_namespace(self.namespace(row), &mut object)?;
         let name = meta::name(&object);
         if name.is_empty() {
             return Err(Status::bad_request(format!(
@@ -232,6 +233,7 @@ impl Call<'_> {
         options: &WriteOptions,
     ) -> Result<Option<Arc<Cached>>, Status> {
         let mut new = self.build(row, old, build, options.validation)?;
+        registry::ensure_namespace(self.namespace(row), &mut new)?;
         let mut cx = self.context(row, subresource, options.dry_run);
         cx.is_patch = matches!(build, Build::Patch(_));
         let asked = Asked {

@@ -15,6 +15,7 @@ mod authorize;
 pub mod iam;
 pub mod jwt;
 pub mod node;
+mod pod_references;
 pub mod rbac;
 pub mod user;
 

@@ -10,7 +10,7 @@ mod rules;
 use imbl::{OrdMap, OrdSet};
 use machinery::{CompactString, ObjectKey, Value};
 
-use crate::{Attributes, Decision};
+use crate::{Attributes, Decision, pod_references};
 
 /// Static pods' copies in the API carry this annotation; they never give a node access to anything.
 pub(crate) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -160,37 +160,12 @@ fn pod_referents(key: &ObjectKey, pod: &Value) -> Vec<Vertex> {
         }
     };
     add(Referent::ServiceAccount, spec.str_at(&["serviceAccountName"]));
-    for secret in spec["imagePullSecrets"].items() {
-        add(Referent::Secret, secret.str_at(&["name"]));
-    }
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for container in spec[list].items() {
-            for source in container["envFrom"].items() {
-                add(Referent::Secret, source.str_at(&["secretRef", "name"]));
-                add(Referent::ConfigMap, source.str_at(&["configMapRef", "name"]));
-            }
-            for env in container["env"].items() {
-                add(Referent::Secret, env.str_at(&["valueFrom", "secretKeyRef", "name"]));
-                add(Referent::ConfigMap, env.str_at(&["valueFrom", "configMapKeyRef", "name"]));
-            }
-        }
-    }
-    for volume in spec["volumes"].items() {
-        add(Referent::Secret, volume.str_at(&["secret", "secretName"]));
-        add(Referent::ConfigMap, volume.str_at(&["configMap", "name"]));
+    pod_references::secrets(pod).for_each(|name| add(Referent::Secret, name));
+    pod_references::config_maps(pod).for_each(|name| add(Referent::ConfigMap, name));
+    for volume in pod_references::volumes(pod) {
         add(Referent::Claim, volume.str_at(&["persistentVolumeClaim", "claimName"]));
         if !volume["ephemeral"].is_null() {
             add(Referent::Claim, &format!("{}-{}", key.name, volume.str_at(&["name"])));
-        }
-        for field in ["csi", "azureFile", "cephfs", "flexVolume", "rbd", "scaleIO", "iscsi", "storageos", "cinder"] {
-            for secret in ["nodePublishSecretRef", "secretRef"] {
-                add(Referent::Secret, volume.str_at(&[field, secret, "name"]));
-            }
-            add(Referent::Secret, volume.str_at(&[field, "secretName"]));
-        }
-        for source in volume["projected"]["sources"].items() {
-            add(Referent::Secret, source.str_at(&["secret", "name"]));
-            add(Referent::ConfigMap, source.str_at(&["configMap", "name"]));
         }
     }
     for claim in pod["status"]["resourceClaimStatuses"].items() {

@@ -41,7 +41,7 @@ pub use row::{Column, CustomRow, Resource, ScalePaths, SchemaRef, SubresourceRow
 pub use selectable::{check_selector, field, selectable_fields};
 pub use strategy::Strategy;
 pub use table::{GroupVersion, Options, Registry};
-pub use verbs::{create, delete, fill_name, needs, remove_on_update, update};
+pub use verbs::{create, delete, ensure_namespace, fill_name, needs, remove_on_update, update, wipe_system_fields};
 
 #[cfg(test)]
 mod tests;

@@ -172,6 +172,46 @@ async fn reviews_have_no_time_but_the_one_about_oneself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_namespace_of_what_is_sent_is_that_of_the_request() {
+    let c = cluster().await;
+    let here = "/api/v1/namespaces/default";
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
+    c.object(Method::POST, &format!("{here}/serviceaccounts"), account).await.unwrap();
+    let local = "/apis/authorization.k8s.io/v1/namespaces/default/localsubjectaccessreviews";
+    let cluster_wide = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let token = format!("{here}/serviceaccounts/robot/token");
+    let access =
+        json!({"user": "u", "resourceAttributes": {"namespace": "default", "verb": "get", "resource": "pods"}});
+    let send = async |path: &str, spec: Value, namespace: &str| {
+        let mut body = json!({"metadata": {}});
+        body.set("spec", spec);
+        if !namespace.is_empty() {
+            body["metadata"].set("namespace", namespace);
+        }
+        let made = c.object(Method::POST, path, body).await;
+        made.map(|made| made["metadata"]["namespace"].clone()).map_err(|status| (status.code, status.message))
+    };
+    let text = "the namespace of the provided object does not match the namespace sent on the request";
+    let (own, foreign) = (Ok("default".into()), Err((400, text.to_owned())));
+    for namespace in ["", "default"] {
+        assert_eq!(send(local, access.clone(), namespace).await, own, "{namespace:?}");
+        assert_eq!(send(&token, json!({}), namespace).await, own, "{namespace:?}");
+        assert_eq!(send(cluster_wide, access.clone(), namespace).await, Ok(Value::Null), "{namespace:?}");
+    }
+    assert_eq!(send(local, access.clone(), "kube-system").await, foreign);
+    assert_eq!(send(&token, json!({}), "kube-system").await, foreign);
+    for path in ["pods/none/binding", "pods/none/eviction", "bindings"] {
+        assert_eq!(send(&format!("{here}/{path}"), Value::Null, "kube-system").await, foreign, "{path}");
+    }
+    let space = |name: &str| json!({"metadata": {"name": name, "namespace": "kube-system"}});
+    for (path, name) in [("/api/v1/namespaces", "x"), ("/api/v1/nodes", "y"), ("/api/v1/nodes/y", "y")] {
+        let method = if path.ends_with("/y") { Method::PUT } else { Method::POST };
+        let made = c.object(method, path, space(name)).await.unwrap();
+        assert!(made["metadata"]["namespace"].is_null(), "{path}: {made}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_aggregated_servers_read_of_authentication_is_kept() {
     let c = cluster().await;
     let place = "/api/v1/namespaces/kube-system/configmaps";

@@ -9,6 +9,7 @@ mod certificates;
 mod default_tolerations;
 mod ingress_class;
 mod limit_ranger;
+mod mirror_pod;
 mod namespace_lifecycle;
 mod node_audience;
 mod node_restriction;

@@ -5,6 +5,7 @@ use machinery::{GroupResource, Status, Value, json};
 
 use super::{AdmissionRequest, Operation, Reader};
 use crate::node::MIRROR_ANNOTATION;
+use crate::pod_references;
 
 const VOLUME_PREFIX: &str = "kube-api-access-";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -76,15 +77,11 @@ fn validate_mirror(request: &AdmissionRequest<'_>, pod: &Value) -> Result<(), St
     if !pod.str_at(&["spec", "serviceAccountName"]).is_empty() {
         return refuse("a mirror pod may not reference service accounts");
     }
-    let spec = &pod["spec"];
-    let sources = |volume: &Value, key: &str| volume["projected"]["sources"].items().iter().any(|s| !s[key].is_null());
-    let volumes = spec["volumes"].items();
-    let secret_volume = volumes.iter().any(|v| !v["secret"].is_null() || sources(v, "secret"));
-    let secret_env = containers(spec).any(|(_, container)| secret_names(container).next().is_some());
-    if secret_volume || secret_env || !spec["imagePullSecrets"].items().is_empty() {
+    if pod_references::secrets(pod).next().is_some() {
         return refuse("a mirror pod may not reference secrets");
     }
-    if volumes.iter().any(|v| sources(v, "serviceAccountToken")) {
+    let mut sources = pod_references::volumes(pod).flat_map(pod_references::projected);
+    if sources.any(|source| !source["serviceAccountToken"].is_null()) {
         return refuse("a mirror pod may not use ServiceAccountToken volume projections");
     }
     Ok(())
@@ -191,6 +188,25 @@ mod tests {
         assert!(volume.starts_with(VOLUME_PREFIX) && volume.len() == VOLUME_PREFIX.len() + 5);
         assert_eq!(pod["spec"]["containers"][0]["volumeMounts"][0].str_at(&["name"]), volume);
         assert_eq!(pod["spec"]["containers"][1]["volumeMounts"].items().len(), 1);
+    }
+
+    #[test]
+    fn a_mirror_pod_has_no_account_and_no_secrets() {
+        let refused = |spec: Value| {
+            let mut pod = json!({"metadata": {"name": "p", "annotations": {"kubernetes.io/config.mirror": "x"}}});
+            pod.set("spec", spec);
+            let answer = Case::create("", "pods", "default", pod).mutate_by(mutate, &reader());
+            answer.map_or_else(|status| status.message, |_| String::new())
+        };
+        let why = |why: &str| format!("pods \"p\" is forbidden: a mirror pod may not {why}");
+        assert_eq!(refused(json!({"serviceAccountName": "sa"})), why("reference service accounts"));
+        let secrets = why("reference secrets");
+        assert_eq!(refused(json!({"imagePullSecrets": [{"name": "s"}]})), secrets);
+        assert_eq!(refused(json!({"ephemeralContainers": [{"envFrom": [{"secretRef": {"name": "s"}}]}]})), secrets);
+        assert_eq!(refused(json!({"volumes": [{"rbd": {"secretRef": {"name": "s"}}}]})), secrets);
+        let token = json!({"volumes": [{"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]});
+        assert_eq!(refused(token), why("use ServiceAccountToken volume projections"));
+        assert_eq!(refused(json!({"volumes": [{"configMap": {"name": "m"}}]})), "");
     }
 
     #[test]

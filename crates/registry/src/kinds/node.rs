@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use machinery::{FieldError, names};
+use machinery::{FieldError, Value, names};
 
 use crate::context::Subresource;
 use crate::strategy::{StatusRule, Strategy, flag};
@@ -14,6 +14,16 @@ use crate::validation::{At, Errors, go, same};
 pub(crate) static STRATEGY: Strategy = Strategy {
     status: StatusRule::GivenOnCreate,
     selectable: &[flag("spec.unschedulable")],
+    prepare_create: |node, _| {
+        drop_unless_used(node, &Value::Null, "spec", "configSource");
+        drop_unless_used(node, &Value::Null, "status", "config");
+    },
+    prepare_update: |new, old, _| drop_unless_used(new, old, "spec", "configSource"),
+    prepare_subresource: |new, old, cx| {
+        if cx.subresource == Subresource::Status {
+            drop_unless_used(new, old, "status", "config");
+        }
+    },
     validate: |at, _, errors| {
         taints(&at.at(&["spec", "taints"]), errors);
         let cidrs = at.at(&["spec", "podCIDRs"]);
@@ -35,8 +45,23 @@ pub(crate) static STRATEGY: Strategy = Strategy {
             update(new, old, cx, errors);
         }
     },
+    // Upstream looks at what is left after dropping: of `configSource` it never warns on create.
+    warnings: |node| {
+        let text = "spec.externalID: this field is deprecated, and is unused by Kubernetes";
+        if node.str_at(&["spec", "externalID"]).is_empty() { Vec::new() } else { vec![text.to_owned()] }
+    },
     ..Strategy::PLAIN
 };
+
+/// Dynamic kubelet configuration is gone since 1.24: its fields are kept where they stand already, and nowhere else
+/// (`dropDisabledFields`).
+fn drop_unless_used(node: &mut Value, old: &Value, part: &str, member: &str) {
+    if old[part][member].is_null()
+        && let Some(part) = node.get_mut(part)
+    {
+        part.remove(member);
+    }
+}
 
 fn update(new: &At<'_>, old: &At<'_>, _: &crate::context::Context, errors: &mut Errors) {
     let addresses = new.at(&["status", "addresses"]).items();
@@ -88,5 +113,44 @@ fn taints(at: &At<'_>, errors: &mut Errors) {
             error.detail = "taints must be unique by key and effect pair".to_owned();
             errors.push(error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use machinery::json;
+
+    use super::*;
+    use crate::Context;
+
+    #[test]
+    fn the_configuration_of_kubelets_is_no_longer_taken() {
+        let full = json!({"spec": {"configSource": {"configMap": {}}, "providerID": "x"},
+            "status": {"config": {"error": "e"}, "phase": "Running"}});
+        let bare = json!({"spec": {"providerID": "x"}, "status": {"phase": "Running"}});
+        let status = Context { subresource: Subresource::Status, ..Context::default() };
+        let updated = |old: &Value| {
+            let mut node = full.clone();
+            (STRATEGY.prepare_update)(&mut node, old, &Context::default());
+            (STRATEGY.prepare_subresource)(&mut node, old, &status);
+            node
+        };
+        let mut created = full.clone();
+        (STRATEGY.prepare_create)(&mut created, &Context::default());
+        assert_eq!(created, bare);
+        assert_eq!(updated(&bare), bare);
+        assert_eq!(updated(&full), full, "what an older server stored stays");
+        let mut empty = Value::object();
+        (STRATEGY.prepare_create)(&mut empty, &Context::default());
+        assert_eq!(empty, Value::object());
+    }
+
+    #[test]
+    fn only_what_is_kept_is_warned_about() {
+        assert!(STRATEGY.warnings_on_create(&json!({"spec": {}})).is_empty());
+        assert_eq!(
+            STRATEGY.warnings_on_create(&json!({"spec": {"externalID": "x"}})),
+            ["spec.externalID: this field is deprecated, and is unused by Kubernetes"]
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use machinery::{Reason, Status, Value, meta};
 
-use super::{ensure_namespace, normalize, root};
+use super::{ensure_namespace, expected_namespace, normalize, root};
 use crate::context::Context;
 use crate::row::{Resource, SchemaRef};
 use crate::strategy::{Generation, StatusRule};
@@ -44,7 +44,7 @@ pub fn create(resource: &Resource, mut object: Value, cx: &Context) -> Result<Va
             cx.name
         )));
     }
-    ensure_namespace(resource, &mut object, cx)?;
+    ensure_namespace(expected_namespace(resource, cx), &mut object)?;
     system_metadata(&mut object, cx);
     crate::allocation::allocate(resource, &mut object, None, cx)?;
     prepare(resource, &mut object, cx);

@@ -3,7 +3,7 @@
 use machinery::{Reason, Status, Value, meta};
 
 use super::create::finish;
-use super::{content, ensure_namespace, normalize, root};
+use super::{content, ensure_namespace, expected_namespace, normalize, root};
 use crate::context::{Context, Subresource};
 use crate::row::{Resource, SchemaRef};
 use crate::strategy::{Generation, StatusRule};
@@ -18,7 +18,7 @@ use crate::validation::{Errors, metadata, same};
 pub fn update(resource: &Resource, old: &Value, mut new: Value, cx: &Context) -> Result<Value, Status> {
     normalize(resource, &mut new)?;
     check_identity(resource, old, &mut new, cx)?;
-    ensure_namespace(resource, &mut new, cx)?;
+    ensure_namespace(expected_namespace(resource, cx), &mut new)?;
     match old["metadata"]["generation"].as_i64() {
         Some(generation) => new["metadata"].set("generation", generation),
         None => drop(new["metadata"].remove("generation")),
