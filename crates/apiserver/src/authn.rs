@@ -77,8 +77,15 @@ impl Inner {
                 _ => refused = !judged.front_proxy || !valid,
             }
         }
-        if let Some(token) = bearer(headers) {
-            return self.identify_token(token, &self.config.audiences()).await.map(|(who, _)| who);
+        let token = match bearer(headers) {
+            Some(token) => Some(token.to_owned()),
+            None => crate::websocket_token::find(headers).map_err(|why| {
+                tracing::info!(remote = %peer.remote, why, "the token of a WebSocket is not accepted");
+                Status::unauthorized()
+            })?,
+        };
+        if let Some(token) = token {
+            return self.identify_token(&token, &self.config.audiences()).await.map(|(who, _)| who);
         }
         if is_basic(headers) || refused || !self.access.load().anonymous.admits(path) {
             return Err(Status::unauthorized());
@@ -243,6 +250,14 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     words.next().filter(|token| is_bearer && !token.is_empty())
 }
 
+/// What the sender of a token after two spaces is told, as nobody looks at it there.
+pub(crate) fn ignored(headers: &HeaderMap) -> Option<&'static str> {
+    let mut words = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?.trim().split(' ');
+    let is_bearer = words.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer"));
+    (is_bearer && words.next() == Some(""))
+        .then_some("the provided Authorization header contains extra space before the bearer token, and is ignored")
+}
+
 /// Whether a password is shown. GKE has no use for one and says so; who shows anything else that is no token is anonymous.
 fn is_basic(headers: &HeaderMap) -> bool {
     let header = headers.get(http::header::AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
@@ -307,6 +322,7 @@ mod tests {
             let value = http::HeaderValue::from_str(text).unwrap();
             let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]);
             assert_eq!((bearer(&headers), is_basic(&headers)), (token, basic), "{text:?}");
+            assert_eq!(ignored(&headers).is_some(), text == "Bearer  t", "{text:?}");
         }
     }
 }

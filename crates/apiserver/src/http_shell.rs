@@ -23,6 +23,7 @@ use crate::encode::{Encoder, Wanted, check_view, has_table, negotiate};
 use crate::message::{Body, Caller, Content, Peer, Reply, Request};
 use crate::server::ApiServer;
 use crate::watch::WatchStream;
+use crate::websocket_watch::Handshake;
 
 /// Larger bodies are refused.
 const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
@@ -30,8 +31,12 @@ const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Names and values of a request together (Go's `http.DefaultMaxHeaderBytes`).
+/// Names and values of a request together (Go's `http.DefaultMaxHeaderBytes`). More is a 431.
 const HEADER_BYTES_MAX: u32 = 1024 * 1024;
+/// What Go reads of HTTP/1.1 beyond that, for the request line.
+const HEADER_BYTES_EXTRA: usize = 4096;
+/// Of HTTP/1.1; Go counts bytes alone, but hyper needs a number.
+const HEADERS_MAX: usize = 2048;
 const STREAMS_MAX: u32 = 250;
 /// Watch events are gathered up to this size for one frame.
 const WATCH_CHUNK_BYTES: usize = 64 * 1024;
@@ -79,7 +84,12 @@ impl ApiServer {
             async move { Ok::<_, Infallible>(server.respond(peer, request).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEADER_BYTES_MAX as usize + HEADER_BYTES_EXTRA)
+            .max_headers(HEADERS_MAX);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -103,14 +113,15 @@ impl ApiServer {
         }
     }
 
-    async fn respond(&self, peer: Arc<Peer>, request: http::Request<Incoming>) -> http::Response<ReplyBody> {
+    async fn respond(&self, peer: Arc<Peer>, mut request: http::Request<Incoming>) -> http::Response<ReplyBody> {
+        let socket = Handshake::begin(&mut request);
         let (parts, incoming) = request.into_parts();
         let accept = parts.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let audit_id = parts.headers.get("audit-id").cloned().unwrap_or_else(|| self.audit_id());
         let body = match read(incoming).await {
             Ok(body) => body,
-            Err(status) => return self.encode(status.into(), &accept, &query, audit_id),
+            Err(status) => return self.encode(status.into(), &accept, &query, audit_id, None),
         };
         let request = Request {
             caller: Caller::Connection(peer),
@@ -121,7 +132,7 @@ impl ApiServer {
             body: Body::Bytes(body),
         };
         let reply = self.handle(request).await;
-        let mut response = self.encode(reply, &accept, &query, audit_id);
+        let mut response = self.encode(reply, &accept, &query, audit_id, socket);
         if parts.method == http::Method::HEAD {
             *response.body_mut() = full(Bytes::new());
         }
@@ -133,7 +144,14 @@ impl ApiServer {
             .unwrap_or_else(|_| HeaderValue::from_static("0"))
     }
 
-    fn encode(&self, reply: Reply, accept: &str, query: &str, audit_id: HeaderValue) -> http::Response<ReplyBody> {
+    fn encode(
+        &self,
+        reply: Reply,
+        accept: &str,
+        query: &str,
+        audit_id: HeaderValue,
+        socket: Option<Handshake>,
+    ) -> http::Response<ReplyBody> {
         let has_protobuf = match &reply.content {
             Content::Status(_) => true,
             Content::Tree { type_name, .. } => !type_name.is_empty(),
@@ -159,6 +177,14 @@ impl ApiServer {
         let query = crate::info::Query::parse(query);
         wanted.pretty = query.flag("pretty");
         wanted.include = IncludeObject::parse(query.get("includeObject")).unwrap_or_default();
+        let content = match (reply.content, socket) {
+            (Content::Watch(watch), Some(socket)) => {
+                return socket
+                    .accept(self.clone(), watch, wanted)
+                    .map(|text| full(Bytes::from_static(text.as_bytes())));
+            }
+            (content, _) => content,
+        };
         let mut response = http::Response::new(full(Bytes::new()));
         *response.status_mut() = http::StatusCode::from_u16(reply.code).unwrap_or(http::StatusCode::OK);
         let headers = response.headers_mut();
@@ -170,15 +196,12 @@ impl ApiServer {
                 headers.append(header::WARNING, value);
             }
         }
-        if let Content::Status(status) = &reply.content {
-            if status.retry_after_seconds > 0 {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from(status.retry_after_seconds));
-            }
-            if status.code == 401 {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
+        if let Content::Status(status) = &content
+            && status.retry_after_seconds > 0
+        {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(status.retry_after_seconds));
         }
-        let content_type = match &reply.content {
+        let content_type = match &content {
             Content::Bytes { content_type, .. } => content_type.clone(),
             content => wanted.content_type(matches!(content, Content::Watch(_))),
         };
@@ -187,7 +210,7 @@ impl ApiServer {
         {
             headers.insert(header::CONTENT_TYPE, value);
         }
-        *response.body_mut() = match reply.content {
+        *response.body_mut() = match content {
             Content::Watch(watch) => self.stream(watch, wanted),
             content => {
                 let now = self.inner.config.clock.now();

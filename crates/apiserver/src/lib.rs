@@ -51,6 +51,8 @@ mod stored;
 mod token_webhook;
 mod update;
 mod watch;
+mod websocket_token;
+mod websocket_watch;
 mod write;
 
 pub use config::{AuditSink, Config, RequestHeader};

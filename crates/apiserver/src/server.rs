@@ -210,8 +210,22 @@ impl ApiServer {
 }
 
 impl Inner {
-    /// parse → authenticate → audit → authorize → row → verb
+    /// The answer, with what the client is to be told of the credential that it sent.
     async fn answer(&self, request: Request) -> Reply {
+        let warning = match &request.caller {
+            // Who is known by a certificate is not asked for a token.
+            Caller::Connection(peer) if peer.certificates.is_empty() => crate::authn::ignored(&request.headers),
+            Caller::Connection(_) | Caller::Verified(_) => None,
+        };
+        let mut reply = self.pass(request).await;
+        if let Some(warning) = warning {
+            reply.warnings.insert(0, warning.to_owned());
+        }
+        reply
+    }
+
+    /// parse → authenticate → audit → authorize → row → verb
+    async fn pass(&self, mut request: Request) -> Reply {
         let query = Query::parse(&request.query);
         let info = RequestInfo::parse(&request.method, &request.path, &query);
         let limit = match crate::deadline::limit(&info, &query) {
@@ -222,6 +236,7 @@ impl Inner {
             Caller::Verified(user) => Ok(Identified::from(user.clone())),
             Caller::Connection(peer) => self.identify(peer, &request.path, &request.headers).await,
         };
+        crate::websocket_token::remove(&mut request.headers);
         if let Err(status) = self.caches.wait(self.written.load(Ordering::Acquire)).await {
             return status.into();
         }

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gke::{ApiError, Code};
@@ -22,6 +23,10 @@ use crate::{Inner, peer, services, tunnel};
 /// Of a request.
 const BODY_BYTES_MAX: usize = 10 * 1024 * 1024;
 const CONNECTIONS_MAX: usize = 1024;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Names and values of a request together, and their number over HTTP/1.1. More is a 431.
+const HEADER_BYTES_MAX: u32 = 1024 * 1024;
+const HEADERS_MAX: usize = 2048;
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Names of our own host, beside loopback addresses and the configured endpoint's.
 const HOSTS: [&str; 3] = ["localhost", "metadata.google.internal", "metadata"];
@@ -65,8 +70,13 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, peer: SocketAddr) {
         async move { Ok::<_, Infallible>(answer(inner, request, peer, local).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(std::time::Duration::from_secs(30));
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX as usize)
+        .max_headers(HEADERS_MAX);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100).max_header_list_size(HEADER_BYTES_MAX);
     tokio::select! {
         result = builder.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
             if let Err(error) = result {

@@ -44,7 +44,7 @@ fn part(text: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(text)
 }
 
-async fn robot_token(c: &Cluster) -> String {
+pub(crate) async fn robot_token(c: &Cluster) -> String {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
     let accounts = "/api/v1/namespaces/default/serviceaccounts";
     c.object(Method::POST, accounts, account).await.unwrap();
@@ -149,6 +149,28 @@ async fn headers_of_a_front_proxy_count_with_its_certificate_only() {
         let answer = c.server.identify(&Peer::new(remote, Vec::new()), "/livez", &headers).await;
         assert_eq!(answer.as_ref().map(|who| who.name.as_str()).map_err(|status| status.code), expect, "{shown}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_may_hide_its_token_among_the_subprotocols() {
+    let c = cluster().await;
+    let good = URL_SAFE_NO_PAD.encode(robot_token(&c).await);
+    let bad = URL_SAFE_NO_PAD.encode("nobody's");
+    let peer = Peer::new(SocketAddr::from(([127, 0, 0, 1], 4000)), Vec::new());
+    let ask = async |protocols: &str| {
+        let headers = HeaderMap::from_iter([
+            (header::UPGRADE, HeaderValue::from_static("websocket")),
+            (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+            (header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(protocols).unwrap()),
+        ]);
+        c.server.identify(&peer, "/livez", &headers).await.map(|user| user.name).map_err(|status| status.code)
+    };
+    let prefix = "base64url.bearer.authorization.k8s.io.";
+    let robot = Ok("system:serviceaccount:default:robot".to_owned());
+    assert_eq!(ask(&format!("{prefix}{good}, v4.channel.k8s.io")).await, robot);
+    assert_eq!(ask(&format!("{prefix}{good}")).await, Err(401), "no second protocol");
+    assert_eq!(ask(&format!("{prefix}{bad}, v4.channel.k8s.io")).await, Err(401));
+    assert_eq!(ask("v4.channel.k8s.io").await, Ok("system:anonymous".to_owned()));
 }
 
 /// Names are compared byte by byte: what looks like another name is not it.

@@ -5,7 +5,9 @@ mod api;
 mod claims;
 mod distributed;
 mod forged;
+mod headers;
 mod openapi;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
+mod websockets;

@@ -5,6 +5,7 @@ mod endpoints;
 mod fuzz;
 mod gcloud;
 mod groups;
+mod headers;
 mod iam;
 mod kms;
 mod privateca;

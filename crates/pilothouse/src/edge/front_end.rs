@@ -44,6 +44,9 @@ const CONNECTIONS_MAX: usize = 512;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const STREAMS_MAX: u32 = 250;
+/// Names and values of a request together, and their number over HTTP/1.1: what the API server behind takes.
+const HEADER_BYTES_MAX: u32 = 1024 * 1024;
+const HEADERS_MAX: usize = 2048;
 const CONNECT: &str = "container.clusters.connect";
 
 /// The body of an answer: the API server's, or one of ours.
@@ -154,8 +157,17 @@ impl FrontEnd {
             async move { Ok::<_, Infallible>(front_end.respond(request, remote.ip(), &shown, &upstream).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEADER_BYTES_MAX as usize)
+            .max_headers(HEADERS_MAX);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX);
         let served = builder.serve_connection_with_upgrades(TokioIo::new(tls), service).await;
         served.map_err(|error| anyhow::anyhow!("{error}"))
     }
