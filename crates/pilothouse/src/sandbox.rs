@@ -71,7 +71,7 @@ pub(crate) async fn run(prepared: Result<Prepared>) -> Result<()> {
     };
     match started {
         Ok(sandbox) => {
-            teller.ready(&sandbox.summary()).await;
+            teller.ready(sandbox.summary(), sandbox.trouble()).await;
             termination().await;
             sandbox.stop().await;
             Ok(())
@@ -88,6 +88,8 @@ struct Sandbox {
     fleet: Arc<Fleet>,
     cloud: Cloud,
     run: RunState,
+    /// Why the default cluster does not run.
+    trouble: Option<anyhow::Error>,
     _lock: File,
 }
 
@@ -113,7 +115,7 @@ async fn start(Prepared { config, gave_up }: Prepared, teller: &mut Teller) -> R
     );
     fleet.says_of_itself(gave_up);
     match bring_up(&config, &fleet, platform, project_number, listener, teller).await {
-        Ok((cloud, run)) => Ok(Sandbox { layout: config.layout, fleet, cloud, run, _lock: lock }),
+        Ok((cloud, run, trouble)) => Ok(Sandbox { layout: config.layout, fleet, cloud, run, trouble, _lock: lock }),
         Err(cause) => {
             // The clusters that came up end in order, as they do when a sandbox is stopped.
             fleet.stop().await;
@@ -122,7 +124,7 @@ async fn start(Prepared { config, gave_up }: Prepared, teller: &mut Teller) -> R
     }
 }
 
-/// From an opened data directory to a sandbox that answers.
+/// From an opened data directory to a sandbox that answers, and why its default cluster does not.
 async fn bring_up(
     config: &Config,
     fleet: &Arc<Fleet>,
@@ -130,7 +132,7 @@ async fn bring_up(
     project_number: String,
     listener: TcpListener,
     teller: &mut Teller,
-) -> Result<(Cloud, RunState)> {
+) -> Result<(Cloud, RunState, Option<anyhow::Error>)> {
     let layout = &config.layout;
     let cloud_endpoint = format!("http://{}", listener.local_addr()?);
     let wishes = Wishes { api: config.api, well_known_etcd: true, switches: config.switches.clone() };
@@ -182,15 +184,17 @@ async fn bring_up(
     }
     cloud.resume().await;
     serve_cloud(&cloud, listener);
+    let mut trouble = None;
     if let Some(name) = &config.cluster {
-        default_cluster::start(config, name, &cloud, fleet, &port, &mut run).await?;
+        trouble = default_cluster::start(config, name, &cloud, fleet, &port, &mut run).await?;
         let address = run.api_address.trim_end_matches(":443");
-        teller.step(&format!("cluster {} in {} answers at https://{address}", name.name, name.location)).await;
+        let how = if trouble.is_none() { format!("answers at https://{address}") } else { "does not run".to_owned() };
+        teller.step(&format!("cluster {} in {} {how}", name.name, name.location)).await;
     }
     run.control_endpoint = serve_control(fleet, &cloud, control_token, &run).await?;
     fleet.boot().settle(&platform).await?;
     write_private(&layout.run_file(), &serde_json::to_vec_pretty(&run)?)?;
-    Ok((cloud, run))
+    Ok((cloud, run, trouble))
 }
 
 /// A directory that was started before must find the key that sealed it; a new one gets one.
@@ -221,6 +225,7 @@ impl Sandbox {
             text.push_str(&format!("WARNING: {} can be reached from other machines.\n", self.run.api_address));
         }
         match &self.run.cluster {
+            Some(_) if self.trouble.is_some() => text.push_str("The cloud is ready."),
             Some(cluster) => text.push_str(&format!("Cluster {} is ready.", cluster.name)),
             None => text.push_str("The cloud is ready; no cluster runs yet."),
         }
@@ -235,6 +240,11 @@ impl Sandbox {
             self.layout.root().display(),
         ));
         text
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let cause = crate::failure::line(self.trouble.as_ref()?);
+        Some(format!("{cause}; what else is there runs (`pilothouse status`), and `pilothouse down` stops it"))
     }
 
     async fn stop(self) {

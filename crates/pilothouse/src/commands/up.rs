@@ -22,8 +22,8 @@ use crate::layout::Layout;
 pub(crate) enum Progress {
     /// Something is done; it took so long.
     Step { text: String, ms: u64 },
-    /// Everything answers.
-    Ready { text: String },
+    /// Everything answers, but for what it says is in trouble.
+    Ready { text: String, trouble: Option<String> },
     /// It cannot start: the cause and the way out.
     Failed { message: String },
 }
@@ -57,21 +57,24 @@ pub(crate) fn run(args: &UpArgs) -> Result<String> {
 async fn start(args: &UpArgs, config: &Config) -> Result<String> {
     let layout = &config.layout;
     let mut process = spawn_detached(&arguments(args, config), &layout.log("cloud"))?;
-    let text = watch(&process.channel, &mut process.child, layout).await?;
-    if args.detach {
-        return Ok(text);
-    }
+    let (text, trouble) = watch(&process.channel, &mut process.child, layout).await?;
     say(&text);
+    match trouble {
+        Some(trouble) if args.detach => bail!(trouble),
+        Some(trouble) => say(&format!("\n{trouble}\n")),
+        None if args.detach => return Ok(String::new()),
+        None => {}
+    }
     say("\nCtrl-C stops it; the data stays.\n");
     stay(&mut process.child).await
 }
 
-/// Prints the steps until the sandbox is ready.
-async fn watch(channel: &Channel, child: &mut Child, layout: &Layout) -> Result<String> {
+/// Prints the steps until the sandbox is ready: what is said then, and what does not run.
+async fn watch(channel: &Channel, child: &mut Child, layout: &Layout) -> Result<(String, Option<String>)> {
     loop {
         match channel.receive::<Progress>().await?.map(|(progress, _)| progress) {
             Some(Progress::Step { text, ms }) => say(&format!("{ms:>6} ms  {text}\n")),
-            Some(Progress::Ready { text }) => return Ok(text),
+            Some(Progress::Ready { text, trouble }) => return Ok((text, trouble)),
             Some(Progress::Failed { message }) => {
                 let _ = child.wait().await;
                 bail!(message);

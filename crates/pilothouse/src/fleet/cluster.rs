@@ -390,6 +390,11 @@ impl Cluster {
         }
     }
 
+    /// Is its data encrypted under a key of the user's?
+    pub(crate) fn has_disk_key(&self) -> bool {
+        !self.spec.user_managed_keys.disk.is_empty()
+    }
+
     /// The client URLs of the store's members.
     pub(crate) fn etcd_endpoints(&self) -> Vec<String> {
         self.addresses.members.iter().map(|member| format!("https://{}", member.client)).collect()

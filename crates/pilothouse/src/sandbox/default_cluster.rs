@@ -46,10 +46,11 @@ pub(super) fn check(config: &Config, name: &ClusterName, cloud: &Cloud, fleet: &
     Ok(())
 }
 
-/// Makes the cluster or finds it, waits until it answers, and notes in `run` how it is reached.
+/// Makes the cluster or finds it, waits until it answers, and notes in `run` how it is reached. Why it does not run, where
+/// the sandbox has its use without it: it is tried again, as every cluster is.
 ///
 /// # Errors
-/// When it cannot run; the text says why.
+/// When it cannot run, and nothing else does; the text says why.
 pub(super) async fn start(
     config: &Config,
     name: &ClusterName,
@@ -57,7 +58,7 @@ pub(super) async fn start(
     fleet: &Fleet,
     port: &FleetPort,
     run: &mut RunState,
-) -> Result<()> {
+) -> Result<Option<anyhow::Error>> {
     // A deletion that was cut off goes on first.
     while cloud.find_cluster(&name.location, &name.name).is_some_and(|c| c.status == "STOPPING" && cloud.is_busy(&c.id))
     {
@@ -67,18 +68,35 @@ pub(super) async fn start(
     // Nobody polls for this one.
     cloud.set_operation_time(Duration::ZERO);
     let id = cloud.ensure_cluster(&name.location, &name.name, nodes).await.context("the default cluster")?;
-    let cluster = launched(cloud, fleet, port, &id, name).await?;
-    let access = cluster.until_running().await?;
+    let reached = running(cloud, fleet, port, &id, name).await;
+    cloud.set_operation_time(cloud::OPERATION_TIME);
+    if let Some(cluster) = fleet.find(&id) {
+        let made = make_default(&config.layout, cluster.spec());
+        if reached.is_ok() {
+            made?;
+        }
+        run.etcd_endpoints = cluster.etcd_endpoints();
+        run.api_address = cluster.addresses.api.to_string();
+    }
+    run.cluster = Some(name.clone());
+    run.nodes = cloud.find_cluster(&name.location, &name.name).map(|found| found.nodes);
+    match reached {
+        Ok(()) => Ok(None),
+        // With its disk key disabled it waits for the cloud that holds the key.
+        Err(cause) if fleet.clusters().iter().any(|cluster| cluster.spec().id != id || cluster.has_disk_key()) => {
+            Ok(Some(cause))
+        }
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Waits until the cluster answers and is known to be there.
+async fn running(cloud: &Cloud, fleet: &Fleet, port: &FleetPort, id: &str, name: &ClusterName) -> Result<()> {
+    launched(cloud, fleet, port, id, name).await?.until_running().await?;
     // What is told to be ready is known to be there: an operation that was cut off would make it anew if its data were gone.
     while cloud.find_cluster(&name.location, &name.name).is_some_and(|c| c.status == "PROVISIONING") {
         tokio::time::sleep(POLL).await;
     }
-    cloud.set_operation_time(cloud::OPERATION_TIME);
-    make_default(&config.layout, cluster.spec())?;
-    run.etcd_endpoints = access.etcd_endpoints;
-    run.api_address = cluster.addresses.api.to_string();
-    run.cluster = Some(name.clone());
-    run.nodes = cloud.find_cluster(&name.location, &name.name).map(|found| found.nodes);
     Ok(())
 }
 

@@ -36,8 +36,9 @@ impl Teller {
         self.send(&Progress::Step { text: text.to_owned(), ms }).await;
     }
 
-    pub(super) async fn ready(&mut self, text: &str) {
-        self.send(&Progress::Ready { text: text.to_owned() }).await;
+    /// Everything runs, but for what is in trouble.
+    pub(super) async fn ready(&mut self, text: String, trouble: Option<String>) {
+        self.send(&Progress::Ready { text, trouble }).await;
     }
 
     pub(super) async fn failed(&mut self, cause: &anyhow::Error) {

@@ -57,7 +57,7 @@ fn tokens_and_disks_of_a_cluster_depend_on_the_user_s_keys() -> Result<()> {
         skipped("user-managed keys", "gcloud or openssl is not on PATH");
         return Ok(());
     };
-    let clients = Clients {
+    let mut clients = Clients {
         owner: Owner { sandbox: Sandbox::start_with(&["--no-cluster", "--profile", "2026"])?, program: gcloud },
     };
     clients.owner.make_ring()?;
@@ -82,7 +82,8 @@ fn tokens_and_disks_of_a_cluster_depend_on_the_user_s_keys() -> Result<()> {
     ensure!(keys["controlPlaneDiskEncryptionKeyVersions"][0] == version.as_str(), "{keys}");
     clients.owner.sandbox.kubectl(&["wait", "--for", "condition=Ready", "node", "--all", "--timeout", "60s"])?;
     tokens(&clients)?;
-    disks(&clients)
+    disks(&clients)?;
+    cloud_without_its_cluster(&mut clients)
 }
 
 /// The key that is shown verifies the tokens, and without it there are no new ones; those of before are good.
@@ -173,4 +174,17 @@ fn disks(clients: &Clients) -> Result<()> {
     clients.owner.first_version("enable", "disk")?;
     sandbox.pilothouse(&["rotate-keys"])?;
     sandbox.kubectl(&["get", "configmap", "kept"]).map(drop)
+}
+
+/// A cluster that `up` promises and that cannot start does not take the cloud with it: the cloud has the key.
+fn cloud_without_its_cluster(clients: &mut Clients) -> Result<()> {
+    clients.owner.first_version("disable", "disk")?;
+    let sandbox = &mut clients.owner.sandbox;
+    sandbox.pilothouse(&["down"])?;
+    let refused = sandbox.up(&["--cluster", "own", "--location", "us-central1-a"]).unwrap_err().to_string();
+    ensure!(refused.contains("the key of the control plane's disks cannot be used"), "{refused}");
+    ensure!(refused.contains("what else is there runs"), "{refused}");
+    sandbox.up(&[])?;
+    clients.owner.first_version("enable", "disk")?;
+    eventually(LIMIT, || clients.owner.sandbox.kubectl(&["get", "configmap", "kept"])).map(drop)
 }
