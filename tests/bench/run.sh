@@ -64,6 +64,7 @@ ours() {
   measure pilothouse "$dir/user/kubeconfig" "$(pids_of "$dir")"
   connect "$dir"
   join "$dir"
+  "$bench" access --server pilothouse --seconds "$each" >>"$lines"
   end "$dir"
 
   from=$(now_ms)

@@ -3,6 +3,7 @@
 //! Each measuring command prints one line a measure, tab separated: server, measure, value, unit. `bench table` makes a
 //! Markdown table of such lines, the median where a measure was taken several times. `tests/bench/run.sh` drives it all.
 
+mod access;
 mod client;
 mod connect;
 mod disk;
@@ -50,6 +51,8 @@ enum Cli {
     Disk(Disk),
     /// Send packets to and fro on loopback, as the least that any call can take
     Loopback(Loopback),
+    /// Decisions of RBAC, and the authentication of credentials that were seen before, in this process
+    Access(Access),
     /// Memory and CPU of processes that have nothing to do
     Idle(Idle),
     /// Make a table of measured lines
@@ -155,6 +158,12 @@ struct Loopback {
 }
 
 #[derive(Args)]
+struct Access {
+    #[command(flatten)]
+    measured: Measured,
+}
+
+#[derive(Args)]
 struct Idle {
     #[command(flatten)]
     measured: Measured,
@@ -202,6 +211,7 @@ fn main() -> Result<()> {
         }
         Cli::Disk(disk) => disk::run(&disk.measured.server(), &disk.directory),
         Cli::Loopback(loopback) => loopback::run(&loopback.measured.server()),
+        Cli::Access(access) => runtime.block_on(access::run(&access.measured.server())),
         Cli::Idle(idle) => idle.measured.server().idle(),
         Cli::Table { files } => {
             println!("{}", table::of(&files)?);

@@ -2,7 +2,7 @@
 
 use machinery::{CompactString, ObjectKey};
 
-use super::{Binding, Rbac, Rule};
+use super::{Binding, Granted, Rbac, Rule};
 use crate::Attributes;
 
 /// A stand-in for "everything of its kind" when grants are compared.
@@ -30,7 +30,7 @@ impl Rbac {
     pub fn deciding(&self, attributes: &Attributes<'_>) -> Option<Grant> {
         let scopes = if attributes.namespace.is_empty() { vec![""] } else { vec!["", attributes.namespace] };
         for scope in scopes {
-            for binding in self.bindings_of(attributes.user, scope) {
+            for binding in self.granted_to(attributes.user, scope).map(Granted::first) {
                 let Ok(rules) = self.rules_of(binding) else { continue };
                 if let Some(rule_index) = rules.iter().position(|rule| rule.allows(attributes)) {
                     return Some(grant(binding, attributes, rule_index, rules[rule_index].clone()));

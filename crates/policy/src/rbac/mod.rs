@@ -79,12 +79,17 @@ struct SubjectKey {
     name: CompactString,
 }
 
+/// One role of a subject, with the bindings that give it, by name; never none.
+#[derive(Clone, Debug)]
+struct Granted(Vec<Arc<Binding>>);
+
 /// All RBAC objects of a cluster. Cloning is cheap; a clone does not see later changes.
 #[derive(Clone, Debug, Default)]
 pub struct Rbac {
     roles: OrdMap<ObjectKey, Arc<Vec<Rule>>>,
     bindings: OrdMap<ObjectKey, Arc<Binding>>,
-    by_subject: OrdMap<SubjectKey, OrdMap<CompactString, Arc<Binding>>>,
+    /// By role: many bindings of a subject may lead to few roles, and each is looked at once.
+    by_subject: OrdMap<SubjectKey, Vec<Granted>>,
 }
 
 impl Rbac {
@@ -111,9 +116,9 @@ impl Rbac {
     fn apply_binding(&mut self, key: &ObjectKey, object: Option<&Value>) {
         if let Some(old) = self.bindings.remove(key) {
             for subject in subject_keys(&old) {
-                if let Some(bound) = self.by_subject.get_mut(&subject) {
-                    bound.remove(&key.name);
-                    if bound.is_empty() {
+                if let Some(granted) = self.by_subject.get_mut(&subject) {
+                    unbind(granted, &old);
+                    if granted.is_empty() {
                         self.by_subject.remove(&subject);
                     }
                 }
@@ -122,29 +127,23 @@ impl Rbac {
         let Some(object) = object else { return };
         let binding = Arc::new(Binding::from_value(key, object));
         for subject in subject_keys(&binding) {
-            self.by_subject.entry(subject).or_default().insert(key.name.clone(), binding.clone());
+            bind(self.by_subject.entry(subject).or_default(), &binding);
         }
         self.bindings.insert(key.clone(), binding);
     }
 
-    /// May the request pass by RBAC alone? Cluster bindings are asked before those of the namespace.
+    /// May the request pass by RBAC alone? Cluster bindings are asked before those of the namespace, a subject's by role.
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         let mut missing = Vec::new();
         let namespaces = ["", attributes.namespace];
         let scopes = if attributes.namespace.is_empty() { &namespaces[..1] } else { &namespaces[..] };
         for namespace in scopes {
-            // Many bindings of a user lead to few roles: each is looked at once.
-            let mut wanting: Vec<(&str, &str)> = Vec::new();
-            for binding in self.bindings_of(attributes.user, namespace) {
-                let role = (binding.role_kind.as_str(), binding.role.as_str());
-                if wanting.contains(&role) {
-                    continue;
-                }
+            for binding in self.granted_to(attributes.user, namespace).map(Granted::first) {
                 match self.rules_of(binding) {
                     Ok(rules) if rules.iter().any(|rule| rule.allows(attributes)) => {
                         return Decision::allow(format!("RBAC: allowed by {}", binding.describe(attributes.user)));
                     }
-                    Ok(_) => wanting.push(role),
+                    Ok(_) => {}
                     Err(role) if missing.contains(&role.to_string()) => {}
                     Err(role) => missing.push(role.to_string()),
                 }
@@ -159,11 +158,16 @@ impl Rbac {
 
     /// The bindings that name the user or one of its groups, each once per subject that matches.
     fn bindings_of<'a>(&'a self, user: &'a UserInfo, namespace: &str) -> impl Iterator<Item = &'a Arc<Binding>> {
+        self.granted_to(user, namespace).flat_map(|granted| &granted.0)
+    }
+
+    /// The roles that are bound to the user or to one of its groups, likewise.
+    fn granted_to<'a>(&'a self, user: &'a UserInfo, namespace: &str) -> impl Iterator<Item = &'a Granted> {
         let key = |group, name: &str| SubjectKey { namespace: namespace.into(), group, name: name.into() };
         std::iter::once(key(false, &user.name))
             .chain(user.groups.iter().map(move |group| key(true, group)))
             .filter_map(|key| self.by_subject.get(&key))
-            .flat_map(OrdMap::values)
+            .flatten()
     }
 
     fn rules_of(&self, binding: &Binding) -> Result<&Arc<Vec<Rule>>, MissingRole> {
@@ -185,7 +189,39 @@ impl Rbac {
     }
 }
 
+impl Granted {
+    fn first(&self) -> &Arc<Binding> {
+        &self.0[0]
+    }
+}
+
+fn bind(granted: &mut Vec<Granted>, binding: &Arc<Binding>) {
+    match granted.binary_search_by(|other| other.first().role().cmp(&binding.role())) {
+        Ok(place) => {
+            let bindings = &mut granted[place].0;
+            // A binding may name a subject twice.
+            if let Err(place) = bindings.binary_search_by(|other| other.key.cmp(&binding.key)) {
+                bindings.insert(place, binding.clone());
+            }
+        }
+        Err(place) => granted.insert(place, Granted(vec![binding.clone()])),
+    }
+}
+
+fn unbind(granted: &mut Vec<Granted>, binding: &Binding) {
+    if let Ok(place) = granted.binary_search_by(|other| other.first().role().cmp(&binding.role())) {
+        granted[place].0.retain(|other| other.key != binding.key);
+        if granted[place].0.is_empty() {
+            granted.remove(place);
+        }
+    }
+}
+
 impl Binding {
+    fn role(&self) -> (&str, &str) {
+        (&self.role_kind, &self.role)
+    }
+
     fn from_value(key: &ObjectKey, object: &Value) -> Self {
         let subjects =
             object["subjects"].items().iter().filter_map(|s| Subject::from_value(s, &key.namespace)).collect();

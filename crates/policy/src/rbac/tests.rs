@@ -50,6 +50,31 @@ fn reasons_name_binding_role_and_subject() {
 }
 
 #[test]
+fn of_bindings_to_one_role_each_gives_it_and_the_first_by_name_is_the_reason() {
+    let mut rbac = rbac();
+    let subjects =
+        json!([{"kind": "Group", "name": "z"}, {"kind": "User", "name": "u"}, {"kind": "User", "name": "u"}]);
+    let mut binding = json!({"roleRef": {"kind": "ClusterRole", "name": "y"}});
+    binding.set("subjects", subjects);
+    for name in ["w", "v", "w"] {
+        rbac.apply(RbacKind::ClusterRoleBinding, &ObjectKey::new("", name), Some(&binding));
+    }
+    let (user, member) = (UserInfo::new("u", &[]), UserInfo::new("other", &["z"]));
+    let reason = |rbac: &Rbac, user: &UserInfo| rbac.authorize(&Attributes::resource(user, "get", "", "pods")).reason;
+    let named = |name: &str, subject: &str| {
+        format!("RBAC: allowed by ClusterRoleBinding {name:?} of ClusterRole \"y\" to {subject}")
+    };
+    for (name, next) in [("v", "w"), ("w", "x")] {
+        assert_eq!(reason(&rbac, &member), named(name, "Group \"z\""));
+        assert_eq!(reason(&rbac, &user), named(name, "User \"u\""));
+        rbac.apply(RbacKind::ClusterRoleBinding, &ObjectKey::new("", name), None);
+        assert_eq!(reason(&rbac, &member), named(next, "Group \"z\""));
+    }
+    assert_eq!(reason(&rbac, &user), "");
+    assert_eq!(rbac.rules_for(&member, "").0.len(), 1);
+}
+
+#[test]
 fn a_binding_that_goes_takes_its_rights_along_and_snapshots_stay() {
     let mut rbac = rbac();
     let before = rbac.clone();
