@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::checkpoint::{self, Position};
 use crate::members::Members;
+use crate::metrics::Histogram;
 use crate::shared::{Message, Shared};
 use crate::view::ViewWriter;
 use crate::{EtcdError, error::storage};
@@ -243,6 +244,15 @@ impl Journal {
         if let Self::Durable(durable) = self {
             durable.append(hard_state, entries);
         }
+    }
+
+    /// How long the view takes for its batches; nobody adds to it where there is none.
+    pub(crate) fn commits(&self) -> Arc<Histogram> {
+        let view = match self {
+            Self::Volatile => None,
+            Self::Durable(durable) => durable.view.as_ref(),
+        };
+        view.map(ViewWriter::commits).unwrap_or_default()
     }
 
     /// Makes durable what was appended. When the disk is full it may be tried again.

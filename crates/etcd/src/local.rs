@@ -193,7 +193,9 @@ impl LocalStore {
         }
         let (reply, answer) = oneshot::channel();
         self.shared.send(Message::Renew { id, reply })?;
-        answer.await.map_err(|_| StoreError::Stopped)?
+        let answer = answer.await.map_err(|_| StoreError::Stopped)?;
+        self.shared.metrics.leases_renewed.add(u64::from(answer.is_ok()));
+        answer
     }
 
     pub(crate) async fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<LeaseTimeToLive, StoreError> {

@@ -13,6 +13,7 @@ use crate::engine::{Engine, Timing};
 use crate::hub::lock;
 use crate::journal::{Journal, Storage};
 use crate::members::{Members, cluster_id, member_id};
+use crate::metrics::Histogram;
 use crate::peers::{Joined, PeerNetwork, Peers};
 use crate::proto as pb;
 use crate::recovery::{self, Beginning, Recovered};
@@ -130,11 +131,10 @@ impl Member {
     /// initial cluster.
     pub fn start(config: MemberConfig) -> Result<Self, EtcdError> {
         let beginning = beginning(&config);
-        let now = config.clock.now();
         let recovered = match config.storage.clone() {
             Some(storage) => {
                 let options = (config.snapshot_count, config.force_new_cluster);
-                recovery::recover(storage, &config.entropy, now, beginning, options)?
+                recovery::recover(storage, &config.entropy, &config.clock, beginning, options)?
             }
             None => volatile(&beginning?),
         };
@@ -156,7 +156,7 @@ impl Member {
             bcrypt_cost: config.bcrypt_cost,
         };
         let auth = Authenticator::new(&auth)?;
-        let shared = Arc::new(shared(config, auth, ids, &recovered.keyspace, inbox));
+        let shared = Arc::new(shared(config, auth, ids, (&recovered.keyspace, recovered.journal.commits()), inbox));
         if let Some(peers) = &shared.peers {
             peers.set_members(&Arc::new(recovered.known));
         }
@@ -304,7 +304,7 @@ fn shared(
     config: MemberConfig,
     auth: Authenticator,
     (cluster_id, member_id): (u64, u64),
-    keyspace: &Keyspace,
+    (keyspace, commits): (&Keyspace, Arc<Histogram>),
     inbox: mpsc::Sender<Message>,
 ) -> Shared {
     let election_seconds = config.election_timeout.as_secs_f64();
@@ -337,6 +337,7 @@ fn shared(
         clock: config.clock,
         entropy: config.entropy,
         watch_progress_interval: config.watch_progress_interval,
+        commits,
     };
     Shared::new(identity, limits, published, inbox)
 }

@@ -1,6 +1,7 @@
 //! Counters behind `/metrics`, under the names etcd's dashboards read.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter that any thread may raise.
@@ -26,6 +27,12 @@ impl Counter {
 const DISK_BUCKETS_US: &[u64] = &[
     1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 512_000, 1_024_000, 2_048_000, 4_096_000,
     8_192_000,
+];
+
+/// Those of the ways to other members and back (0.1 ms doubling, to 3.3 s).
+const ROUND_TRIP_BUCKETS_US: &[u64] = &[
+    100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 102_400, 204_800, 409_600, 819_200, 1_638_400,
+    3_276_800,
 ];
 
 /// Those of the times of calls (Prometheus' defaults).
@@ -55,6 +62,11 @@ impl Histogram {
     /// One for the times of calls.
     pub(crate) fn of_calls() -> Self {
         Self::new(CALL_BUCKETS_US)
+    }
+
+    /// One for the ways to another member and back.
+    pub(crate) fn of_round_trips() -> Self {
+        Self::new(ROUND_TRIP_BUCKETS_US)
     }
 
     pub(crate) fn observe(&self, time: std::time::Duration) {
@@ -97,13 +109,22 @@ pub(crate) struct Metrics {
     pub(crate) leader_changes: Counter,
     pub(crate) slow_applies: Counter,
     pub(crate) slow_read_indexes: Counter,
+    pub(crate) failed_read_indexes: Counter,
+    pub(crate) late_heartbeats: Counter,
     pub(crate) puts: Counter,
     pub(crate) deletes: Counter,
     pub(crate) ranges: Counter,
     pub(crate) txns: Counter,
+    pub(crate) leases_granted: Counter,
+    pub(crate) leases_renewed: Counter,
+    pub(crate) leases_revoked: Counter,
+    /// Of those that were revoked, the ones that this member ended as their time was over.
+    pub(crate) leases_expired: Counter,
     pub(crate) watch_streams: Counter,
     pub(crate) watch_streams_ended: Counter,
     pub(crate) sync: Histogram,
+    /// Of the view.
+    pub(crate) commits: Arc<Histogram>,
     pub(crate) health: Health,
 }
 

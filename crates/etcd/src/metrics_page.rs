@@ -34,7 +34,10 @@ pub(crate) fn page(store: &LocalStore) -> String {
     let metrics = &store.shared.metrics;
     metrics.sync.print("etcd_disk_wal_fsync_duration_seconds", &mut page.0);
     health(store, &mut page);
-    network(store, &mut page);
+    metrics.commits.print("etcd_disk_backend_commit_duration_seconds", &mut page.0);
+    if let Some(peers) = &store.shared.peers {
+        peers.print(&mut page.0);
+    }
     store.shared.calls.print(&mut page.0);
     if let Some(process) = process::read() {
         of_process(&process, &mut page);
@@ -55,6 +58,8 @@ fn server(store: &LocalStore, page: &mut Page) {
     page.counter("etcd_server_proposals_failed_total", metrics.proposals_failed.get());
     page.counter("etcd_server_slow_apply_total", metrics.slow_applies.get());
     page.counter("etcd_server_slow_read_indexes_total", metrics.slow_read_indexes.get());
+    page.counter("etcd_server_read_indexes_failed_total", metrics.failed_read_indexes.get());
+    page.counter("etcd_server_heartbeat_send_failures_total", metrics.late_heartbeats.get());
     page.gauge("etcd_server_quota_backend_bytes", shared.limits.quota_bytes);
     page.gauge(&format!("etcd_server_version{{server_version=\"{}\"}}", crate::VERSION), 1);
     page.gauge(&format!("etcd_server_id{{server_id=\"{:x}\"}}", shared.member_id), 1);
@@ -82,19 +87,10 @@ fn keyspace(store: &LocalStore, page: &mut Page) {
     page.counter("etcd_mvcc_delete_total", metrics.deletes.get());
     page.counter("etcd_mvcc_range_total", metrics.ranges.get());
     page.counter("etcd_mvcc_txn_total", metrics.txns.get());
-}
-
-fn network(store: &LocalStore, page: &mut Page) {
-    let Some(peers) = &store.shared.peers else { return };
-    page.counter("etcd_network_peer_sent_bytes_total", peers.traffic().sent.get());
-    page.counter("etcd_network_peer_received_bytes_total", peers.traffic().received.get());
-    for (index, (id, us)) in peers.round_trips().into_iter().enumerate() {
-        let name = "etcd_network_peer_round_trip_time_seconds";
-        if index == 0 {
-            let _ = writeln!(page.0, "# TYPE {name} gauge");
-        }
-        let _ = writeln!(page.0, "{name}{{To=\"{id:x}\"}} {}", us as f64 / 1e6);
-    }
+    page.counter("etcd_debugging_lease_granted_total", metrics.leases_granted.get());
+    page.counter("etcd_debugging_lease_renewed_total", metrics.leases_renewed.get());
+    page.counter("etcd_debugging_lease_revoked_total", metrics.leases_revoked.get());
+    page.counter("etcd_debugging_server_lease_expired_total", metrics.leases_expired.get());
 }
 
 fn health(store: &LocalStore, page: &mut Page) {

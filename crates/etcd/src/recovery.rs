@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use base::{Entropy, Timestamp};
+use base::{Clock, Entropy, Timestamp};
 use bytes::{Buf, Bytes, BytesMut};
 use disk::{Log, Record};
 use mvcc::Keyspace;
@@ -67,10 +67,11 @@ struct Content {
 pub(crate) fn recover(
     store: Storage,
     entropy: &Entropy,
-    now: Timestamp,
+    clock: &Clock,
     beginning: Result<Beginning, EtcdError>,
     (snapshot_count, force_new_cluster): (u64, bool),
 ) -> Result<Recovered, EtcdError> {
+    let now = clock.now();
     store.disk.create_dir(&store.dir).map_err(|error| storage("making the data directory", error))?;
     let opened = Log::open(store.disk.clone(), &store.dir.join("log"), store.key.clone(), entropy.clone());
     let (mut log, records) = opened.map_err(|error| storage("opening the log", error))?;
@@ -120,7 +121,8 @@ pub(crate) fn recover(
     }
     entries.iter().for_each(|entry| known.apply_entry(entry));
     let writer = if store.view {
-        let view = ViewWriter::start(store.clone(), entropy.clone(), index, &keyspace, &members);
+        let tools = (clock.clone(), entropy.clone());
+        let view = ViewWriter::start(store.clone(), tools, index, &keyspace, &members);
         Some(view.map_err(EtcdError::Thread)?)
     } else {
         None

@@ -19,7 +19,7 @@ use crate::checkpoint::Restored;
 use crate::engine::Turns;
 use crate::hub::Hub;
 use crate::members::{Change, Members};
-use crate::metrics::Metrics;
+use crate::metrics::{Histogram, Metrics};
 use crate::peers::Peers;
 
 /// Proposals that may wait at once (etcd: the gap between commit and apply).
@@ -151,7 +151,7 @@ impl Shared {
             clock: identity.clock,
             entropy: identity.entropy,
             hub: Mutex::new(Hub::new(published.snapshot.revision())),
-            metrics: Metrics::default(),
+            metrics: Metrics { commits: identity.commits, ..Metrics::default() },
             auth: identity.auth,
             calls: Arc::default(),
             leader: watch::Sender::new(published.leader),
@@ -241,4 +241,6 @@ pub(crate) struct Identity {
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
     pub(crate) watch_progress_interval: std::time::Duration,
+    /// How long the view takes for its batches.
+    pub(crate) commits: Arc<Histogram>,
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base::{Entropy, Timestamp};
+use base::{Clock, Entropy, Timestamp};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use disk::{DataKey, DiskError, View};
 use mvcc::{Batch, Keyspace, Marks, Row, Snapshot};
@@ -19,6 +19,7 @@ use crate::checkpoint::{
 use crate::convert;
 use crate::journal::Storage;
 use crate::members::Members;
+use crate::metrics::Histogram;
 
 const MARK: &str = "position";
 const MEMBERS: &str = "members";
@@ -60,6 +61,8 @@ pub(crate) struct ViewWriter {
     /// The members last told.
     members: Bytes,
     thread: Option<JoinHandle<()>>,
+    /// How long the view takes for its batches.
+    commits: Arc<Histogram>,
 }
 
 impl ViewWriter {
@@ -67,7 +70,7 @@ impl ViewWriter {
     /// entries lead there.
     pub(crate) fn start(
         storage: Storage,
-        entropy: Entropy,
+        (clock, entropy): (Clock, Entropy),
         restored: LogIndex,
         keyspace: &Keyspace,
         members: &Members,
@@ -77,11 +80,17 @@ impl ViewWriter {
         let members = Bytes::from(members.encode());
         let (marks, snapshot) = (keyspace.marks(), keyspace.snapshot());
         let base = Base { index: restored, marks, snapshot, members: members.clone() };
-        let thread_lag = lag.clone();
+        let (thread_lag, commits) = (lag.clone(), Arc::<Histogram>::default());
+        let times = commits.clone();
         let thread = std::thread::Builder::new()
             .name("etcd-view".to_owned())
-            .spawn(move || run(storage, &entropy, base, &receiver, &thread_lag))?;
-        Ok(Self { sender, lag, dropping: false, members, thread: Some(thread) })
+            .spawn(move || run(storage, &entropy, base, &receiver, (&thread_lag, &clock, &times)))?;
+        Ok(Self { sender, lag, dropping: false, members, thread: Some(thread), commits })
+    }
+
+    /// How long the view takes for its batches.
+    pub(crate) fn commits(&self) -> Arc<Histogram> {
+        self.commits.clone()
     }
 
     pub(crate) fn send(&mut self, index: LogIndex, keyspace: &Keyspace, batch: Batch) {
@@ -152,7 +161,13 @@ fn open(storage: &Storage, entropy: &Entropy) -> Result<View, DiskError> {
     })
 }
 
-fn run(mut storage: Storage, entropy: &Entropy, base: Base, work: &Receiver<Work>, lag: &AtomicUsize) {
+fn run(
+    mut storage: Storage,
+    entropy: &Entropy,
+    base: Base,
+    work: &Receiver<Work>,
+    (lag, clock, commits): (&AtomicUsize, &Clock, &Histogram),
+) {
     // Nothing is opened before there is something to write: an empty member starts without it.
     let Ok(first) = work.recv() else { return };
     if matches!(first, Work::Close) {
@@ -165,7 +180,7 @@ fn run(mut storage: Storage, entropy: &Entropy, base: Base, work: &Receiver<Work
             View::wipe_dir(&storage.dir.join("view"))?;
             open(&storage, entropy)
         };
-        follow(view, anew, base, first, work, lag)
+        follow(view, anew, base, first, work, (lag, clock, commits))
     });
     if let Err(error) = result {
         tracing::error!(target: "etcd", %error, "the view is given up; the log and checkpoints keep everything");
@@ -190,7 +205,7 @@ fn follow(
     base: Base,
     first: Work,
     work: &Receiver<Work>,
-    lag: &AtomicUsize,
+    (lag, clock, commits): (&AtomicUsize, &Clock, &Histogram),
 ) -> Result<(), DiskError> {
     let mut at = position(&view).map_or(LogIndex(0), |(index, _)| index);
     if at < base.index {
@@ -242,7 +257,9 @@ fn follow(
                     }
                 }
                 merged.marks.push((MARK, encode_position(end.0, end.1)));
+                let start = clock.monotonic();
                 view.apply(&merged)?;
+                commits.observe(clock.monotonic().saturating_sub(start));
                 at = at.max(end.0);
                 release(lag, rows);
             }

@@ -112,6 +112,10 @@ impl Engine {
         if self.until_tick() != Some(Duration::ZERO) {
             return;
         }
+        // etcd: a heartbeat that comes after twice its interval.
+        if self.leads() && now.saturating_sub(self.cluster.next_tick) > self.cluster.timing.tick {
+            self.shared.metrics.late_heartbeats.add(1);
+        }
         self.cluster.next_tick = now + self.cluster.timing.tick;
         self.step(Input::Tick);
         self.publish_self();
@@ -194,8 +198,7 @@ impl Engine {
                 self.shared.metrics.leader_changes.add(1);
             }
             if let Some((_, readers, _)) = self.cluster.asked.take() {
-                let changed = |reply| (reply, Err(StoreError::LeaderChanged));
-                self.cluster.answers.extend(readers.into_iter().map(changed));
+                self.fail_readers(readers);
             }
             self.cluster.publishing = None;
         }
@@ -275,10 +278,7 @@ impl Engine {
         if self.cluster.asked.as_ref().is_some_and(|(asked, _, _)| *asked == context) {
             let (_, readers, _) = self.cluster.asked.take().expect("it was looked at");
             match reason {
-                Refusal::LeadershipLost => {
-                    let changed = |reply| (reply, Err(StoreError::LeaderChanged));
-                    self.cluster.answers.extend(readers.into_iter().map(changed));
-                }
+                Refusal::LeadershipLost => self.fail_readers(readers),
                 _ => self.cluster.reads.splice(0..0, readers).for_each(drop),
             }
         } else if self.cluster.change.as_ref().is_some_and(|(change, _, _)| *change == context) {
@@ -297,6 +297,11 @@ impl Engine {
             self.shared.metrics.proposals_failed.add(1);
             self.answer(context, Err(StoreError::NoLeader));
         }
+    }
+
+    fn fail_readers(&mut self, readers: Vec<Reply>) {
+        self.shared.metrics.failed_read_indexes.add(1);
+        self.cluster.answers.extend(readers.into_iter().map(|reply| (reply, Err(StoreError::LeaderChanged))));
     }
 
     /// Asks consensus for an index at which all waiting readers may read.

@@ -480,18 +480,31 @@ impl Engine {
     }
 
     fn apply(&mut self, index: LogIndex, caller: &Caller, command: &Command, now: base::Timestamp) -> Answer {
-        if let Command::LeaseRevoke { id } = command {
-            self.cluster.expiring.remove(id);
-        }
+        let is_expired = matches!(command, Command::LeaseRevoke { id } if self.cluster.expiring.remove(id));
         let start = self.shared.clock.monotonic();
         let Applied { answer, changes, batch, tokens } = self.keyspace.apply_for(caller, command, now);
         self.shared.applied_in(self.shared.clock.monotonic().saturating_sub(start));
+        if answer.is_ok() {
+            self.count(command, is_expired);
+        }
         self.changes.extend(changes);
         self.journal.view(index, &self.keyspace, batch);
         if let Some(change) = tokens.filter(|_| index > self.restored) {
             self.shared.auth.follow(change, index.0, now);
         }
         answer.map_err(Into::into)
+    }
+
+    fn count(&self, command: &Command, is_expired: bool) {
+        let metrics = &self.shared.metrics;
+        match command {
+            Command::LeaseGrant { .. } => metrics.leases_granted.add(1),
+            Command::LeaseRevoke { .. } => {
+                metrics.leases_revoked.add(1);
+                metrics.leases_expired.add(u64::from(is_expired));
+            }
+            _ => {}
+        }
     }
 
     fn keep(&mut self, waiting: Waiting, answer: Answer) {

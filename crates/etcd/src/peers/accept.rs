@@ -152,6 +152,7 @@ impl Caller {
         let mut members = inner.members.subscribe();
         let (read, _write) = tokio::io::split(stream);
         let mut frames = FrameReader::new(read);
+        let counts = inner.counts.of(from);
         loop {
             let frame = tokio::select! {
                 frame = frames.next() => frame?,
@@ -160,7 +161,7 @@ impl Caller {
                     return Ok(());
                 }
             };
-            inner.traffic.received.add(frames.take_received());
+            counts.received_bytes.add(frames.take_received());
             match frame {
                 None => return Ok(()),
                 // A snapshot comes with its state, on a connection of its own.

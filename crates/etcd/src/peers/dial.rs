@@ -73,6 +73,7 @@ pub(super) async fn run(inner: Weak<Inner>, id: MemberId, state: Arc<LineState>,
                 if ended {
                     return;
                 }
+                strong.counts.of(id).disconnections.add(1);
                 tracing::warn!(target: "etcd", member = %format_args!("{id:x}"), "lost the connection to a member");
             }
             Err(Refused::Removed) => {
@@ -90,6 +91,7 @@ pub(super) async fn run(inner: Weak<Inner>, id: MemberId, state: Arc<LineState>,
         // What was said meanwhile is stale; consensus says it again.
         while let Ok(frame) = frames.try_recv() {
             state.queued.fetch_sub(frame.len(), Ordering::Relaxed);
+            strong.counts.of(id).send_failures.add(1);
         }
         if frames.is_closed() {
             return;
@@ -111,6 +113,7 @@ async fn pump(
 ) -> bool {
     let (mut read, mut write) = tokio::io::split(stream);
     let mut buffer = BytesMut::with_capacity(WRITE_BYTES);
+    let counts = inner.counts.of(id);
     let mut nothing = [0_u8; 1];
     let mut ping = tokio::time::interval(PING_INTERVAL);
     loop {
@@ -126,7 +129,7 @@ async fn pump(
                 }
                 let written = write.write_all(&buffer).await;
                 state.queued.fetch_sub(buffer.len(), Ordering::Relaxed);
-                inner.traffic.sent.add(buffer.len() as u64);
+                counts.sent_bytes.add(buffer.len() as u64);
                 buffer.clear();
                 if written.is_err() || write.flush().await.is_err() {
                     return false;
@@ -146,11 +149,7 @@ fn ping_once(inner: &Arc<Inner>, id: MemberId) {
         let start = peers.0.clock.monotonic();
         let asked = tokio::time::timeout(PING_INTERVAL, peers.ask(id, pb::peer_request::Ask::Ping(true))).await;
         if matches!(asked, Ok(Ok(_))) {
-            let took = peers.0.clock.monotonic().saturating_sub(start).as_micros();
-            let took = u64::try_from(took).unwrap_or(u64::MAX).max(1);
-            if let Some(line) = lock(&peers.0.lines).get(&id) {
-                line.state.round_trip_us.store(took, Ordering::Relaxed);
-            }
+            peers.0.counts.of(id).round_trips.observe(peers.0.clock.monotonic().saturating_sub(start));
         }
     });
 }

@@ -7,6 +7,7 @@
 //! A line never blocks the state thread: what does not fit its queue is dropped, as on a network, and consensus is told.
 
 mod accept;
+mod counts;
 mod dial;
 pub(crate) mod hashkv;
 pub(crate) mod identity;
@@ -28,9 +29,9 @@ use tokio::sync::{Notify, mpsc as queue, oneshot, watch};
 use crate::StoreError;
 use crate::hub::lock;
 use crate::members::Members;
-use crate::metrics::Counter;
 use crate::proto as pb;
 use crate::shared::Message;
+use counts::CountsByMember;
 use wire::Frame;
 
 pub use dial::{Joined, inquire};
@@ -64,14 +65,7 @@ struct Inner {
     lines: Mutex<BTreeMap<MemberId, Line>>,
     pending: Mutex<BTreeMap<u64, oneshot::Sender<pb::PeerReply>>>,
     next_request: AtomicU64,
-    traffic: Traffic,
-}
-
-/// Bytes to and from other members, for `/metrics`.
-#[derive(Default)]
-pub(crate) struct Traffic {
-    pub(crate) sent: Counter,
-    pub(crate) received: Counter,
+    counts: CountsByMember,
 }
 
 /// The way to one member.
@@ -89,8 +83,6 @@ struct LineState {
     connected: Mutex<Option<Duration>>,
     /// The member was heard of: try again now.
     poke: Notify,
-    /// Microseconds the last ping took; 0 before the first.
-    round_trip_us: AtomicU64,
 }
 
 impl Peers {
@@ -111,7 +103,7 @@ impl Peers {
             lines: Mutex::default(),
             pending: Mutex::default(),
             next_request: AtomicU64::new(1),
-            traffic: Traffic::default(),
+            counts: CountsByMember::default(),
         }))
     }
 
@@ -143,6 +135,7 @@ impl Peers {
     /// Sends a message of consensus, or drops it.
     pub(crate) fn send(&self, to: MemberId, message: raft::Message) {
         if !self.push(to, &Frame::Raft(message)) {
+            self.0.counts.of(to).send_failures.add(1);
             let _ = self.0.inbox.send(Message::Unreachable(to));
         }
     }
@@ -192,17 +185,6 @@ impl Peers {
     pub(crate) fn connected_for(&self, id: MemberId) -> Option<Duration> {
         let since = lock(&self.0.lines).get(&id).and_then(|line| *lock(&line.state.connected))?;
         Some(self.0.clock.monotonic().saturating_sub(since))
-    }
-
-    /// Round-trip times measured, in microseconds, by member.
-    pub(crate) fn round_trips(&self) -> Vec<(MemberId, u64)> {
-        let lines = lock(&self.0.lines);
-        lines.iter().map(|(id, line)| (*id, line.state.round_trip_us.load(Ordering::Relaxed))).collect()
-    }
-
-    /// Bytes sent and received.
-    pub(crate) fn traffic(&self) -> &Traffic {
-        &self.0.traffic
     }
 
     /// Ends all lines after what waits in them was sent.

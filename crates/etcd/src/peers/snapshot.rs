@@ -51,7 +51,7 @@ async fn send(
     let making = tokio::task::spawn_blocking(move || make(&position, &snapshot, &pieces));
     while let Some(piece) = made.recv().await {
         let frame = Frame::Records(piece).encode();
-        inner.traffic.sent.add(frame.len() as u64);
+        inner.counts.of(to).sent_bytes.add(frame.len() as u64);
         stream.write_all(&frame).await?;
     }
     making.await.map_err(io::Error::other)??;
@@ -92,7 +92,7 @@ pub(super) async fn receive(inner: &Arc<Inner>, from: MemberId, stream: Box<dyn 
     loop {
         match frames.next().await? {
             Some(Frame::Records(records)) => {
-                inner.traffic.received.add(frames.take_received());
+                inner.counts.of(from).received_bytes.add(frames.take_received());
                 take(&mut restorer, records).ok_or_else(bad)?;
             }
             Some(Frame::End) => break,

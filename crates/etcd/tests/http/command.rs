@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use base::{FakeClock, Timestamp};
 use bytes::Bytes;
 use etcd::Command;
 use http::Request;
@@ -34,9 +35,13 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(command: Command) -> Self {
+        Self::start_by(command, clock())
+    }
+
+    fn start_by(command: Command, clock: base::Clock) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
-        Self { stop, done: tokio::spawn(etcd::run_command(command, clock(), entropy(), shutdown)) }
+        Self { stop, done: tokio::spawn(etcd::run_command(command, clock, entropy(), shutdown)) }
     }
 
     pub(crate) async fn stop(self) {
@@ -105,6 +110,78 @@ async fn each_listener_answers_what_its_flag_says() {
     assert_eq!(whole(sender.send_request(request.expect("a request")).await.expect("an answer")).await.0, 200);
     drop(sender);
     running.stop().await;
+}
+
+/// The page of a member once every line is there; each is a name with labels, and whether its value is more than 0. Time
+/// passes meanwhile.
+async fn page_with(port: u16, lines: &[(String, bool)], time: &FakeClock) -> String {
+    let found = |page: &str, (name, is_some): &(String, bool)| {
+        let value = page.lines().find_map(|line| line.strip_prefix(name.as_str())?.strip_prefix(' '));
+        value.is_some_and(|value| (value != "0") == *is_some)
+    };
+    let mut last = String::new();
+    let ask = async {
+        loop {
+            time.advance(std::time::Duration::from_millis(100));
+            let asked = tokio::time::timeout(std::time::Duration::from_millis(200), get(port, "/metrics", "x")).await;
+            last = asked.map(|(_, _, page)| page).unwrap_or_default();
+            if lines.iter().all(|line| found(&last, line)) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, ask).await;
+    assert!(in_time.is_ok(), "{lines:?}: {last}");
+    last
+}
+
+/// What etcd's alerts and dashboards read of the ways between members.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_between_members_is_counted_by_member() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (clients, peers) = ([port().await, port().await], [port().await, port().await]);
+    let cluster = format!("m0=http://127.0.0.1:{},m1=http://127.0.0.1:{}", peers[0], peers[1]);
+    let time = FakeClock::new(Timestamp::from_unix_seconds(1_700_000_000));
+    let start = |i: usize| {
+        let (client, peer) = (clients[i], peers[i]);
+        let args = [
+            format!("--name=m{i}"),
+            format!("--data-dir={}", dir.path().join(format!("m{i}")).display()),
+            format!("--initial-cluster={cluster}"),
+            format!("--listen-client-urls=http://127.0.0.1:{client}"),
+            format!("--advertise-client-urls=http://127.0.0.1:{client}"),
+            format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
+            format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
+        ];
+        let command = etcd::command(args.map(std::ffi::OsString::from).to_vec(), |_| None).expect("good flags");
+        Running::start_by(command, time.clock())
+    };
+    let (first, second) = (start(0), start(1));
+    let mut ids = Vec::new();
+    for client in clients {
+        let page = page_with(client, &[("etcd_server_has_leader".to_owned(), true)], &time).await;
+        let id = page.lines().find_map(|line| line.strip_prefix("etcd_server_id{server_id=\"")?.strip_suffix("\"} 1"));
+        ids.push(id.expect("a member knows its id").to_owned());
+    }
+    let pair = format!("{{Local=\"{}\",Remote=\"{}\"}}", ids[0], ids[1]);
+    let (to, from) = (format!("{{To=\"{}\"}}", ids[1]), format!("{{From=\"{}\"}}", ids[1]));
+    let connected = [
+        (format!("etcd_network_active_peers{pair}"), true),
+        (format!("etcd_network_known_peers{pair}"), true),
+        (format!("etcd_network_peer_sent_bytes_total{to}"), true),
+        (format!("etcd_network_peer_received_bytes_total{from}"), true),
+        (format!("etcd_network_peer_round_trip_time_seconds_count{to}"), true),
+    ];
+    page_with(clients[0], &connected, &time).await;
+    second.stop().await;
+    let lost = [
+        (format!("etcd_network_active_peers{pair}"), false),
+        (format!("etcd_network_disconnected_peers_total{pair}"), true),
+        (format!("etcd_network_peer_sent_failures_total{to}"), true),
+    ];
+    page_with(clients[0], &lost, &time).await;
+    first.stop().await;
 }
 
 #[tokio::test]

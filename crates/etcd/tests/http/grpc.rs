@@ -190,6 +190,9 @@ async fn calls_are_counted_by_method_and_code() {
         "process_resident_memory_bytes",
         "process_cpu_seconds_total",
         "etcd_disk_wal_fsync_duration_seconds_count",
+        "etcd_disk_backend_commit_duration_seconds_count",
+        "etcd_server_read_indexes_failed_total",
+        "etcd_server_heartbeat_send_failures_total",
     ] {
         assert!(page.lines().any(|line| line.split(' ').next() == Some(name)), "{name}");
     }
