@@ -50,6 +50,9 @@ const FORBIDDEN_IN_CORE: &[&str] = &[
 /// Longer files want a seam; tables and generated code are exempt.
 const FILE_LINES_MAX: usize = 900;
 
+/// Where tests stand beside what they try: `[file](path): `name`, `name``.
+const PAGE_OF_TESTS: &str = "docs/security.md";
+
 /// Everything that breaks a rule, one line each; empty when tidy.
 ///
 /// # Errors
@@ -66,7 +69,29 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
             check_file(&name, &shown, &text, &mut faults);
         }
     }
+    let page = fs::read_to_string(root.join(PAGE_OF_TESTS)).context(PAGE_OF_TESTS)?;
+    check_named_tests(&page, |path| fs::read_to_string(root.join("docs").join(path)).ok(), &mut faults);
     Ok(faults)
+}
+
+/// Tests that a page names are where it says.
+fn check_named_tests(page: &str, read: impl Fn(&str) -> Option<String>, faults: &mut Vec<String>) {
+    for line in page.lines().filter(|line| line.starts_with("| ")) {
+        for link in line.split("](").skip(1) {
+            let Some((path, names)) = link.split_once("): ").filter(|(path, _)| path.ends_with(".rs")) else {
+                continue;
+            };
+            let Some(text) = read(path) else {
+                faults.push(format!("{PAGE_OF_TESTS}: there is no {path}"));
+                continue;
+            };
+            for name in names.split('`').skip(1).step_by(2).take_while(|name| !name.ends_with(".rs")) {
+                if !text.contains(&format!("fn {name}(")) {
+                    faults.push(format!("{PAGE_OF_TESTS}: {path} has no test {name}"));
+                }
+            }
+        }
+    }
 }
 
 fn check_arrows(
@@ -168,6 +193,16 @@ mod tests {
         let manifest = "[dependencies]\nbase.workspace = true\napiserver = { path = \"x\" }\n[dev-dependencies]\netcd.workspace = true\n";
         assert_eq!(dependencies(manifest).collect::<Vec<_>>(), ["base", "apiserver"]);
         assert!(!allowed["machinery"].contains(&"apiserver"));
+    }
+
+    #[test]
+    fn a_named_test_that_is_gone_is_found() {
+        let page = "| S1 | [`a.rs`](../a.rs): `there`, `gone`; [`b.rs`](../b.rs): `there` |\n| S2 | [`c.rs`](../c.rs): `x` |\n";
+        let read = |path: &str| (path != "../c.rs").then(|| "fn there() {}".to_owned());
+        let mut faults = Vec::new();
+        check_named_tests(page, read, &mut faults);
+        let said = ["docs/security.md: ../a.rs has no test gone", "docs/security.md: there is no ../c.rs"];
+        assert_eq!(faults, said);
     }
 
     #[test]

@@ -232,6 +232,42 @@ fn killing_all_of_one_cluster_is_not_noticed_by_the_other() -> Result<()> {
     Ok(())
 }
 
+/// Etcd's ports are where a cluster's instance has an address of its own, and on no endpoint of the cluster.
+#[test]
+fn a_store_listens_on_its_instances_address_alone() -> Result<()> {
+    let (Some(ss), Some(etcdctl)) = (on_path("ss"), client("etcdctl")) else {
+        skipped("addresses of stores", "ss or etcdctl is not there");
+        return Ok(());
+    };
+    let Some(sandbox) = two_clusters()? else { return Ok(()) };
+    let processes = sandbox.processes()?;
+    let sockets = crate::identities::run(Command::new(ss).arg("-ltnpH"))?;
+    let is_ours = |line: &&str| processes.iter().any(|(pid, _)| line.contains(&format!("pid={pid},")));
+    let listening: BTreeSet<&str> =
+        sockets.lines().filter(is_ours).filter_map(|line| line.split_whitespace().nth(3)).collect();
+    let status = sandbox.status()?;
+    for cluster in status["clusters"].as_array().context("clusters")? {
+        let store = cluster["etcdEndpoints"][0].as_str().context("an endpoint")?.trim_start_matches("https://");
+        ensure!(listening.contains(store), "{store} is not among {listening:?}");
+        let (address, port) = store.rsplit_once(':').context("a port")?;
+        for endpoint in ["endpoint", "internalEndpoint"] {
+            let host = cluster[endpoint].as_str().and_then(|text| text.split(':').next()).context("an endpoint")?;
+            if host == address {
+                skipped("addresses of stores", "this machine has no aliases");
+                return Ok(());
+            }
+            let outside = format!("{host}:{port}");
+            ensure!(!listening.contains(outside.as_str()), "{outside} is among {listening:?}");
+            let mut stranger = sandbox.command(&etcdctl);
+            stranger.env_remove("ETCDCTL_ENDPOINTS").args(["--command-timeout=2s", "endpoint", "status"]);
+            let output = stranger.args(["--endpoints", &format!("https://{outside}")]).output()?;
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(!output.status.success() && text.contains("connection refused"), "{outside}: {text}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn the_directory_of_one_cluster_is_refused_under_the_name_of_another() -> Result<()> {
     let Some(mut sandbox) = two_clusters()? else { return Ok(()) };
