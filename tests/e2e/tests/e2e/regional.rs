@@ -94,6 +94,38 @@ fn an_instance_that_is_frozen_gets_no_connections_until_it_answers_again() -> Re
     serves()
 }
 
+/// Two of three members are silent: writes fail by themselves and within bounds. One that is back is a majority again.
+#[test]
+fn without_a_majority_writes_fail_in_bounded_time_and_nothing_is_lost() -> Result<()> {
+    let Some(kubectl) = client("kubectl") else {
+        skipped("writes without a majority", "kubectl is not built and not on PATH");
+        return Ok(());
+    };
+    let sandbox = start()?;
+    eventually(LIMIT, || all_healthy(&sandbox))?;
+    let create = |name: &str| sandbox.kubectl(&["create", "configmap", name]);
+    create("before")?;
+    let instances = list(&sandbox, "instances")?;
+    let pid = |place: usize| instances.get(place).and_then(|one| one["pid"].as_u64()).context("it runs");
+    let signal = |place: usize, name: &str| crate::core_dumps::signal(pid(place)?.try_into()?, name);
+    signal(0, "STOP")?;
+    signal(1, "STOP")?;
+    // Upstream's limit of a request is a minute; who outlives this one is ended with code 124.
+    let mut bounded = sandbox.command("timeout");
+    bounded.arg("70").arg(&kubectl).args(["create", "configmap", "meanwhile"]);
+    let output = bounded.output();
+    signal(0, "CONT")?;
+    let output = output?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1) && !said.is_empty(), "{:?}: {said}", output.status);
+    eventually(LIMIT, || create("after"))?;
+    signal(1, "CONT")?;
+    eventually(LIMIT, || all_healthy(&sandbox))?;
+    let kept = sandbox.kubectl(&["get", "configmaps", "-o", "name"])?;
+    ensure!(kept.contains("configmap/before") && kept.contains("configmap/after"), "{kept}");
+    Ok(())
+}
+
 #[test]
 fn members_hear_only_certificates_of_their_own_authority() -> Result<()> {
     let Some(etcdctl) = client("etcdctl") else {
