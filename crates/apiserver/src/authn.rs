@@ -77,14 +77,14 @@ impl Inner {
                 _ => refused = !judged.front_proxy || !valid,
             }
         }
-        let token = match bearer(headers) {
-            Some(token) => Some(token.to_owned()),
-            None => crate::websocket_token::find(headers).map_err(|why| {
-                tracing::info!(remote = %peer.remote, why, "the token of a WebSocket is not accepted");
-                Status::unauthorized()
-            })?,
-        };
-        if let Some(token) = token {
+        if let Some(token) = bearer(headers) {
+            return self.identify_token(token, &self.config.audiences()).await.map(|(who, _)| who);
+        }
+        let hidden = crate::websocket_token::find(headers).map_err(|why| {
+            tracing::info!(remote = %peer.remote, why, "the token of a WebSocket is not accepted");
+            Status::unauthorized()
+        })?;
+        if let Some(token) = hidden {
             return self.identify_token(&token, &self.config.audiences()).await.map(|(who, _)| who);
         }
         if is_basic(headers) || refused || !self.access.load().anonymous.admits(path) {

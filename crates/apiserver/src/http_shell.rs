@@ -43,6 +43,20 @@ const WATCH_CHUNK_BYTES: usize = 64 * 1024;
 /// After a stop, connections have this long to finish.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Serves connections with the limits that the API server has on headers and streams, for whoever stands in front of it, too:
+/// 30 s until headers are there, 1 MiB of them (`http.DefaultMaxHeaderBytes`), 250 streams.
+pub fn connection_builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX as usize + HEADER_BYTES_EXTRA)
+        .max_headers(HEADERS_MAX);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEADER_BYTES_MAX);
+    builder
+}
+
 type ReplyBody = UnsyncBoxBody<Bytes, Infallible>;
 
 impl ApiServer {
@@ -83,18 +97,9 @@ impl ApiServer {
             let (server, peer) = (server.clone(), peer.clone());
             async move { Ok::<_, Infallible>(server.respond(peer, request).await) }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(HEADER_BYTES_MAX as usize + HEADER_BYTES_EXTRA)
-            .max_headers(HEADERS_MAX);
+        let mut builder = connection_builder();
         builder
             .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEADER_BYTES_MAX)
             .initial_stream_window_size(256 * 1024)
             .initial_connection_window_size(1024 * 1024)
             .keep_alive_interval(Duration::from_secs(60));

@@ -58,6 +58,7 @@ mod write;
 pub use config::{AuditSink, Config, RequestHeader};
 pub use encryption::{KeyAnswer, KeyQuestion, KeyService};
 pub use error::Error;
+pub use http_shell::connection_builder;
 pub use identity::{Channel, Identity};
 pub use issuers::TrustedIssuer;
 pub use message::{Body, Caller, Content, List, Peer, Reply, Request};

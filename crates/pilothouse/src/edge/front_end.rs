@@ -26,8 +26,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::TokioIo;
 use pki::{ClientCertificates, ServingCertificate, Signer, server_config};
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
@@ -42,11 +41,6 @@ use forward::{ApiServer, Upstream};
 /// Connections of one cluster's front end at once.
 const CONNECTIONS_MAX: usize = 512;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-const STREAMS_MAX: u32 = 250;
-/// Names and values of a request together, and their number over HTTP/1.1: what the API server behind takes.
-const HEADER_BYTES_MAX: u32 = 1024 * 1024;
-const HEADERS_MAX: usize = 2048;
 const CONNECT: &str = "container.clusters.connect";
 
 /// The body of an answer: the API server's, or one of ours.
@@ -156,19 +150,7 @@ impl FrontEnd {
             let (front_end, upstream, shown) = (Arc::clone(&self), Arc::clone(&upstream), shown.clone());
             async move { Ok::<_, Infallible>(front_end.respond(request, remote.ip(), &shown, &upstream).await) }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(HEADER_BYTES_MAX as usize)
-            .max_headers(HEADERS_MAX);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEADER_BYTES_MAX);
-        let served = builder.serve_connection_with_upgrades(TokioIo::new(tls), service).await;
+        let served = apiserver::connection_builder().serve_connection_with_upgrades(TokioIo::new(tls), service).await;
         served.map_err(|error| anyhow::anyhow!("{error}"))
     }
 
