@@ -89,9 +89,10 @@ pub(super) async fn run(inner: Weak<Inner>, id: MemberId, state: Arc<LineState>,
             }
         }
         // What was said meanwhile is stale; consensus says it again.
+        let counts = strong.counts.of(id);
         while let Ok(frame) = frames.try_recv() {
             state.queued.fetch_sub(frame.len(), Ordering::Relaxed);
-            strong.counts.of(id).send_failures.add(1);
+            counts.send_failures.add(1);
         }
         if frames.is_closed() {
             return;

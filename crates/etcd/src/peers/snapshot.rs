@@ -49,9 +49,10 @@ async fn send(
     stream.write_all(&Frame::Raft(message).encode()).await?;
     let (pieces, mut made) = mpsc::channel::<Bytes>(PIECES_AHEAD);
     let making = tokio::task::spawn_blocking(move || make(&position, &snapshot, &pieces));
+    let counts = inner.counts.of(to);
     while let Some(piece) = made.recv().await {
         let frame = Frame::Records(piece).encode();
-        inner.counts.of(to).sent_bytes.add(frame.len() as u64);
+        counts.sent_bytes.add(frame.len() as u64);
         stream.write_all(&frame).await?;
     }
     making.await.map_err(io::Error::other)??;
@@ -89,10 +90,11 @@ pub(super) async fn receive(inner: &Arc<Inner>, from: MemberId, stream: Box<dyn 
     let raft::Body::Snapshot(announced) = &message.body else { return Err(bad()) };
     let announced = announced.clone();
     let mut restorer = Restorer::default();
+    let counts = inner.counts.of(from);
     loop {
         match frames.next().await? {
             Some(Frame::Records(records)) => {
-                inner.counts.of(from).received_bytes.add(frames.take_received());
+                counts.received_bytes.add(frames.take_received());
                 take(&mut restorer, records).ok_or_else(bad)?;
             }
             Some(Frame::End) => break,

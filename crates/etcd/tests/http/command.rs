@@ -172,8 +172,19 @@ async fn what_passes_between_members_is_counted_by_member() {
         (format!("etcd_network_peer_sent_bytes_total{to}"), true),
         (format!("etcd_network_peer_received_bytes_total{from}"), true),
         (format!("etcd_network_peer_round_trip_time_seconds_count{to}"), true),
+        ("etcd_disk_backend_commit_duration_seconds_count".to_owned(), true),
     ];
     page_with(clients[0], &connected, &time).await;
+    let mut leader = clients[0];
+    for client in clients {
+        let page = get(client, "/metrics", "x").await.2;
+        if page.contains("\netcd_server_is_leader 1\n") {
+            leader = client;
+        }
+    }
+    // More than twice a heartbeat's interval at once, less than an election takes.
+    time.advance(std::time::Duration::from_millis(450));
+    page_with(leader, &[("etcd_server_heartbeat_send_failures_total".to_owned(), true)], &time).await;
     second.stop().await;
     let lost = [
         (format!("etcd_network_active_peers{pair}"), false),

@@ -200,6 +200,28 @@ async fn calls_are_counted_by_method_and_code() {
 }
 
 #[tokio::test]
+async fn leases_are_counted() {
+    let rig = Rig::start().await;
+    for (path, body) in [
+        ("/v3/lease/grant", r#"{"ID":7,"TTL":60}"#),
+        ("/v3/lease/grant", r#"{"ID":8,"TTL":60}"#),
+        ("/v3/lease/keepalive", r#"{"ID":7}"#),
+        ("/v3/lease/revoke", r#"{"ID":7}"#),
+    ] {
+        rig.post(path, body).await;
+    }
+    let page = rig.get("/metrics").await.1;
+    for line in [
+        "etcd_debugging_lease_granted_total 2",
+        "etcd_debugging_lease_renewed_total 1",
+        "etcd_debugging_lease_revoked_total 1",
+        "etcd_debugging_server_lease_expired_total 0",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}: {page}");
+    }
+}
+
+#[tokio::test]
 async fn health_over_http_says_what_is_wrong() {
     let rig = Rig::start().await;
     assert_eq!(rig.get("/health").await, (200, r#"{"health":"true","reason":""}"#.to_owned()));
